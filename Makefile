@@ -1,0 +1,47 @@
+# Every target does its own set-up; the first use downloads, later ones need no network.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench faults lock clean
+
+help: ## Show this list.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(READY) ## Make .venv with the command .venv/bin/purchase-stream.
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install ## Watch events flow through a real Kafka, end to end.
+	$(BIN)/purchase-stream demo
+
+test: install ## Run the tests, on a real Kafka where they touch Kafka.
+	$(BIN)/python -m pytest
+
+check: install ## Format, lint, types, import layers.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install ## Measure, against programs that somebody would write instead.
+	$(BIN)/python tests/bench/run.py
+
+faults: install ## Inject faults for about an hour; see docs/guarantees.md.
+	$(BIN)/python -m pytest -m faults -p no:randomly
+
+COMPILE := $(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
+
+lock: ## Pin every dependency with its hashes, after a change to pyproject.toml.
+	$(COMPILE) --group dev --output-file requirements.lock
+	$(COMPILE) --group build --constraint requirements.lock --output-file deploy/requirements.lock
+
+clean: ## Remove what the targets made.
+	rm -rf .venv artifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Purchase Stream: what runs."""

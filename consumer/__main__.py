@@ -1,0 +1,5 @@
+"""``python -m consumer`` is ``purchase-stream``."""
+
+from consumer.cli import main
+
+main()

@@ -1,0 +1,88 @@
+"""``report``: drift over a span of the audit log, as a file."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from consumer.cli.context import Context
+from consumer.errors import StartupError, UsageError
+
+_AGO: Final = re.compile(r"(\d+)([mhd])")
+_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
+    app.command(epilog="Example: purchase-stream report --since 7d --out report.html")(report)
+
+
+def report(
+    context: typer.Context,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Begin: a time such as 2026-01-31T12:00Z, or 24h, 7d, 30m ago.", metavar="T"),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(help="End (exclusive), in the same form; the log's end without it.", metavar="T"),
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="Audit log instead of the configured one.")] = None,
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
+) -> None:
+    """Write a drift report of a span of the audit log, as one HTML file."""
+    from consumer.monitor.baselines import Baselines  # noqa: PLC0415 - NumPy is not needed for --help
+    from consumer.monitor.page.routes import static_text  # noqa: PLC0415
+    from consumer.monitor.report import document, span  # noqa: PLC0415
+    from model_store.countries import country_code  # noqa: PLC0415
+    from model_store.store import ModelStore  # noqa: PLC0415
+
+    given: Context = context.obj
+    settings = given.settings()
+    now = datetime.now(UTC)
+    store = ModelStore(settings.model_store.path, settings.model_store.model)
+    found = span.read_span(
+        log or settings.audit.path,
+        moment_of(since, now, "--since"),
+        moment_of(until, now, "--until"),
+        Baselines(store),
+        country_code,
+        settings.drift,
+    )
+    html = document.report(found, settings.drift, static_text("page.css"), time.time())
+    try:
+        out.write_bytes(html)
+    except OSError as error:
+        raise StartupError(f"{out} cannot be written: {error.strerror}; name another with --out") from error
+    typer.echo(f"{out}: {found.predictions} predictions of {len(found.versions)} model versions")
+    for version in found.versions:
+        verdict = version.verdict
+        if verdict is None:
+            typer.echo(f"{version.version}: not comparable: {version.problem}")
+            continue
+        drifted = ", ".join(verdict.drifted_features) or "none"
+        judged = "" if verdict.judged else " (too few to be judged)"
+        typer.echo(f"{version.version}: {verdict.students} students{judged}, drifted features: {drifted}")
+
+
+def moment_of(text: str | None, now: datetime, option: str) -> datetime | None:
+    """Return the time that an option names; without a zone it is UTC.
+
+    Raises:
+        UsageError: it names none.
+    """
+    if text is None:
+        return None
+    ago = _AGO.fullmatch(text)
+    try:
+        if ago:
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        time_ = datetime.fromisoformat(text)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"{option} {text}: write 2026-01-31T12:00Z, or 24h, 7d, 30m") from error
+    return time_ if time_.tzinfo else time_.replace(tzinfo=UTC)

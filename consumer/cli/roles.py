@@ -1,0 +1,64 @@
+"""The roles: ``score``, ``monitor``, ``serve``, ``run``; and ``check``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from consumer.cli.context import Context
+from consumer.settings import Settings, masked
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verbs."""
+    app.command(epilog="Example: purchase-stream score --worker 1")(score)
+    app.command(epilog="Example: purchase-stream monitor")(monitor)
+    app.command(epilog="Example: purchase-stream serve")(serve)
+    app.command(epilog="Example: purchase-stream check")(check)
+
+
+def score(
+    context: typer.Context,
+    worker: Annotated[
+        int, typer.Option(help="Number of this scorer among several on one machine.", min=0)
+    ] = 0,
+) -> None:
+    """Consume events, publish predictions and dead letters."""
+    from consumer.bootstrap import run_scorer  # noqa: PLC0415 - scikit-learn takes a second to import
+
+    given: Context = context.obj
+    settings = given.settings()
+    run_scorer(for_worker(settings, worker), worker)
+
+
+def monitor(context: typer.Context) -> None:
+    """Read committed predictions, write the audit log, serve the monitoring endpoints."""
+    from consumer.bootstrap import run_monitor  # noqa: PLC0415 - as above
+
+    given: Context = context.obj
+    run_monitor(given.settings())
+
+
+def serve(context: typer.Context) -> None:
+    """Answer POST /predict and POST /batch_predict."""
+    from consumer.bootstrap import run_api  # noqa: PLC0415 - as above
+
+    given: Context = context.obj
+    run_api(given.settings())
+
+
+def for_worker(settings: Settings, worker: int) -> Settings:
+    """Give a scorer its own instance id: the configured one, and the worker's number after the first."""
+    if worker == 0:
+        return settings
+    kafka = settings.kafka.model_copy(update={"instance_id": f"{settings.kafka.instance_id}-{worker}"})
+    return settings.model_copy(update={"kafka": kafka})
+
+
+def check(context: typer.Context) -> None:
+    """Print the effective settings, secrets masked."""
+    import json  # noqa: PLC0415 - only here
+
+    given: Context = context.obj
+    typer.echo(json.dumps(masked(given.settings()), indent=2))

@@ -1,0 +1,36 @@
+"""``topics create``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from consumer.cli.context import Context
+
+topics = typer.Typer(help="The Kafka topics.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verbs."""
+    app.add_typer(topics, name="topics")
+
+
+@topics.command(epilog="Example: purchase-stream topics create --partitions 6")
+def create(
+    context: typer.Context,
+    partitions: Annotated[
+        int, typer.Option(help="Partitions of each topic that does not exist yet.", min=1)
+    ] = 3,
+) -> None:
+    """Create the five topics; those that exist are left as they are."""
+    from consumer.kafka import client_config  # noqa: PLC0415 - librdkafka is not needed for --help
+    from consumer.kafka.topics import TopicSpec, create_topics  # noqa: PLC0415
+
+    given: Context = context.obj
+    settings = given.settings()
+    names = settings.topics.model_dump().values()
+    specs = [TopicSpec(name=name, partitions=partitions) for name in names]
+    for name, outcome in create_topics(client_config.common(settings.kafka), specs).items():
+        state = "created" if outcome.created else "exists"
+        typer.echo(f"{name}: {state}, {outcome.partitions} partitions")

@@ -1,0 +1,228 @@
+"""Decode many Avro records of one schema at once, into NumPy columns.
+
+The loop runs over the schema's fields, not over the records: each step reads one field of all m
+records with a few array operations, from m cursors into one buffer. That costs some 0.2 µs per
+event instead of the 2.4 µs of a call per record.
+
+Strict: every byte must be accounted for. A record is malformed if it ends early, if a varint runs
+past 64 bits, if an int leaves 32 bits, if a length is negative, if a boolean is neither 0 nor 1,
+if a string is not UTF-8, or if bytes are left over. (Over-long varints that still fit in 64 bits
+are legal Avro and accepted.)
+
+Covers records of primitive fields and of records of such, which is all that this software writes
+or reads on its hot path. What else a writer may send goes through :mod:`consumer.core.resolve`.
+
+Wire format: Avro specification 1.12, "Binary encoding".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consumer.core.batch import IntArray
+
+_PAD: Final = b"\0" * 16
+"""Lets a window be read at any cursor: no field's fixed part is longer than 8 bytes."""
+
+_CONTINUATION: Final = np.uint64(0x8080808080808080)
+_PAYLOAD: Final = np.uint64(0x7F7F7F7F7F7F7F7F)
+_HIGH_BITS: Final = np.array([int(_CONTINUATION) & ((1 << 8 * n) - 1) for n in range(9)], np.uint64)
+"""The bits that ASCII never sets, in the first n bytes of a window."""
+
+_LOOK_AT_BYTES: Final = 64
+_VARINT_MAX_BYTES: Final = 10
+_INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
+
+_WIDTHS: Final = {"double": 8, "float": 4, "boolean": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """m records as columns.
+
+    Attributes:
+        data: the buffer that all positions point into.
+        starts: int64 (m, k+1): where each of the k fields begins, and where the record ends.
+        numbers: int64 (m,) for ``int`` and ``long``, float64 (m,) for ``float`` and ``double``,
+            bool (m,) for ``boolean``, by field name (nested: ``outer.inner``).
+        texts: int64 (m,) begin of each text, which ends where the next field begins.
+        malformed: bool (m,), records that break the encoding; their other values mean nothing.
+        trailing: bool (m,), records with bytes left over.
+    """
+
+    data: bytes
+    starts: IntArray
+    numbers: dict[str, NDArray[Any]]
+    texts: dict[str, IntArray]
+    malformed: NDArray[np.bool_]
+    trailing: NDArray[np.bool_]
+
+
+def plan(schema: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Flatten a parsed record schema to its (name, primitive type) fields in wire order.
+
+    Raises:
+        ValueError: a field is neither a primitive nor a record of such.
+    """
+    fields: list[tuple[str, str]] = []
+    for spec in schema["fields"]:
+        name, kind = prefix + spec["name"], spec["type"]
+        if isinstance(kind, dict) and kind["type"] == "record":
+            fields += plan(kind, name + ".")
+            continue
+        kind = kind["type"] if isinstance(kind, dict) else kind
+        if kind not in ("int", "long", "string", *_WIDTHS):
+            raise ValueError(f"field {name} of type {kind} has no columnar plan")
+        fields.append((name, kind))
+    return fields
+
+
+def decode_columns(fields: list[tuple[str, str]], data: bytes, begins: IntArray, ends: IntArray) -> Columns:
+    """Decode the records that lie at ``data[begins[i]:ends[i]]``.
+
+    Args:
+        fields: what :func:`plan` returned for the schema.
+        data: the buffer.
+        begins: int64 (m,), where each record begins.
+        ends: int64 (m,), where each must end.
+    """
+    reader = _Reader(data, begins, ends)
+    starts = np.empty((len(fields) + 1, len(begins)), np.int64)  # a row per field: written whole
+    numbers: dict[str, NDArray[Any]] = {}
+    texts: dict[str, IntArray] = {}
+    for j, (name, kind) in enumerate(fields):
+        starts[j] = reader.cursor
+        if kind == "string":
+            texts[name] = reader.text()
+        elif kind == "long":
+            numbers[name] = reader.varint()
+        elif kind == "int":
+            numbers[name] = reader.int32()
+        else:
+            numbers[name] = reader.fixed_width(kind)
+    starts[-1] = reader.cursor
+    trailing = (reader.cursor < ends) & ~reader.malformed
+    reader.refuse_bad_utf8(
+        [(texts[name], starts[j + 1]) for j, (name, _) in enumerate(fields) if name in texts]
+    )
+    return Columns(data, starts.T, numbers, texts, reader.malformed, trailing & ~reader.malformed)
+
+
+class _Reader:
+    """m cursors that move forward together; a malformed record's cursor no longer matters."""
+
+    def __init__(self, data: bytes, begins: IntArray, ends: IntArray) -> None:
+        padded = data + _PAD
+        windows = len(padded) - 7
+        self._bytes = np.frombuffer(padded, np.uint8)
+        # One element per byte position, each reading 8 bytes: a gather reads a field of all records.
+        self._u64 = np.ndarray((windows,), "<u8", padded, 0, (1,))
+        self._f64 = np.ndarray((windows,), "<f8", padded, 0, (1,))
+        self._f32 = np.ndarray((windows,), "<f4", padded, 0, (1,))
+        self._data = data
+        self._ends = ends
+        self.cursor = begins.astype(np.int64)
+        self.malformed = np.zeros(len(begins), np.bool_)
+
+    def varint(self) -> IntArray:
+        """Read a zig-zag varint of at most 64 bits."""
+        window = self._u64[self.cursor]
+        stop = ~window & _CONTINUATION  # a set bit where a byte is its varint's last
+        long_ones = None
+        if (window & np.uint64(0x80)).any():
+            lowest = stop & (~stop + np.uint64(1))
+            length = ((np.bitwise_count(lowest - np.uint64(1)).astype(np.int64)) + 1) >> 3
+            value = _squeeze(window & ((lowest << np.uint64(1)) - np.uint64(1)))
+            if not stop.all():
+                long_ones = np.flatnonzero(stop == 0)
+        else:
+            length = np.ones(len(self.cursor), np.int64)
+            value = window & np.uint64(0x7F)
+        decoded = (value >> np.uint64(1)).view(np.int64) ^ -((value & np.uint64(1)).view(np.int64))
+        if long_ones is not None:
+            for i in long_ones.tolist():
+                decoded[i], length[i] = self._long_varint(int(self.cursor[i]), int(self._ends[i]))
+        self._advance(length)
+        return decoded
+
+    def _long_varint(self, at: int, end: int) -> tuple[int, int]:
+        """Read one varint of 9 or 10 bytes; a length past the end marks it malformed."""
+        value = 0
+        for n, byte in enumerate(self._data[at : min(end, at + _VARINT_MAX_BYTES)]):
+            value |= (byte & 0x7F) << (7 * n)
+            if byte < 0x80:  # noqa: PLR2004 - the continuation bit
+                if value >> 64:
+                    break
+                return (value >> 1) ^ -(value & 1), n + 1
+        return 0, len(self._data) + 1
+
+    def int32(self) -> IntArray:
+        """Read a varint that must fit in 32 bits."""
+        value = self.varint()
+        self._fail((value < _INT_MIN) | (value > _INT_MAX))
+        return value
+
+    def fixed_width(self, kind: str) -> NDArray[Any]:
+        """Read a double, a float (as float64) or a boolean."""
+        value: NDArray[Any]
+        if kind == "double":
+            value = self._f64[self.cursor]
+        elif kind == "float":
+            with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one, unannounced
+                value = self._f32[self.cursor].astype(np.float64)
+        else:
+            raw = self._bytes[self.cursor]
+            self._fail(raw > 1)
+            value = raw == 1
+        self._advance(np.int64(_WIDTHS[kind]))
+        return value
+
+    def text(self) -> IntArray:
+        """Read a string; return where its text begins."""
+        length = self.varint()
+        begin = self.cursor
+        # Compared with what is left, not added: a huge length must not wrap around.
+        self._fail((length < 0) | (length > self._ends - begin))
+        self._advance(np.where(self.malformed, 0, length))
+        return begin
+
+    def _advance(self, length: NDArray[np.int64] | np.int64) -> None:
+        """Move every cursor; whoever passes its record's end is malformed."""
+        moved = self.cursor + length
+        past = moved > self._ends
+        if past.any():
+            self._fail(past)
+        self.cursor = np.where(self.malformed, self._ends, moved) if self.malformed.any() else moved
+
+    def _fail(self, mask: NDArray[np.bool_]) -> None:
+        self.malformed |= mask
+
+    def refuse_bad_utf8(self, spans: list[tuple[IntArray, IntArray]]) -> None:
+        """Mark records with a text that is not UTF-8. Pure ASCII, the usual case, needs no look."""
+        for begin, end in spans:
+            for i in np.flatnonzero(self._maybe_not_ascii(begin, end) & ~self.malformed).tolist():
+                try:
+                    self._data[begin[i] : end[i]].decode()
+                except UnicodeDecodeError:
+                    self.malformed[i] = True
+
+    def _maybe_not_ascii(self, begin: IntArray, end: IntArray) -> NDArray[np.bool_]:
+        """Tell which texts have a byte above ASCII, or are too long to be looked at like this."""
+        length = end - begin
+        suspects = length > _LOOK_AT_BYTES
+        for at in range(0, min(int(length.max(initial=0)), _LOOK_AT_BYTES), 8):
+            window = self._u64[np.minimum(begin + at, len(self._data))]
+            suspects |= (window & _HIGH_BITS[np.clip(length - at, 0, 8)]) != 0
+        return suspects
+
+
+def _squeeze(window: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Join the low 7 bits of each of 8 bytes into one number, first byte lowest."""
+    x = window & _PAYLOAD
+    x = (x & np.uint64(0x007F007F007F007F)) | ((x & np.uint64(0x7F007F007F007F00)) >> np.uint64(1))
+    x = (x & np.uint64(0x00003FFF00003FFF)) | ((x & np.uint64(0x3FFF00003FFF0000)) >> np.uint64(2))
+    return (x & np.uint64(0x0FFFFFFF)) | ((x & np.uint64(0x0FFFFFFF00000000)) >> np.uint64(4))

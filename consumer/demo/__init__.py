@@ -1,0 +1,1 @@
+"""Kafka, students and the show: everything `demo` needs that a real deployment does not."""

@@ -1,0 +1,115 @@
+"""What an embedded broker is told: addresses and ``server.properties``. Pure but for ``free_port``.
+
+Every node is broker and controller at once and has three listeners on the loopback: CLIENT for clients,
+INTERNAL for its fellow brokers, CONTROLLER for the quorum. A proxy that stands before CLIENT therefore
+never sits between the nodes themselves.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+LOOPBACK: Final = "127.0.0.1"
+_PORTS: Final = range(20_000, 32_000)
+"""Below the ephemeral range of Linux (32768) and macOS (49152): while a node is down, no outgoing
+connection can take its port, and no client's retry can connect to itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One broker's number and ports, the same across restarts."""
+
+    node_id: int
+    client_port: int
+    internal_port: int
+    controller_port: int
+
+    @property
+    def client_address(self) -> str:
+        """Where the broker listens for clients."""
+        return f"{LOOPBACK}:{self.client_port}"
+
+
+def free_port() -> int:
+    """Find a loopback port that nothing listens on."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+        return port
+
+
+def choose_nodes(brokers: int) -> list[Node]:
+    """Number the nodes from 1 and give each its own three free ports."""
+    ports: set[int] = set()
+    while len(ports) < 3 * brokers:
+        ports.add(free_port())
+    return [
+        Node(node_id=n, client_port=ports.pop(), internal_port=ports.pop(), controller_port=ports.pop())
+        for n in range(1, brokers + 1)
+    ]
+
+
+def server_properties(
+    node: Node, nodes: Sequence[Node], *, log_dir: Path, advertised: str, extra: Mapping[str, str]
+) -> str:
+    """Write the node's ``server.properties``.
+
+    Args:
+        node: the node itself.
+        nodes: every node of the cluster, the node among them.
+        log_dir: where the topics' data goes.
+        advertised: ``host:port`` that clients are told to connect to.
+        extra: properties that are added or win over ours.
+    """
+    replicas = str(min(3, len(nodes)))
+    in_sync = str(min(2, len(nodes)))
+    properties = {
+        "process.roles": "broker,controller",
+        "node.id": str(node.node_id),
+        "controller.quorum.voters": ",".join(f"{n.node_id}@{LOOPBACK}:{n.controller_port}" for n in nodes),
+        "listeners": (
+            f"CLIENT://{node.client_address},INTERNAL://{LOOPBACK}:{node.internal_port},"
+            f"CONTROLLER://{LOOPBACK}:{node.controller_port}"
+        ),
+        "advertised.listeners": f"CLIENT://{advertised},INTERNAL://{LOOPBACK}:{node.internal_port}",
+        "listener.security.protocol.map": "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "INTERNAL",
+        "controller.listener.names": "CONTROLLER",
+        "log.dirs": str(log_dir),
+        "auto.create.topics.enable": "false",
+        "default.replication.factor": replicas,
+        "min.insync.replicas": in_sync,
+        "offsets.topic.replication.factor": replicas,
+        "transaction.state.log.replication.factor": replicas,
+        "transaction.state.log.min.isr": in_sync,
+        "share.coordinator.state.topic.replication.factor": replicas,
+        "share.coordinator.state.topic.min.isr": in_sync,
+        # A consumer gets its partitions at once instead of after 3 s.
+        "group.initial.rebalance.delay.ms": "0",
+        "group.min.session.timeout.ms": "1000",
+        # A killed broker can't come back before its old registration has expired (9 s by default).
+        "broker.session.timeout.ms": "2000",
+        "broker.heartbeat.interval.ms": "400",
+        # Fewer and smaller files: first use of groups and transactions stays quick.
+        "offsets.topic.num.partitions": "5",
+        "transaction.state.log.num.partitions": "5",
+        "log.segment.bytes": str(128 * 1024 * 1024),
+        "log.index.size.max.bytes": str(1024 * 1024),
+        # The default of 128 MiB would be a quarter of the heap.
+        "log.cleaner.dedupe.buffer.size": str(8 * 1024 * 1024),
+        "num.network.threads": "2",
+        "num.io.threads": "4",
+        **extra,
+    }
+    return "".join(f"{key}={value}\n" for key, value in properties.items())

@@ -1,0 +1,97 @@
+"""Apache Kafka's jars: fetched once by Maven, then found in a cache folder.
+
+The folder appears in one step (download beside it, rename), so that an interrupted download leaves
+nothing that looks complete; a file lock makes a second process wait instead of fetching too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import consumer
+from consumer.errors import StartupError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BROKER_FOLDER: Final = Path(consumer.__file__).parent.parent / "deploy" / "embedded-broker"
+"""Beside the package, in a clone and in an installed wheel alike."""
+POM: Final = BROKER_FOLDER / "pom.xml"
+INSTALL_ADVICE: Final = (
+    "install Java 17 and Maven (Debian: apt install openjdk-17-jre-headless maven), or start Docker, "
+    "or set PURCHASE_STREAM_KAFKA__BOOTSTRAP_SERVERS to a Kafka of yours"
+)
+
+
+def kafka_version(pom: Path = POM) -> str:
+    """Read which Kafka the pom pins."""
+    found = re.search(r"<kafka\.version>([^<]+)</kafka\.version>", pom.read_text(encoding="utf-8"))
+    if found is None:
+        raise StartupError(f"{pom} pins no kafka.version; restore the file")
+    return found[1]
+
+
+def cache_folder(environment: Mapping[str, str]) -> Path:
+    """Say where the jars of the pinned version belong (``XDG_CACHE_HOME``, else ``~/.cache``)."""
+    configured = environment.get("XDG_CACHE_HOME", "")
+    # The XDG specification has relative paths ignored.
+    caches = Path(configured) if configured.startswith("/") else Path.home() / ".cache"
+    return caches / "purchase-stream" / f"kafka-{kafka_version()}"
+
+
+def kafka_jars() -> Path:
+    """Return the folder that holds the jars, fetching them if it isn't there yet.
+
+    Raises:
+        StartupError: they aren't cached and Maven is missing or fails.
+    """
+    folder = cache_folder(os.environ)
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.is_dir():
+                _fetch(folder)
+    except OSError as error:
+        raise StartupError(f"Kafka's jars cannot be stored in {folder}: {error}") from error
+    return folder
+
+
+def _fetch(folder: Path) -> None:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise StartupError(
+            f"Kafka's jars are not in {folder} and there is no mvn to fetch them: {INSTALL_ADVICE}"
+        )
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="incomplete-") as parent:
+        incomplete = Path(parent) / folder.name
+        command = [
+            maven,
+            "--quiet",
+            "--batch-mode",
+            f"--file={POM}",
+            "dependency:copy-dependencies",
+            f"-DoutputDirectory={incomplete}",
+        ]
+        fetched = subprocess.run(  # noqa: S603 - every word is ours
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        if fetched.returncode != 0 or not any(incomplete.glob("kafka_*.jar")):
+            raise StartupError(
+                f"mvn could not fetch Kafka's jars: {_reason(fetched.stdout + fetched.stderr)}"
+            )
+        incomplete.rename(folder)
+
+
+def _reason(maven_output: str) -> str:
+    errors = [line for line in maven_output.splitlines() if line.startswith("[ERROR]")]
+    return errors[0].removeprefix("[ERROR]").strip() if errors else f"it said nothing; {INSTALL_ADVICE}"

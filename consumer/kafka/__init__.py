@@ -1,0 +1,1 @@
+"""Kafka, for the roles: sessions, readers, topics, and what librdkafka's errors mean."""

@@ -1,0 +1,251 @@
+"""Exactly once: the records and the offsets that they came from, in one Kafka transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from consumer.errors import BatchAborted, FatalError, RecordRefused, Unavailable
+from consumer.kafka.client_config import RETRY_BACKOFF_MS
+from consumer.kafka.policy import Policy, describe, error_of, is_outage, policy_of, served
+from consumer.kafka.records import Records
+
+log = structlog.get_logger(__name__)
+
+INIT_TIMEOUT_S: Final = 5.0
+"""How long one attempt to get a producer id may take; it is repeated for as long as the outage lasts."""
+
+_RETRY_PAUSE_S: Final = 0.1
+SENT_AGAIN_AFTER_S: Final = 0.8 * RETRY_BACKOFF_MS / 1000
+"""librdkafka shortens its back-off by up to a fifth, at random; whatever took less was sent once."""
+REFUSALS: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD)
+"""What a broker, or the client for it, says of one record that it will never take."""
+
+_FATAL_LIMIT: Final = 5
+"""So many fatal errors with no commit in between are no accident: somebody else uses our transactional
+id, or the broker refuses us. A single one is survived: a broker that timed a transaction out while we
+were suspended says the same."""
+
+
+class Transaction:
+    """Publishes batches, each in a transaction of its own.
+
+    Args:
+        config: of a transactional producer.
+        producer_factory: makes the producer; fault tests pass one that dies at a chosen step.
+        heartbeat: called before every call that can block; may raise, to stop.
+        on_outage: told when the broker is away.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        *,
+        producer_factory: Callable[[dict[str, Any]], Producer] = Producer,
+        heartbeat: Callable[[], None] = lambda: None,
+        on_outage: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._config = config | {"on_delivery": self._on_failed_delivery, "error_cb": self._on_error}
+        self._producer_factory = producer_factory
+        self._heartbeat = heartbeat
+        self._on_outage = on_outage
+        self._producer: Producer | None = None
+        self._n_fatal = 0
+        self._refused = False
+        self._disturbance: str | None = None
+        """What was last heard of a broken connection of this producer's."""
+        self.in_doubt = False
+        """Whether the last transaction may have been committed although we were told otherwise."""
+
+    def open(self) -> None:
+        """Get a producer id, which fences and ends whatever an earlier run of this instance left open.
+
+        Raises:
+            Unavailable: the broker did not answer; call again.
+            FatalError: the broker refuses us.
+        """
+        if self._producer is not None:
+            return
+        self._heartbeat()
+        producer = self._producer_factory(self._config)
+        try:
+            producer.init_transactions(INIT_TIMEOUT_S)
+        except KafkaException as exception:
+            error = error_of(exception)
+            if error.retriable() or is_outage(error):
+                raise Unavailable(f"no transactional producer yet: {describe(error)}") from exception
+            raise FatalError(
+                f"the broker refuses the transactional producer: {describe(error)}"
+            ) from exception
+        self._producer = producer
+        self._disturbance = None
+
+    def stage(self, outgoing: Sequence[Records]) -> None:
+        """Begin a transaction and produce its records.
+
+        1. Begin. 2. Produce every record.
+
+        Raises:
+            BatchAborted: nothing of it is or will be visible, or ``in_doubt`` says that this is
+                unknown; go on with what is still uncommitted.
+            RecordRefused: the same, and the broker will not take one of the records.
+            Unavailable: no producer can be had for the moment.
+            FatalError: this process must stop.
+        """
+        self.open()
+        producer = self._producer
+        assert producer is not None  # noqa: S101 - open() made it
+        try:
+            served(producer.poll, 0)  # what broke while there was no transaction puts none in doubt
+            self._refused, self._disturbance = False, None
+            self._call(producer.begin_transaction)
+            for records in outgoing:
+                produce_all(producer, records, self._heartbeat)
+        except KafkaException as exception:
+            self._recover(producer, exception)
+
+    def seal(self, next_offsets: Sequence[TopicPartition], _consumer: Consumer, metadata: object) -> None:
+        """Commit the records of the transaction that is open, and the offsets, all or nothing.
+
+        3. Flush, so that the next two steps need not wait for it. 4. Send the offsets, fenced by the
+        group's generation. 5. Commit.
+
+        Raises:
+            BatchAborted, RecordRefused, FatalError: as for :meth:`stage`.
+        """
+        producer = self._producer
+        assert producer is not None  # noqa: S101 - stage() left it open
+        try:
+            self._flush(producer)
+            began_s = time.monotonic()
+            self._call(producer.send_offsets_to_transaction, next_offsets, metadata)
+            self._call(producer.commit_transaction)
+            self._n_fatal = 0
+            self._recycle_if_doubtful(producer, began_s)
+        except KafkaException as exception:
+            self._recover(producer, exception)
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Make a call, and the very same call again for as long as librdkafka says so."""
+        while True:
+            self._heartbeat()
+            try:
+                function(*arguments)
+            except KafkaException as exception:
+                error = error_of(exception)
+                if policy_of(error) is not Policy.RETRY_CALL:
+                    raise
+                if is_outage(error):
+                    self._on_outage(describe(error))
+                time.sleep(_RETRY_PAUSE_S)
+            else:
+                return
+
+    def _flush(self, producer: Producer) -> None:
+        """Wait until every record is acknowledged or has failed."""
+        while served(producer.flush, 1.0):
+            self._heartbeat()
+
+    def _recycle_if_doubtful(self, producer: Producer, began_s: float) -> None:
+        """Throw the producer away if a request of the transaction's end may have been sent twice.
+
+        The one that seemed lost may still lie somewhere and end a later transaction of the same
+        producer epoch, or take its offsets back (transaction protocol v1 cannot tell them apart;
+        Jepsen, Bufstream 0.1.0). A new epoch fences it. librdkafka does not tell of what it has sent
+        again, but it waits before it does, and it reports connections that broke.
+        """
+        served(producer.poll, 0)  # hear of broken connections now, not in the next transaction
+        took_s = time.monotonic() - began_s
+        if self._disturbance is not None or took_s > SENT_AGAIN_AFTER_S:
+            log.info(
+                "producer recycled after a doubtful end of a transaction",
+                heard=self._disturbance,
+                took_ms=round(took_s * 1000),
+            )
+            self._discard()
+
+    def _recover(self, producer: Producer, exception: KafkaException) -> None:
+        """Undo what was begun, and say what that means for the batch."""
+        error = error_of(exception)
+        if policy_of(error) is Policy.ABORT:
+            began_s = time.monotonic()
+            try:
+                self._call(producer.abort_transaction)
+                self._recycle_if_doubtful(producer, began_s)
+            except KafkaException as abort_exception:
+                exception, error = abort_exception, error_of(abort_exception)
+            else:
+                reason = f"transaction aborted: {describe(error)}"
+                if self._refused or error.code() in REFUSALS:
+                    raise RecordRefused(reason) from exception
+                raise BatchAborted(reason) from exception
+        self._discard()
+        self.in_doubt = True  # even a fatal error may come after the broker has committed
+        self._count_fatal(error)
+        raise BatchAborted(f"producer recycled: {describe(error)}") from exception
+
+    def _count_fatal(self, error: KafkaError) -> None:
+        self._n_fatal += 1
+        if self._n_fatal >= _FATAL_LIMIT:
+            raise FatalError(
+                f"{_FATAL_LIMIT} fatal producer errors in a row, the last: {describe(error)}; "
+                f"does another process run as {self._config['transactional.id']}?"
+            )
+
+    def _discard(self) -> None:
+        """Drop the producer with everything it still holds; :meth:`open` makes the next."""
+        producer, self._producer = self._producer, None
+        # Once it has met a fatal error, a producer raises that again whatever it is asked.
+        with contextlib.suppress(KafkaException):
+            if producer is not None:
+                producer.purge()
+                served(producer.flush, 0)
+
+    def close(self) -> None:
+        """Let go of the producer; a transaction that is still open is the broker's to abort."""
+        self._discard()
+
+    def _on_failed_delivery(self, error: KafkaError, _message: Any) -> None:
+        if error.code() in REFUSALS:
+            self._refused = True
+
+    def _on_error(self, error: KafkaError) -> None:
+        if is_outage(error):
+            self._disturbance = describe(error)
+            self._on_outage(describe(error))
+
+
+def produce_all(producer: Producer, records: Records, heartbeat: Callable[[], None]) -> None:
+    """Hand records to the producer's queue; wait where it is full.
+
+    Raises:
+        KafkaException: the client refuses one.
+    """
+    produce, topic = producer.produce, records.topic
+    if records.headers is None:
+        rows = zip(records.values, records.keys, records.partitions, strict=True)
+        for value, key, partition in rows:
+            try:
+                produce(topic, value, key, partition)
+            except BufferError:
+                _make_room(producer, heartbeat)
+                produce(topic, value, key, partition)
+        return
+    for i, headers in enumerate(records.headers):
+        arguments = (topic, records.values[i], records.keys[i], records.partitions[i])
+        try:
+            produce(*arguments, headers=list(headers))
+        except BufferError:
+            _make_room(producer, heartbeat)
+            produce(*arguments, headers=list(headers))
+
+
+def _make_room(producer: Producer, heartbeat: Callable[[], None]) -> None:
+    """Wait for the queue to empty: it holds more than any batch, so this is an outage at work."""
+    while served(producer.flush, 1.0):
+        heartbeat()

@@ -1,0 +1,1 @@
+"""The monitor: committed predictions in, the views that people look at out."""

@@ -1,0 +1,112 @@
+"""Decoded predictions → samples for drift, column by column: no string is made per prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consumer.core.batch import EventBatch, FloatArray, IntArray
+from consumer.core.columns import plan
+from consumer.core.spans import all_equal, span_hashes
+from consumer.monitor.drift_window import SCORE
+from model_store.inputs import INPUT_NAMES
+from schemas.repository import purchase_prediction
+
+Versions: TypeAlias = tuple[list[str], IntArray]
+"""Names of model versions, and which of them each prediction is of, int64 (m,)."""
+
+_COUNTRY: Final = "features.student_country"
+_MAX_SPELLINGS: Final = 4096
+"""Spellings that are remembered; a flood of made-up countries makes us begin again, not grow."""
+
+
+class Countries:
+    """Numbers of countries by the hash of their spelling.
+
+    Args:
+        number_of: from a text to a country's number.
+    """
+
+    def __init__(self, number_of: Callable[[str], int]) -> None:
+        self._number_of = number_of
+        self._hashes = np.empty(0, np.uint64)
+        self._numbers = np.empty(0, np.float64)
+
+    def numbers(self, data: bytes, begins: IntArray, ends: IntArray) -> FloatArray:
+        """Return the number of each country ``data[begins[i]:ends[i]]``, float64 (m,)."""
+        hashes = span_hashes(data, begins, ends)
+        at = np.minimum(np.searchsorted(self._hashes, hashes), max(len(self._hashes) - 1, 0))
+        known = self._hashes[at] == hashes if len(self._hashes) else np.zeros(len(hashes), np.bool_)
+        if not known.all():
+            new = np.flatnonzero(~known)
+            _, first = np.unique(hashes[new], return_index=True)
+            self._learn(data, begins, ends, hashes, new[first])
+            at = np.searchsorted(self._hashes, hashes)
+        return self._numbers[at]
+
+    def _learn(
+        self, data: bytes, begins: IntArray, ends: IntArray, hashes: NDArray[np.uint64], rows: IntArray
+    ) -> None:
+        if len(self._hashes) + len(rows) > _MAX_SPELLINGS:
+            # Of this batch every spelling must be known, the old ones included.
+            self._hashes, self._numbers = np.empty(0, np.uint64), np.empty(0, np.float64)
+            _, rows = np.unique(hashes, return_index=True)
+        numbers = [self._number_of(data[begins[i] : ends[i]].decode()) for i in rows.tolist()]
+        together = np.concatenate([self._hashes, hashes[rows]])
+        order = np.argsort(together)
+        self._hashes = together[order]
+        self._numbers = np.concatenate([self._numbers, np.array(numbers, np.float64)])[order]
+
+
+def student_hashes(predictions: EventBatch) -> NDArray[np.uint64]:
+    """Return a hash of each prediction's student id, uint64 (m,)."""
+    return span_hashes(predictions.data, *_span(predictions, "student_id"))
+
+
+def versions_of(predictions: EventBatch) -> Versions:
+    """Return the model versions in the order of their last prediction, and whose each prediction is.
+
+    Returns:
+        The names of v versions, and int64 (m,) indexes into them.
+    """
+    data, (begins, ends) = predictions.data, _span(predictions, "model_version")
+    if all_equal(data, begins, ends):  # the usual case
+        return [data[begins[0] : ends[0]].decode()], np.zeros(len(begins), np.int64)
+    hashes = span_hashes(data, begins, ends)[::-1]
+    _, first, indexes = np.unique(hashes, return_index=True, return_inverse=True)
+    order = np.argsort(-first)
+    last_rows = len(hashes) - 1 - first[order]
+    names = [data[begins[i] : ends[i]].decode() for i in last_rows.tolist()]
+    return names, np.argsort(order)[indexes[::-1]]
+
+
+def columns_of(predictions: EventBatch, countries: Countries) -> dict[str, FloatArray]:
+    """Return the seven inputs (country as a number) and ``score``, float64 (m,), by name."""
+    numbers = predictions.numbers
+    columns: dict[str, FloatArray] = {
+        INPUT_NAMES[0]: countries.numbers(predictions.data, *_span(predictions, _COUNTRY)),
+        SCORE: numbers["predicted_purchase_probability"],
+    }
+    for name in INPUT_NAMES[1:]:
+        columns[name] = numbers[f"features.{name}"].astype(np.float64, copy=False)
+    return columns
+
+
+def decisions_of(predictions: EventBatch) -> IntArray:
+    """Return the decisions, int64 (m,), 0 or 1 whatever stands in the record."""
+    decisions: IntArray = (predictions.numbers["predicted_purchase"] != 0).astype(np.int64)
+    return decisions
+
+
+def _span(predictions: EventBatch, name: str) -> tuple[IntArray, IntArray]:
+    return predictions.texts[name], predictions.starts[:, _field_indexes()[name] + 1]
+
+
+@cache
+def _field_indexes() -> dict[str, int]:
+    """Where each field of a prediction stands in wire order."""
+    return {name: j for j, (name, _) in enumerate(plan(purchase_prediction().parsed))}

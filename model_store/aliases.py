@@ -1,0 +1,107 @@
+"""Which version plays which part, and the history of that.
+
+An alias is a file of one JSON line: a version, and the digest of its manifest. It is replaced in one
+step, so that a reader needs no lock. Whoever switches holds the store's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from model_store import durable_files
+from model_store.errors import ModelStoreError
+from model_store.manifest import Sha256
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Alias = Literal["champion", "challenger", "previous"]
+ALIASES: Final[tuple[Alias, ...]] = ("champion", "challenger", "previous")
+
+PLAIN_NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
+"""A name that is one path component and no hidden file."""
+
+_MAX_ALIAS_BYTES: Final = 4096
+_MODE: Final = 0o644
+
+
+class AliasTarget(BaseModel):
+    """What an alias names: a version, and the digest its manifest has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Annotated[str, Field(pattern=f"^{PLAIN_NAME.pattern}$")]
+    manifest_sha256: Sha256
+
+
+class Aliases:
+    """The aliases of one model.
+
+    Args:
+        model_folder: ``<store>/<model>``.
+    """
+
+    def __init__(self, model_folder: Path) -> None:
+        self._folder = model_folder / "aliases"
+        self._history = model_folder / "history.jsonl"
+
+    def read(self, alias: Alias) -> AliasTarget | None:
+        """Return what an alias names, or None if it is not set.
+
+        Raises:
+            ModelStoreError: it is broken.
+        """
+        path = self._folder / alias
+        try:
+            return AliasTarget.model_validate_json(durable_files.read_regular(path, _MAX_ALIAS_BYTES))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            reason = (error.strerror or error) if isinstance(error, OSError) else "it names no version"
+            raise ModelStoreError(
+                f"alias {path} cannot be read: {reason}; remove it and promote a version"
+            ) from error
+
+    def switch(self, alias: Alias, target: AliasTarget, *, reason: str, actor: str) -> None:
+        """Record a switch, then make it.
+
+        In this order no switch goes unrecorded. A crash in between leaves a line without effect,
+        which the next line's ``from`` shows.
+
+        Raises:
+            OSError: the files cannot be written.
+        """
+        self._folder.mkdir(exist_ok=True)
+        old = self.read(alias)
+        line = {
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "actor": actor,
+            "alias": alias,
+            "from": old.version if old else None,
+            "to": target.version,
+            "manifest_sha256": target.manifest_sha256,
+            "reason": reason,
+        }
+        durable_files.append_line(self._history, json.dumps(line, ensure_ascii=False).encode(), _MODE)
+        durable_files.replace(self._folder / alias, f"{target.model_dump_json()}\n".encode(), _MODE)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return every recorded switch, oldest first; a line that a crash tore is left out."""
+        try:
+            lines = self._history.read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+        return [switch for line in lines if (switch := _parsed(line)) is not None]
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        switch = json.loads(line)
+    except ValueError:
+        return None
+    return switch if isinstance(switch, dict) else None

@@ -1,0 +1,128 @@
+"""From what people write for a country to one number per country.
+
+The number is ``26 * a + b`` for the ISO 3166-1 alpha-2 letters (A = 0 … Z = 25), so it does not
+change when the standard adds or removes a country. Names come from pycountry.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import cache, lru_cache
+from typing import Final
+
+import pycountry
+
+from model_store.inputs import COUNTRY_MAX_CHARACTERS
+
+UNKNOWN_COUNTRY: Final = -1
+COUNTRY_CODES: Final = 26 * 26
+"""Country numbers lie in 0 … ``COUNTRY_CODES - 1``."""
+
+_REMEMBERED_TEXTS: Final = 4096
+"""Distinct spellings kept ready: far above the honest ones, and a flood of garbage stays within it."""
+
+# What people write and neither ISO 3166 nor pycountry lists.
+_EVERYDAY_NAMES: Final = {
+    "uk": "GB",
+    "great britain": "GB",
+    "britain": "GB",
+    "england": "GB",
+    "scotland": "GB",
+    "wales": "GB",
+    "northern ireland": "GB",
+    "america": "US",
+    "russia": "RU",
+    "turkey": "TR",
+    "ivory coast": "CI",
+    "cape verde": "CV",
+    "swaziland": "SZ",
+    "macedonia": "MK",
+    "burma": "MM",
+    "east timor": "TL",
+    "vatican": "VA",
+    "vatican city": "VA",
+    "brunei": "BN",
+    "macau": "MO",
+    "hong kong sar": "HK",
+    "holland": "NL",
+    "uae": "AE",
+    "drc": "CD",
+    "dr congo": "CD",
+    "democratic republic of congo": "CD",
+    "congo kinshasa": "CD",
+    "republic of congo": "CG",
+    "congo brazzaville": "CG",
+    "st lucia": "LC",
+    "st kitts and nevis": "KN",
+    "st vincent and the grenadines": "VC",
+    # Not in ISO 3166, but the code the EU and most platforms use.
+    "kosovo": "XK",
+    "xk": "XK",
+    "xkx": "XK",
+}
+
+
+def country_code(text: str) -> int:
+    """Return the number of the country that a text names, or :data:`UNKNOWN_COUNTRY`.
+
+    Understands alpha-2 and alpha-3 codes and names (short, official, common, everyday), in any
+    letter case, with or without accents and punctuation. ``"NA"`` is Namibia.
+    """
+    if len(text) > COUNTRY_MAX_CHARACTERS:
+        return UNKNOWN_COUNTRY
+    return _remembered(text)
+
+
+def country_alpha2(code: int) -> str | None:
+    """Return the two letters of a country number, or None if it is no such number."""
+    if not 0 <= code < COUNTRY_CODES:
+        return None
+    first, second = divmod(code, 26)
+    return chr(ord("A") + first) + chr(ord("A") + second)
+
+
+@lru_cache(maxsize=_REMEMBERED_TEXTS)
+def _remembered(text: str) -> int:
+    """Look up a text, once for each of the spellings that stand in the stream."""
+    return _spellings().get(_normalised(text), UNKNOWN_COUNTRY)
+
+
+@cache
+def _spellings() -> dict[str, int]:
+    """Build the table of normalised spellings; the more official one wins a conflict."""
+    table: dict[str, int] = {}
+    shortened: dict[str, set[int]] = {}
+    countries = list(pycountry.countries)
+    for attribute in ("alpha_2", "alpha_3", "name", "common_name", "official_name"):
+        for country in countries:
+            spelling = getattr(country, attribute, None)
+            if spelling:
+                table.setdefault(_normalised(spelling), _number(country.alpha_2))
+    for country in countries:
+        # "Bolivia, Plurinational State of" and "Falkland Islands (Malvinas)" are called by what
+        # stands first, except where two countries share it (Korea, Virgin Islands); the comma
+        # turns a name around ("Congo, The Democratic Republic of the").
+        first, *rest = re.split(r"[,(]", country.name, maxsplit=1)
+        number = _number(country.alpha_2)
+        shortened.setdefault(_normalised(first), set()).add(number)
+        shortened.setdefault(_normalised(" ".join([*rest, first])), set()).add(number)
+    for spelling, numbers in shortened.items():
+        if len(numbers) == 1:
+            table.setdefault(spelling, *numbers)
+    for spelling, alpha_2 in _EVERYDAY_NAMES.items():
+        table.setdefault(spelling, _number(alpha_2))
+    return table
+
+
+def _number(alpha_2: str) -> int:
+    """Return 26·a + b of two capital letters."""
+    return 26 * (ord(alpha_2[0]) - ord("A")) + ord(alpha_2[1]) - ord("A")
+
+
+def _normalised(text: str) -> str:
+    """Fold case, accents, punctuation, spacing and a leading "the" away: "The CÔTE-d'Or" → "cote dor"."""
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    letters = "".join(c for c in decomposed if not unicodedata.combining(c)).replace("&", " and ")
+    words = re.sub(r"[^\w\s]", " ", re.sub(r"[.'\u2019`]", "", letters)).split()
+    return " ".join(words[1:] if words[:1] == ["the"] else words)

@@ -1,0 +1,86 @@
+"""Rows with the probabilities they must get.
+
+A model that scores them otherwise is not the one that was trained, whatever its digest says: another
+library, another processor, changed feature code. They hold countries as text, so that the country
+table is tested along.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from model_store.countries import country_alpha2, country_code
+from model_store.inputs import INPUT_NAMES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from model_store.linear import Scorer
+
+TOLERANCE: Final = 1e-9
+"""Largest accepted difference of a probability: above rounding, below any decision's notice."""
+
+_ROWS: Final = 64
+_UNKNOWN_TEXT: Final = "??"
+
+
+class SelfTestRow(BaseModel):
+    """The seven inputs, country as text, and the probability they must get."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    student_country: str
+    numbers: tuple[float, float, float, float, float, float]
+    expected_probability: float
+
+
+def choose_rows(inputs: NDArray[np.float64], scorer: Scorer) -> tuple[SelfTestRow, ...]:
+    """Choose rows from all over the range of scores, and the edges of the input space.
+
+    Args:
+        inputs: float64 (n, 7), the training data.
+        scorer: the trained one; it says what to expect.
+    """
+    by_score = np.argsort(scorer.predict_probability(inputs), kind="stable")
+    spread = by_score[np.unique(np.linspace(0, len(inputs) - 1, _ROWS).astype(np.intp))]
+    edges = np.array([[-1, 0, 0, 0, 0, 0, 0], [-1, 1e6, 1e9, 1e6, 1e6, 1e6, 1e9]], dtype=np.float64)
+    rows = np.asfortranarray(np.vstack([inputs[spread], edges]))
+    return tuple(
+        SelfTestRow(
+            student_country=country_alpha2(int(country)) or _UNKNOWN_TEXT,
+            numbers=tuple(numbers),
+            expected_probability=probability,
+        )
+        for (country, *numbers), probability in zip(
+            rows.tolist(), scorer.predict_probability(rows).tolist(), strict=True
+        )
+    )
+
+
+def to_lines(rows: tuple[SelfTestRow, ...]) -> bytes:
+    """Return the rows as JSON lines."""
+    return "".join(row.model_dump_json() + "\n" for row in rows).encode()
+
+
+def from_lines(content: bytes) -> tuple[SelfTestRow, ...]:
+    """Read the rows back.
+
+    Raises:
+        ValueError: a line is no such row (pydantic's ValidationError), or there is none.
+    """
+    rows = tuple(SelfTestRow.model_validate_json(line) for line in content.splitlines())
+    if not rows:
+        raise ValueError("it holds no rows")
+    return rows
+
+
+def largest_difference(rows: tuple[SelfTestRow, ...], scorer: Scorer) -> float:
+    """Score the rows again and return how far a probability is off at most, NaN for a NaN score."""
+    inputs = np.array(
+        [(country_code(row.student_country), *row.numbers) for row in rows], dtype=np.float64, order="F"
+    ).reshape(-1, len(INPUT_NAMES), order="F")
+    expected = np.array([row.expected_probability for row in rows])
+    return float(np.abs(scorer.predict_probability(inputs) - expected).max())

@@ -1,0 +1,245 @@
+"""Versions, aliases and their history in a folder.
+
+::
+
+    <store>/<model>/versions/<id>/     immutable: model.joblib, baseline.json, selftest.jsonl, manifest.json
+    <store>/<model>/aliases/<alias>    one JSON line: a version and the digest of its manifest
+    <store>/<model>/history.jsonl      one line per switch of an alias
+
+Rules: a version appears whole, by the rename of its folder; an alias changes in one step; writers
+hold a lock, readers need none; what is promoted has been verified, and what is loaded is again.
+A digest stored beside what it vouches for shows damage, not forgery: keep the store read-only to
+whoever only scores.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import joblib
+
+from model_store import durable_files, self_test
+from model_store.aliases import ALIASES, PLAIN_NAME, Alias, Aliases, AliasTarget
+from model_store.errors import ModelStoreError
+from model_store.inputs import INPUT_NAMES
+from model_store.linear import engineered_names, estimator_class
+from model_store.loading import LoadedModel, load_version, read_manifest
+from model_store.manifest import (
+    BASELINE_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    SELF_TEST_FILE,
+    FileDigest,
+    Manifest,
+    canonical_json,
+    digest,
+    library_versions,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from model_store.training import TrainedModel
+
+_READ_ONLY: Final = 0o444
+
+
+class ModelStore:
+    """The versions of one model.
+
+    Args:
+        path: the store's folder; made by the first :meth:`add`.
+        model: the model's name, a folder below it.
+
+    Raises:
+        ModelStoreError: the model's name is no plain name.
+    """
+
+    def __init__(self, path: Path, model: str) -> None:
+        if not PLAIN_NAME.fullmatch(model):
+            raise ModelStoreError(f"model name {model!r} must be letters, digits, '.', '_' and '-'")
+        self.model = model
+        self.folder = Path(path) / model
+        self._aliases = Aliases(self.folder)
+
+    def add(self, trained: TrainedModel) -> str:
+        """Write a new version and return its id, ``<UTC time>-<first 8 of the model's sha256>``.
+
+        Raises:
+            ModelStoreError: the store cannot be written to.
+        """
+        pickled = io.BytesIO()
+        joblib.dump(trained.pipeline, pickled, protocol=5)
+        contents = {
+            MODEL_FILE: pickled.getvalue(),
+            BASELINE_FILE: canonical_json(trained.baseline),
+            SELF_TEST_FILE: self_test.to_lines(trained.self_test),
+        }
+        with self._writing("add a version to"):
+            created_at = datetime.now(UTC)
+            version = f"{created_at:%Y%m%dT%H%M%S.%fZ}-{digest(contents[MODEL_FILE])[:8]}"
+            manifest = Manifest(
+                model=self.model,
+                version=version,
+                created_at=created_at,
+                files={n: FileDigest(sha256=digest(c), size=len(c)) for n, c in contents.items()},
+                libraries=library_versions(),
+                estimator_class=estimator_class(trained.pipeline),
+                input_features=INPUT_NAMES,
+                engineered_features=engineered_names(trained.pipeline),
+                classes=tuple(trained.pipeline.classes_.tolist()),
+                threshold=trained.threshold,
+                engagement_weights=trained.engagement_weights,
+                metrics=trained.metrics,
+                training_data=trained.training_data,
+            )
+            self._publish(version, {**contents, MANIFEST_FILE: canonical_json(manifest)})
+        return version
+
+    def versions(self) -> list[str]:
+        """Return the ids of all versions, oldest first."""
+        with _os_errors(f"list the versions of {self.folder}"):
+            if not self._versions.is_dir():
+                return []
+            return sorted(path.name for path in self._versions.iterdir() if PLAIN_NAME.fullmatch(path.name))
+
+    def aliases(self) -> dict[Alias, AliasTarget]:
+        """Return what each alias names, for those that are set.
+
+        Raises:
+            ModelStoreError: an alias is broken.
+        """
+        return {alias: target for alias in ALIASES if (target := self._aliases.read(alias))}
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return every switch of an alias, oldest first."""
+        with _os_errors(f"read the history of {self.folder}"):
+            return self._aliases.history()
+
+    def resolve(self, alias: Alias) -> AliasTarget:
+        """Return what an alias names; a few dozen microseconds, fit for polling.
+
+        Raises:
+            ModelStoreError: it is not set, or broken.
+        """
+        target = self._aliases.read(alias)
+        if target is None:
+            raise ModelStoreError(
+                f"{self.folder} has no {alias}; train and promote one: purchase-stream train --promote"
+            )
+        return target
+
+    def manifest(self, version_or_alias: str) -> Manifest:
+        """Return a version's manifest, without verifying the files it vouches for.
+
+        Raises:
+            ModelStoreError: there is no such version or alias, or its manifest is refused.
+        """
+        return read_manifest(*self._locate(version_or_alias))[0]
+
+    def load(self, version_or_alias: str = "champion") -> LoadedModel:
+        """Verify a version and load it.
+
+        Raises:
+            ModelStoreError: there is no such version or alias, or the version fails a check.
+        """
+        return load_version(*self._locate(version_or_alias))
+
+    def verify(self, version_or_alias: str) -> Manifest:
+        """Run every check of :meth:`load`, the self-test included, and return the manifest.
+
+        Raises:
+            ModelStoreError: as for :meth:`load`.
+        """
+        return self.load(version_or_alias).manifest
+
+    def promote(
+        self, version: str, alias: Alias = "champion", *, reason: str = "", actor: str = ""
+    ) -> AliasTarget:
+        """Verify a version and make an alias name it; the last champion becomes ``previous``.
+
+        Promoting what the alias names already changes nothing. A crash leaves the alias at the old
+        version or at the new one.
+
+        Raises:
+            ModelStoreError: the version fails a check, or the store cannot be written to.
+        """
+        loaded = self.load(version)
+        target = AliasTarget(version=loaded.version, manifest_sha256=loaded.manifest_sha256)
+        with self._writing(f"switch {alias} in"):
+            old = self._aliases.read(alias)
+            if old == target:
+                return target
+            # `previous` first: a crash in between then leaves the champion as it was, and nothing
+            # to roll back to, rather than a rollback to the version before the last.
+            if alias == "champion" and old:
+                self._aliases.switch("previous", old, reason=reason, actor=actor)
+            self._aliases.switch(alias, target, reason=reason, actor=actor)
+        return target
+
+    def rollback(self, *, reason: str = "", actor: str = "") -> AliasTarget:
+        """Verify ``previous`` and swap it with the champion; return the new champion.
+
+        Raises:
+            ModelStoreError: there is no earlier champion, it fails a check, or the store cannot be
+                written to.
+        """
+        with self._writing("roll back in"):
+            champion, previous = self.resolve("champion"), self._aliases.read("previous")
+            if previous in {None, champion}:
+                raise ModelStoreError(f"{self.folder} has no earlier champion; promote a version instead")
+            target = self.resolve("previous")
+            load_version(self._versions / target.version, target.manifest_sha256)
+            self._aliases.switch("champion", target, reason=reason, actor=actor)
+            self._aliases.switch("previous", champion, reason=reason, actor=actor)
+        return target
+
+    @property
+    def _versions(self) -> Path:
+        return self.folder / "versions"
+
+    def _locate(self, version_or_alias: str) -> tuple[Path, str | None]:
+        """Return the folder of a version, and the digest that its manifest must have if known."""
+        if version_or_alias in ALIASES:
+            target = self.resolve(version_or_alias)
+            return self._versions / target.version, target.manifest_sha256
+        folder = self._versions / version_or_alias
+        if not (PLAIN_NAME.fullmatch(version_or_alias) and folder.is_dir()):
+            raise ModelStoreError(
+                f"no version or alias {version_or_alias!r} in {self.folder}; see: purchase-stream models list"
+            )
+        return folder, None
+
+    def _publish(self, version: str, contents: dict[str, bytes]) -> None:
+        """Write a version's files beside the versions, then let them appear by one rename."""
+        unfinished = self._versions / ".unfinished"  # one is enough: the writer holds the lock
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        for name, content in contents.items():
+            durable_files.write_new(unfinished / name, content, _READ_ONLY)
+        durable_files.sync_folder(unfinished)
+        unfinished.rename(self._versions / version)
+        durable_files.sync_folder(self._versions)
+
+    @contextmanager
+    def _writing(self, action: str) -> Iterator[None]:
+        """Hold the writers' lock, and translate what the file system refuses."""
+        with _os_errors(f"{action} {self.folder}"):
+            self._versions.mkdir(parents=True, exist_ok=True)
+            with durable_files.locked(self.folder / ".lock"):
+                yield
+
+
+@contextmanager
+def _os_errors(action: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
+        raise ModelStoreError(f"cannot {action}: {error.strerror or error}{where}") from error

@@ -1,0 +1,52 @@
+"""The fault suite in a minute: every crash point once, a killed monitor, and proof that it can fail."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import wiring
+from tests.faults.service import Service
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture
+def service(kafka: str, trained_store: Path, tmp_path: Path) -> Iterator[Service]:
+    """A service on the shared Kafka."""
+    with Service(kafka, tmp_path, trained_store) as deployed:
+        yield deployed
+
+
+def test_killed_scorers_and_monitors_lose_and_double_nothing(service: Service) -> None:
+    """One scorer dies at every point in turn, the monitor six times: events, outputs and log agree."""
+    service.stream(10_000).result()
+    monitor = service.start("monitor")
+    for point in wiring.POINTS:
+        killed = service.start("score", wire=wiring.dies(point, 2))
+        assert killed.wait(60) == -9, service.logs()
+        monitor.kill()
+        monitor = service.start("monitor")
+    service.start("score")
+    service.await_decided()
+    verdict = service.await_log()
+    assert verdict.holds, "\n".join(verdict.lines())
+    assert verdict.events == 10_000
+
+
+def test_without_transactions_the_oracle_finds_doubles(service: Service) -> None:
+    """Delivery at least once and a kill before the offsets are committed: seen, counted, nothing lost."""
+    service.stream(5_000).result()
+    killed = service.start(
+        "score", wire=wiring.Scorer(wiring.DiesAfterFlush), KAFKA__DELIVERY="at_least_once"
+    )
+    assert killed.wait(60) == -9, service.logs()
+    time.sleep(0.1)
+    service.start("score", KAFKA__DELIVERY="at_least_once")
+    service.await_decided()
+    verdict = service.verdict()
+    assert verdict.doubled > 0
+    assert verdict.missing == 0

@@ -1,0 +1,54 @@
+"""Fixtures for every test that needs a real Kafka; nothing of it is imported or started for the others."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class NewTopic(Protocol):
+    """What the fixture ``topics`` gives."""
+
+    def __call__(self, label: str = "topic", *, partitions: int = 1, **config: str) -> str:
+        """Create a topic of the running test's own and return its name."""
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """Bootstrap servers of a Kafka that all tests share."""
+    from consumer.demo.available_kafka import available_kafka  # noqa: PLC0415 - only broker tests need it
+
+    with available_kafka() as bootstrap_servers:
+        yield bootstrap_servers
+
+
+@pytest.fixture
+def topics(kafka: str, request: pytest.FixtureRequest) -> Iterator[NewTopic]:
+    """A function that creates topics with unique names; they go when the test ends.
+
+    Keywords are topic settings, ``_`` for ``.``: ``topics("in", partitions=3, max_message_bytes="1000")``.
+    """
+    from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - only broker tests need it
+
+    from consumer.kafka.topics import TopicSpec, create_topics  # noqa: PLC0415 - the same
+
+    client_config = {"bootstrap.servers": kafka}
+    test = re.sub(r"[^A-Za-z0-9._-]", "-", request.node.name)[:80]
+    names: list[str] = []
+
+    def create(label: str = "topic", *, partitions: int = 1, **config: str) -> str:
+        name = f"{test}.{label}.{secrets.token_hex(4)}"
+        settings = {key.replace("_", "."): value for key, value in config.items()}
+        create_topics(client_config, [TopicSpec(name=name, partitions=partitions, config=settings)])
+        names.append(name)
+        return name
+
+    yield create
+    if names:
+        AdminClient(client_config).delete_topics(names)

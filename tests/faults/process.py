@@ -1,0 +1,107 @@
+"""A role of the product in a process of its own, forked from a server that has imported everything.
+
+A fork takes milliseconds where a new interpreter takes two seconds, so that hundreds of kills fit into
+a run. The process is real: it is killed, suspended and judged by its exit code like any other.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+CONTEXT: Final = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.faults.wiring"])
+
+
+def nothing() -> None:
+    """Leave the product as it is."""
+
+
+class RoleProcess:
+    """``purchase-stream ARGUMENTS…``, running.
+
+    Args:
+        arguments: the command line.
+        environment: added to ours.
+        folder: working directory.
+        log: takes what the process writes.
+        wire: called in the process before the command; replaces what the test wants replaced.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        log: Path,
+        wire: Callable[[], None] = nothing,
+    ) -> None:
+        self.log = log
+        self._call = (list(arguments), dict(environment), folder, log, wire)
+        self._process: ForkServerProcess = CONTEXT.Process(target=_run, args=self._call, daemon=True)
+        self._process.start()
+
+    def again(self) -> RoleProcess:
+        """Start another one like this."""
+        return RoleProcess(*self._call)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code, negative for a signal; ``None`` while it runs."""
+        return self._process.exitcode
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, if it still runs."""
+        if self.exit_code is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it (SIGKILL) and wait until it is gone."""
+        self.send(signal.SIGKILL)
+        self.wait(10)
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Wait for its end; return its exit code, ``None`` if it still runs."""
+        self._process.join(timeout_s)
+        return self.exit_code
+
+    def output(self) -> str:
+        """Return what it has written."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+def _run(
+    arguments: list[str], environment: dict[str, str], folder: Path, log: Path, wire: Callable[[], None]
+) -> None:
+    os.environ.update(environment)
+    os.chdir(folder)
+    with log.open("ab") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    from consumer import cli  # noqa: PLC0415 - the fork server has it, the tests' own process need not
+
+    wire()
+    cli.main(arguments)
+
+
+def _follow_parent() -> None:
+    """End with the tests, however they end."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,72 @@
+"""What the brokers say of a service's progress; what a test waits for is made of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from confluent_kafka import Consumer, ConsumerGroupState, IsolationLevel, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+_ANSWER_WITHIN_S: Final = 30.0
+_LOGGER: Final = logging.getLogger("librdkafka")
+
+
+class Progress:
+    """Of one group in one set of topics.
+
+    Args:
+        servers: the broker.
+        group: the scorers' consumer group.
+        topics: names by kind.
+    """
+
+    def __init__(self, servers: str, group: str, topics: Mapping[str, str]) -> None:
+        self.group = group
+        self.topics = topics
+        self._admin = AdminClient({"bootstrap.servers": servers}, logger=_LOGGER)
+        self._offsets = Consumer(
+            {
+                "bootstrap.servers": servers,
+                "group.id": group,
+                # An open transaction shall not make us wait; what is committed so far is what we ask.
+                "isolation.level": "read_uncommitted",
+                "logger": _LOGGER,
+            }
+        )
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._offsets.close()
+
+    def committed(self) -> dict[int, int]:
+        """Return the group's committed offset of each partition; a pending transaction's do not count."""
+        topic = self.topics["events"]
+        partitions = self._offsets.list_topics(topic, _ANSWER_WITHIN_S).topics[topic].partitions
+        wanted = [TopicPartition(topic, partition) for partition in partitions]
+        return {at.partition: max(at.offset, 0) for at in self._offsets.committed(wanted, _ANSWER_WITHIN_S)}
+
+    def ends(self, kind: str = "events", *, stable: bool = False) -> dict[int, int]:
+        """Return the end of each partition; the last stable offset or the log's own end."""
+        topic = self.topics[kind]
+        partitions = self._admin.list_topics(topic, _ANSWER_WITHIN_S).topics[topic].partitions
+        level = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED
+        answers = self._admin.list_offsets(
+            {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions},
+            isolation_level=level,
+            request_timeout=_ANSWER_WITHIN_S,
+        )
+        return {at.partition: answer.result().offset for at, answer in answers.items()}
+
+    def owned(self, instance: str) -> frozenset[int]:
+        """Return the partitions that the group has given to an instance."""
+        group = self._admin.describe_consumer_groups([self.group])[self.group].result(_ANSWER_WITHIN_S)
+        if group.state != ConsumerGroupState.STABLE:
+            return frozenset()
+        return frozenset(
+            at.partition
+            for member in group.members
+            if member.group_instance_id == f"{self.group}-{instance}"
+            for at in member.assignment.topic_partitions
+        )

@@ -1,0 +1,288 @@
+"""The service under test: its topics on a broker, its processes, and the verdict on what they did."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+from confluent_kafka import KafkaException
+
+from consumer.errors import FatalError
+from consumer.kafka.topics import TopicSpec, create_topics
+from consumer.settings import Settings
+from consumer.upstream.produce import Sent, Upstream
+from model_store.synthetic import generate_students
+from tests.faults.process import CONTEXT, RoleProcess, nothing
+from tests.faults.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from consumer.audit.verdict import Verdict
+
+BROKEN_RATIO: Final = 5 / 95
+"""Broken events per good one: 5 % of all."""
+_DECIDED_WITHIN_S: Final = 120.0
+_LOOK_EVERY_S: Final = 0.05
+_ORACLE_WITHIN_S: Final = 300.0
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One interruption, as recovery is measured from it.
+
+    Attributes:
+        at_s: when, on the monotonic clock.
+        partitions: whose progress counts.
+        offsets: theirs at that moment.
+    """
+
+    at_s: float
+    partitions: frozenset[int]
+    offsets: dict[int, int]
+
+
+@dataclass
+class Service:
+    """One deployment with topics of its own. A context: its processes end with it.
+
+    Attributes:
+        servers: the broker, for upstream, oracle and whatever else is no scorer.
+        folder: logs and the audit log.
+        store: a model store with a champion.
+        scorer_servers: the broker as the scorers reach it; by default the same.
+        partitions: of events and predictions.
+        max_events: of a transaction.
+        max_wait_ms: of a batch.
+        client: librdkafka settings of the scorers.
+        audit_log: by default in the folder.
+    """
+
+    servers: str
+    folder: Path
+    store: Path
+    scorer_servers: str = ""
+    partitions: int = 4
+    max_events: int = 500
+    max_wait_ms: int = 50
+    client: dict[str, Any] = field(default_factory=dict)
+    audit_log: Path | None = None
+    processes: list[RoleProcess] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        name = f"faults-{secrets.token_hex(4)}"
+        self.group = name
+        self.topics = {kind: f"{name}.{kind}" for kind in ("events", "predictions", "dead_letters")}
+        self.audit_log = self.audit_log or self.folder / "log" / "predictions.jsonl"
+        self._settings = {
+            "KAFKA__BOOTSTRAP_SERVERS": self.scorer_servers or self.servers,
+            "KAFKA__GROUP_ID": name,
+            "KAFKA__INSTANCE_ID": "a",
+            "KAFKA__CLIENT": json.dumps(self.client),
+            "MODEL_STORE__PATH": str(self.store),
+            "AUDIT__PATH": str(self.audit_log),
+            "BATCH__MAX_EVENTS": str(self.max_events),
+            "BATCH__MAX_WAIT_MS": str(self.max_wait_ms),
+            "HTTP__SCORE_PORT": "0",
+            "HTTP__MONITOR_PORT": "0",
+            **{f"TOPICS__{kind.upper()}": topic for kind, topic in self.topics.items()},
+        }
+        self.settings = Settings.model_validate(
+            {
+                "kafka": {"bootstrap_servers": self.servers, "group_id": name},
+                "topics": self.topics,
+                "audit": {"path": self.audit_log},
+            }
+        )
+        self._closing = threading.Event()
+        self._progress = Progress(self.servers, name, self.topics)
+        self.committed, self.ends, self.owned = (
+            self._progress.committed,
+            self._progress.ends,
+            self._progress.owned,
+        )
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        specs = [
+            TopicSpec(name=topic, partitions=1 if kind == "dead_letters" else self.partitions)
+            for kind, topic in self.topics.items()
+        ]
+        create_topics({"bootstrap.servers": self.servers}, specs, timeout_s=60)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        for process in self.processes:
+            process.kill()
+        self._progress.close()
+
+    def environment(self, instance: str, **others: str) -> dict[str, str]:
+        """Return the environment of a role; further variables go without their prefix."""
+        settings = self._settings | {"KAFKA__INSTANCE_ID": instance} | others
+        return {f"PURCHASE_STREAM_{name}": value for name, value in settings.items()}
+
+    def conditions(self, port: int) -> dict[str, str]:
+        """Return what keeps the role on this port from being ready, by name; ``silent``: it does not say."""
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5) as answer:
+                body = answer.read()
+        except HTTPError as error:
+            with error:
+                body = error.read()
+        except OSError as error:
+            return {"silent": str(error)}
+        return {found["condition"]: found["reason"] for found in json.loads(body)["conditions"]}
+
+    def start(
+        self, role: str, instance: str = "a", wire: Callable[[], None] = nothing, **environment: str
+    ) -> RoleProcess:
+        """Start a role; further environment variables go without their prefix."""
+        process = RoleProcess(
+            [role],
+            self.environment(instance, **environment),
+            self.folder,
+            self.folder / f"{role}-{instance}-{len(self.processes)}.log",
+            wire,
+        )
+        self.processes.append(process)
+        return process
+
+    def supervise(self, process: RoleProcess) -> list[int]:
+        """Start a role again whenever it ends with 75, as a supervisor does; return its exit codes so far."""
+        codes: list[int] = []
+
+        def watch(watched: RoleProcess) -> None:
+            while not self._closing.is_set():
+                code = watched.wait(0.1)
+                if code == FatalError.exit_code:
+                    codes.append(code)
+                    watched = watched.again()
+                    self.processes.append(watched)
+                elif code is not None:
+                    return
+
+        threading.Thread(target=watch, args=(process,), daemon=True).start()
+        return codes
+
+    def stream(self, events: int, seconds: float | None = None) -> Future[Sent]:
+        """Send so many events, 5 % of them broken, over so many seconds or at once; do not wait for it."""
+        n_good = round(events / (1 + BROKEN_RATIO))
+        rate = None if seconds is None else events / seconds
+        # The broker may be away for longer than a producer waits by default.
+        kafka = self.settings.kafka.model_copy(update={"client": {"message.timeout.ms": 300_000}})
+        settings = self.settings.model_copy(update={"kafka": kafka})
+        upstream = Upstream(
+            settings, generate_students(2000, 2), count=n_good, broken_ratio=BROKEN_RATIO, rate=rate
+        )
+        sent: Future[Sent] = Future()
+
+        def run() -> None:
+            try:
+                sent.set_result(upstream.run())
+            except Exception as error:  # noqa: BLE001 - it is raised where the result is asked for
+                sent.set_exception(error)
+
+        # A daemon: a broker that a failed test has left dead must not keep it waiting.
+        threading.Thread(target=run, daemon=True).start()
+        return sent
+
+    def await_progress(self, timeout_s: float = 60) -> None:
+        """Wait until something more is committed."""
+        before: dict[int, int] = {}
+        self.await_that(lambda: bool(before.update(self.committed()) or before), timeout_s, "no broker")
+        self.await_that(lambda: self.committed() != before, timeout_s, "nothing was committed")
+
+    def await_decided(self, timeout_s: float = _DECIDED_WITHIN_S) -> None:
+        """Wait until every event is committed and no transaction is open."""
+
+        def decided() -> bool:
+            if self.committed() != self.ends():
+                return False
+            return all(
+                self.ends(kind) == self.ends(kind, stable=True) for kind in ("predictions", "dead_letters")
+            )
+
+        self.await_that(decided, timeout_s, "events are undecided, or a transaction is open")
+
+    def await_that(self, holds: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
+        """Wait until something holds; fail, with the logs, if it never does."""
+        deadline_s = time.monotonic() + timeout_s
+        while not _now(holds):
+            if time.monotonic() > deadline_s:
+                raise AssertionError(
+                    f"{otherwise} after {timeout_s:.0f} s; "
+                    f"committed {self.committed()} of {self.ends()}\n{self.logs()}"
+                )
+            time.sleep(_LOOK_EVERY_S)
+
+    def interruption(self, partitions: frozenset[int] | None = None) -> Kill:
+        """Note that something was just killed; see :meth:`recovery_s`."""
+        at_s = time.monotonic()
+        offsets: dict[int, int] = {}
+        self.await_that(lambda: bool(offsets.update(self.committed()) or offsets), 120, "no broker")
+        return Kill(at_s, partitions or frozenset(offsets), offsets)
+
+    def recovery_s(self, kill: Kill, timeout_s: float = 60) -> float:
+        """Wait for the first commit after an interruption; return how long after it came."""
+
+        def commits() -> bool:
+            now = self.committed()
+            return any(now[partition] > kill.offsets[partition] for partition in kill.partitions)
+
+        self.await_that(commits, timeout_s, "no recovery")
+        return time.monotonic() - kill.at_s
+
+    def verdict(self, *, with_log: bool = False, examples: int = 10) -> Verdict:
+        """Return what the oracle says, in a process of its own that shares nothing with the scorers."""
+        answer, theirs = CONTEXT.Pipe(duplex=False)
+        oracle = CONTEXT.Process(
+            target=_judge, args=(theirs, self.settings.model_dump_json(), with_log, examples), daemon=True
+        )
+        oracle.start()
+        theirs.close()
+        assert answer.poll(_ORACLE_WITHIN_S), "the oracle does not answer"
+        verdict: Verdict = answer.recv()
+        oracle.join()
+        return verdict
+
+    def await_log(self, timeout_s: float = 60) -> Verdict:
+        """Wait until the audit log is complete; return the last verdict if it never is."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            verdict = self.verdict(with_log=True)
+            if verdict.holds or time.monotonic() > deadline_s:
+                return verdict
+            time.sleep(1)
+
+    def logs(self) -> str:
+        """Return the last lines of every process."""
+        return "\n".join(
+            f"--- {process.log.name} (exit {process.exit_code})\n{process.output()[-3000:]}"
+            for process in self.processes[-6:]
+        )
+
+
+def _now(holds: Callable[[], bool]) -> bool:
+    """Tell whether something holds; not if the broker, which may be away, cannot tell."""
+    try:
+        return holds()
+    except KafkaException:
+        return False
+
+
+def _judge(answer: Any, settings: str, with_log: bool, examples: int) -> None:  # noqa: FBT001 - travels as a tuple
+    from consumer.audit.verify import verify  # noqa: PLC0415 - only this process needs it
+
+    answer.send(verify(Settings.model_validate_json(settings), with_log=with_log, examples=examples))

@@ -1,0 +1,63 @@
+"""Scorers that are killed: anywhere, at every step of a transaction, and forced to abort."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.faults import wiring
+
+pytestmark = pytest.mark.faults
+
+
+def test_scorers_killed_at_random_instants(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
+    """Two scorers, one of them killed and started again 40 times while 100,000 events flow."""
+    service = deploy()
+    kills = 40
+    flowing = service.stream(100_000, seconds=45)
+    scorers = {instance: service.start("score", instance) for instance in "ab"}
+    random_source = random.Random(1)
+    service.await_progress()
+    for _ in range(kills):
+        time.sleep(random_source.uniform(0.05, 2))
+        instance = random_source.choice("ab")
+        scorers[instance].kill()
+        scorers[instance] = service.start("score", instance)
+    flowing.result()
+    service.await_decided()
+    holds("SIGKILL of scorers at random instants", f"{kills} kills", service.verdict())
+
+
+@pytest.mark.parametrize("point", wiring.POINTS)
+def test_a_scorer_killed_at_a_named_point(
+    deploy: Callable[..., Any], holds: Callable[..., None], point: str
+) -> None:
+    """Killed ten times at the same point; each run of it finds the stream as if nothing had been."""
+    service = deploy()
+    service.stream(20_000).result()
+    kills = 10
+    for i in range(kills):
+        killed = service.start("score", wire=wiring.dies(point, 1 + i % 3))
+        assert killed.wait(60) == -9, service.logs()
+    assert service.committed() != service.ends(), "it was killed too late to matter"
+    service.start("score")
+    service.await_decided()
+    holds(f"SIGKILL {point}", f"{kills} kills", service.verdict())
+
+
+def test_every_third_transaction_is_forced_to_abort(
+    deploy: Callable[..., Any], holds: Callable[..., None]
+) -> None:
+    """Aborted after its offsets were sent; readers see none of it, and the batch is tried again."""
+    service = deploy()
+    flowing = service.stream(100_000)
+    scorer = service.start("score", wire=wiring.Scorer(wiring.AbortingProducer))
+    flowing.result()
+    service.await_decided()
+    aborts = scorer.output().count("forced to abort")
+    assert aborts >= 60
+    holds("every third transaction aborted", f"{aborts} aborts", service.verdict())

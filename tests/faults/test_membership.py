@@ -1,0 +1,88 @@
+"""Who is in the group: suspended scorers, twins by mistake, and members that come and go."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.faults import wiring
+
+pytestmark = pytest.mark.faults
+
+_SUSPENDED_S = 22
+"""Beyond the session's timeout (6 s) and the transaction's, and the look that the broker takes every
+10 s for those that have timed out."""
+
+
+def test_suspended_scorer(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
+    """Suspended within a transaction until another has taken over; once awake it publishes nothing stale."""
+    service = deploy()
+    flowing = service.stream(100_000, seconds=60)
+    suspended = service.start("score", "a", wire=wiring.Scorer(wiring.SlowProducer))
+    service.await_progress()
+    service.start("score", "b")
+    service.await_that(lambda: bool(service.owned("b")), 60, "b gets no partitions")
+    rounds, recoveries_s = 2, []
+    for _ in range(rounds):
+        service.await_that(lambda: bool(service.owned("a")), 60, "a gets no partitions")
+        mine = service.owned("a")
+        suspended.send(signal.SIGSTOP)
+        recoveries_s.append(service.recovery_s(service.interruption(mine)))
+        time.sleep(max(_SUSPENDED_S - recoveries_s[-1], 0))
+        suspended.send(signal.SIGCONT)
+    flowing.result()
+    service.await_decided()
+    assert suspended.exit_code is None, service.logs()
+    holds(
+        "SIGSTOP beyond all timeouts, then SIGCONT",
+        f"{rounds} times {_SUSPENDED_S} s",
+        service.verdict(),
+        recoveries_s,
+    )
+
+
+def test_two_scorers_of_the_same_name(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
+    """One of them ends with 75 and says why; the other goes on."""
+    service = deploy()
+    flowing = service.stream(40_000, seconds=15)
+    times = 3
+    scorer = service.start("score", "twin")
+    for _ in range(times):
+        service.await_progress()
+        twins = [scorer, service.start("score", "twin")]
+        service.await_that(lambda: any(t.exit_code is not None for t in twins), 60, "no twin gives up")  # noqa: B023 - called at once
+        loser = next(twin for twin in twins if twin.exit_code is not None)
+        scorer = next(twin for twin in twins if twin is not loser)
+        assert loser.exit_code == 75, service.logs()
+        assert "another process" in loser.output().splitlines()[-1]
+    flowing.result()
+    service.await_decided()
+    assert scorer.exit_code is None, service.logs()
+    holds("two live scorers with one instance id", f"{times} twins", service.verdict())
+
+
+def test_members_come_and_go(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
+    """Every second or so somebody joins or leaves, half of them by SIGKILL."""
+    service = deploy()
+    flowing = service.stream(100_000, seconds=50)
+    service.start("score", "a")
+    service.await_progress()
+    changes, random_source = 36, random.Random(4)
+    running: dict[str, Any] = {}
+    for i in range(changes):
+        name = "bcd"[i % 3]
+        if name in running:
+            leaver = running.pop(name)
+            leaver.send(random_source.choice((signal.SIGTERM, signal.SIGKILL)))
+            leaver.wait(30)
+        else:
+            running[name] = service.start("score", name)
+        time.sleep(random_source.uniform(0.5, 2))
+    flowing.result()
+    service.await_decided()
+    holds("members joining and leaving", f"{changes} changes", service.verdict())

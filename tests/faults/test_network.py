@@ -1,0 +1,106 @@
+"""The way between scorer and broker: cut, silent, slow, and delivering late what was given up long ago."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.faults import wiring
+from tests.faults.proxy import END_TXN, TXN_OFFSET_COMMIT
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def proxy(broker: Any) -> Iterator[Any]:
+    """The proxy that the scorers go through; faultless again afterwards."""
+    yield broker.proxy
+    broker.proxy.pass_on()
+    broker.proxy.delay_ms = 0.0
+
+
+def test_connections_cut(
+    broker: Any, proxy: Any, deploy: Callable[..., Any], holds: Callable[..., None]
+) -> None:
+    """Every connection is reset 40 times, anywhere in the loop."""
+    service = deploy(scorer_servers=broker.proxied)
+    flowing = service.stream(100_000, seconds=25)
+    service.start("score")
+    service.await_progress()
+    cuts, random_source = 40, random.Random(2)
+    for _ in range(cuts):
+        time.sleep(random_source.uniform(0.1, 1))
+        proxy.cut()
+    flowing.result()
+    service.await_decided()
+    holds("TCP connections reset", f"{cuts} resets", service.verdict())
+
+
+@pytest.mark.parametrize(
+    ("fault", "swallowed"),
+    [("black hole", {}), ("half-open: answers are lost", {"requests": False})],
+)
+def test_silence(
+    broker: Any,
+    proxy: Any,
+    deploy: Callable[..., Any],
+    holds: Callable[..., None],
+    fault: str,
+    swallowed: dict[str, bool],
+) -> None:
+    """Frames vanish for less than a request's timeout and for more than a transaction's."""
+    service = deploy(scorer_servers=broker.proxied)
+    flowing = service.stream(40_000, seconds=30)
+    service.start("score")
+    service.await_progress()
+    silences_s = (1, 3, 13)
+    recoveries_s = []
+    for seconds in silences_s:
+        proxy.swallow(**swallowed)
+        time.sleep(seconds)
+        proxy.pass_on()
+        recoveries_s.append(service.recovery_s(service.interruption()))
+        time.sleep(1)
+    flowing.result()
+    service.await_decided()
+    spans = ", ".join(f"{seconds} s" for seconds in silences_s)
+    holds(fault, f"{len(silences_s)} ({spans})", service.verdict(), recoveries_s)
+
+
+def test_delay(broker: Any, proxy: Any, deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
+    """A round trip of 200 ms: slower, not wrong."""
+    proxy.delay_ms = 100.0
+    service = deploy(scorer_servers=broker.proxied, max_events=2_000)
+    service.stream(20_000).result()
+    service.start("score")
+    service.await_decided()
+    holds("every frame delayed by 100 ms", "all", service.verdict())
+
+
+@pytest.mark.parametrize(("name", "api_key"), [("EndTxn", END_TXN), ("TxnOffsetCommit", TXN_OFFSET_COMMIT)])
+def test_late_request(
+    broker: Any,
+    proxy: Any,
+    deploy: Callable[..., Any],
+    holds: Callable[..., None],
+    name: str,
+    api_key: int,
+) -> None:
+    """A request that was held back and sent anew arrives after all, within the next transaction."""
+    service = deploy(scorer_servers=broker.proxied)
+    service.stream(20_000).result()
+    service.start("score", wire=wiring.Scorer(wiring.SlowProducer))
+    service.await_progress()
+    times, random_source = 10, random.Random(3)
+    for _ in range(times):
+        proxy.hold(api_key)
+        assert proxy.wait_until_held(30), service.logs()
+        service.await_progress()
+        time.sleep(random_source.uniform(0, wiring.SlowProducer.OPEN_S))
+        proxy.release()
+    service.await_decided()
+    holds(f"late {name} in the next transaction", f"{times} held", service.verdict())

@@ -1,0 +1,87 @@
+"""How long it takes from SIGKILL to the first new commit, with the default settings and real starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """A function that starts a scorer as an operator would, interpreter and all."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def scorer(service: Any, instance: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | service.environment(instance)
+        with (service.folder / f"fresh-{instance}.log").open("ab") as log:
+            command = [sys.executable, "-m", "consumer", "score"]
+            started.append(
+                subprocess.Popen(  # noqa: S603 - every word is ours
+                    command, env=environment, cwd=request.config.rootpath, stdout=log, stderr=log
+                )
+            )
+        return started[-1]
+
+    yield scorer
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_restart_of_the_same_instance(
+    deploy: Callable[..., Any], holds: Callable[..., None], start: Callable[..., Any]
+) -> None:
+    """A supervisor starts a killed scorer again at once: commits within 3 s."""
+    service = deploy()
+    flowing = service.stream(20_000, seconds=30)
+    kills, recoveries_s = 5, []
+    scorer = start(service, "a")
+    service.await_progress()
+    for _ in range(kills):
+        time.sleep(0.5)
+        scorer.kill()
+        scorer.wait()
+        interruption = service.interruption()
+        scorer = start(service, "a")
+        recoveries_s.append(service.recovery_s(interruption))
+    flowing.result()
+    service.await_decided()
+    holds("recovery: the same instance restarted", f"{kills} kills", service.verdict(), recoveries_s)
+    assert sorted(recoveries_s)[kills // 2] <= 3 * _patience()
+
+
+def test_another_instance_takes_over(
+    deploy: Callable[..., Any], holds: Callable[..., None], start: Callable[..., Any]
+) -> None:
+    """Nobody restarts the killed scorer: another one has its partitions, and commits, within 10 s."""
+    service = deploy()
+    flowing = service.stream(40_000, seconds=60)
+    start(service, "a")
+    service.await_progress()
+    kills, recoveries_s = 3, []
+    for i in range(kills):
+        victim = f"b{i}"
+        process = start(service, victim)
+        service.await_that(lambda: bool(service.owned(victim)), 60, "it gets no partitions")  # noqa: B023 - called at once
+        time.sleep(1)
+        orphaned = service.owned(victim)
+        process.kill()
+        process.wait()
+        recoveries_s.append(service.recovery_s(service.interruption(orphaned)))
+    flowing.result()
+    service.await_decided()
+    holds("recovery: another instance takes over", f"{kills} kills", service.verdict(), recoveries_s)
+    assert sorted(recoveries_s)[kills // 2] <= 10 * _patience()
+
+
+def _patience() -> float:
+    """Return 1 on a machine that has nothing else to do; a limit in seconds says nothing on others."""
+    return max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)

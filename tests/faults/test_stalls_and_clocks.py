@@ -1,0 +1,37 @@
+"""A call that never returns, and a wall clock that jumps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.faults import wiring
+
+pytestmark = pytest.mark.faults
+
+
+def test_call_that_never_returns(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
+    """The watchdog ends the process with 75, says where it hung, and a restart goes on."""
+    service = deploy()
+    service.stream(20_000).result()
+    times = 3
+    for _ in range(times):
+        stuck = service.start("score", wire=wiring.stuck)
+        assert stuck.wait(60) == 75, service.logs()
+        assert "ending the process" in stuck.output()
+        assert "send_offsets_to_transaction" in stuck.output()
+    service.start("score")
+    service.await_decided()
+    holds("a call that never returns (watchdog)", f"{times} times", service.verdict())
+
+
+def test_clock_stepped(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
+    """The scorer's wall clock jumps an hour ahead and back every second."""
+    service = deploy()
+    flowing = service.stream(20_000, seconds=10)
+    service.start("score", wire=wiring.SteppingClock(every_s=1, step_s=3600))
+    flowing.result()
+    service.await_decided()
+    holds("wall clock of the scorer stepped by ±1 h (injected)", "every second", service.verdict())

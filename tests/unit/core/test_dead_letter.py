@@ -1,0 +1,294 @@
+"""Dead letters: the JSON and headers of the contract, the original bytes, and always small enough."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.core.batch import Code, Headers, Rejection
+from consumer.core.dead_letter import DeadLetter, dead_letters, message
+from tests.builders import TOPIC, event, good, raw_batch
+
+PROBLEM = {
+    "type": "greater_than_equal",
+    "loc": ["event", "minutes_watched"],
+    "msg": "Input should be greater than or equal to 0",
+}
+OWN_HEADERS = [
+    "__dlq.errors.topic",
+    "__dlq.errors.partition",
+    "__dlq.errors.offset",
+    "__dlq.errors.group",
+    "__dlq.errors.message",
+    "dlq.error.code",
+    "dlq.error.status",
+]
+
+
+def _letter(
+    rejection: Rejection | None = None,
+    *,
+    value: bytes | None = b"original",
+    key: bytes | None = b"s-1",
+    headers: Headers | None = None,
+    timestamp_ms: int = 1_700_000_000_500,
+    max_bytes: int = 1_000_000,
+) -> DeadLetter:
+    raw = raw_batch(
+        [b"other", value],
+        keys=[b"k", key],
+        headers=[[], headers or []],
+        partitions=[0, 4],
+        first_offset=41,
+        timestamp_ms=timestamp_ms,
+    )
+    (letter,) = dead_letters(
+        [rejection or Rejection(1, Code.FIELD_INVALID, [PROBLEM], event(minutes_watched=-1.0))],
+        raw,
+        group="purchase-stream",
+        rejected_at_ms=1_700_000_001_234,
+        max_bytes=max_bytes,
+    )
+    return letter
+
+
+def _wire_bytes(letter: DeadLetter) -> int:
+    """Return what a record batch with this one record takes (Kafka protocol, magic 2)."""
+
+    def varint(value: int) -> int:
+        return max(1, -(-(2 * value).bit_length() // 7))
+
+    fields = [
+        letter.key or b"",
+        letter.value,
+        *(part for n, v in letter.headers for part in (n.encode(), v or b"")),
+    ]
+    record = 3 + varint(len(letter.headers)) + sum(varint(len(field)) + len(field) for field in fields)
+    return 61 + varint(record) + record
+
+
+def test_the_value_is_the_json_of_the_contract() -> None:
+    """Keys, order and types."""
+    letter = _letter()
+    assert orjson.loads(letter.value) == {
+        "status": 422,
+        "code": "field_invalid",
+        "detail": [PROBLEM],
+        "rejected_at": "2023-11-14T22:13:21.234Z",
+        "source": {
+            "topic": TOPIC,
+            "partition": 4,
+            "offset": 42,
+            "timestamp": 1_700_000_000_500,
+            "key": "s-1",
+        },
+        "event": event(minutes_watched=-1.0),
+        "raw": base64.b64encode(b"original").decode(),
+        "raw_truncated": False,
+        "raw_sha256": hashlib.sha256(b"original").hexdigest(),
+    }
+    assert list(orjson.loads(letter.value)) == [
+        *("status", "code", "detail", "rejected_at", "source", "event", "raw", "raw_truncated", "raw_sha256")
+    ]
+    assert (letter.row, letter.key) == (1, b"s-1")
+
+
+def test_our_headers_stand_after_the_original_ones() -> None:
+    """Original headers as they came, repeated names and null values included; ours are text."""
+    original: Headers = [("trace", b"\xff\x00"), ("trace", None), ("dlq.error.code", b"forged"), ("", b"")]
+    letter = _letter(headers=original)
+    assert letter.headers == [
+        *original,
+        ("__dlq.errors.topic", TOPIC.encode()),
+        ("__dlq.errors.partition", b"4"),
+        ("__dlq.errors.offset", b"42"),
+        ("__dlq.errors.group", b"purchase-stream"),
+        ("__dlq.errors.message", b"minutes_watched: Input should be greater than or equal to 0"),
+        ("dlq.error.code", b"field_invalid"),
+        ("dlq.error.status", b"422"),
+    ]
+
+
+@pytest.mark.parametrize("code", Code)
+def test_a_status_tells_whose_fault_it_was(code: Code) -> None:
+    """500 where it was ours, 422 for the rest."""
+    body = orjson.loads(_letter(Rejection(1, code, "why")).value)
+    ours = {"model_failed", "publish_refused"}
+    assert (body["code"], body["status"], body["detail"]) == (code.value, 500 if code in ours else 422, "why")
+
+
+def test_a_tombstone_has_no_raw_value() -> None:
+    """There are no bytes to keep."""
+    body = orjson.loads(_letter(Rejection(1, Code.TOMBSTONE, "none"), value=None).value)
+    assert (body["raw"], body["raw_truncated"], body["raw_sha256"], body["event"]) == (
+        None,
+        False,
+        None,
+        None,
+    )
+
+
+def test_an_empty_value_is_not_a_tombstone() -> None:
+    """Its raw is the empty text."""
+    body = orjson.loads(_letter(value=b"").value)
+    assert (body["raw"], body["raw_truncated"]) == ("", False)
+    assert body["raw_sha256"] == hashlib.sha256(b"").hexdigest()
+
+
+def test_a_record_without_timestamp_says_null() -> None:
+    """Kafka's -1 is no time."""
+    assert orjson.loads(_letter(timestamp_ms=-1).value)["source"]["timestamp"] is None
+    assert orjson.loads(_letter(timestamp_ms=0).value)["source"]["timestamp"] == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        (None, None),
+        (b"", ""),
+        ("é".encode(), "é"),
+        (b"a\xff\xfe", "a\\xff\\xfe"),
+        (b"\xed\xa0\x80", "\\xed\\xa0\\x80"),
+    ],
+)
+def test_a_key_is_shown_as_text_and_kept_as_bytes(key: bytes | None, shown: str | None) -> None:
+    """Bytes that are no UTF-8 are escaped in the JSON; the record's own key is untouched."""
+    letter = _letter(key=key)
+    assert letter.key == key
+    assert orjson.loads(letter.value)["source"]["key"] == shown
+
+
+@pytest.mark.parametrize(("number", "text"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
+def test_numbers_that_json_lacks_are_text(number: float, text: str) -> None:
+    """A null would hide what was wrong."""
+    letter = _letter(Rejection(1, Code.FIELD_INVALID, [PROBLEM], event(minutes_watched=number)))
+    assert orjson.loads(letter.value)["event"]["minutes_watched"] == text
+
+
+def test_the_widest_numbers_and_texts_survive_json() -> None:
+    """64-bit counts are not rounded, control characters not lost."""
+    fields = event(days_on_platform=2**63 - 1, courses_started=-(2**63), event_id='\x00"\n\u2028\x1b[2J')
+    letter = _letter(Rejection(1, Code.FIELD_INVALID, [PROBLEM], fields))
+    assert orjson.loads(letter.value)["event"] == fields
+    assert b"\n" not in letter.value
+    assert b"\x1b" not in letter.value
+
+
+def test_a_detail_is_said_in_one_line() -> None:
+    """The header has room for a sentence."""
+    other = PROBLEM | {"loc": ["event", "courses_started"]}
+    said = "Input should be greater than or equal to 0"
+    assert message([PROBLEM, other]) == f"minutes_watched: {said}; courses_started: {said}"
+    assert message("as it is") == "as it is"
+
+
+ALL_BROKEN = [PROBLEM | {"loc": ["event", name]} for name in event()]
+REJECTIONS = st.sampled_from(
+    [
+        Rejection(1, Code.FIELD_INVALID, ALL_BROKEN, event(event_id="x" * 3000)),
+        Rejection(1, Code.UNDECODABLE, "Not a record of " + "x" * 2000),
+        Rejection(1, Code.UNDECODABLE, '"€' * 300),
+        Rejection(1, Code.RULE_VIOLATED, "short", event()),
+    ]
+)
+_SIZES = st.integers(0, 20) | st.integers(0, 5000)
+_BYTES = st.builds(lambda n, byte: byte * n, _SIZES, st.sampled_from([b"a", b"\xff", b"\x00"]))
+
+
+@given(
+    rejection=REJECTIONS,
+    value=st.none() | _BYTES,
+    key=st.none() | _BYTES,
+    headers=st.lists(st.tuples(st.sampled_from(["h", "é" * 60]), st.none() | _BYTES), max_size=4),
+    max_bytes=st.integers(700, 12_000),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_dead_letter_always_fits_and_says_what_it_left_out(
+    rejection: Rejection, value: bytes | None, key: bytes | None, headers: Headers, max_bytes: int
+) -> None:
+    """Whatever is large, the record is not larger than its topic takes, and raw is an honest beginning."""
+    letter = _letter(rejection, value=value, key=key, headers=headers, max_bytes=max_bytes)
+    assert _wire_bytes(letter) <= max_bytes
+    body = orjson.loads(letter.value)
+    kept = None if body["raw"] is None else base64.b64decode(body["raw"])
+    if value is None:
+        assert (kept, body["raw_truncated"], body["raw_sha256"]) == (None, False, None)
+    else:
+        assert kept is not None
+        assert value.startswith(kept)
+        assert body["raw_truncated"] == (kept != value)
+        assert body["raw_sha256"] == hashlib.sha256(value).hexdigest()
+    assert letter.key in (key, None)
+    assert (body["source"]["key"] is None) == (letter.key is None)
+    assert [name for name, _ in letter.headers][-2:] == OWN_HEADERS[-2:]
+    assert body["code"] == rejection.code
+
+
+def _what_is_left(letter: DeadLetter) -> tuple[bool, bool, bool, bool]:
+    body: dict[str, Any] = orjson.loads(letter.value)
+    return (
+        body["event"] is not None,
+        not body["raw_truncated"],
+        letter.headers[0][0] == "mine",
+        letter.key is not None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("value_bytes", "header_bytes", "key_bytes", "left"),
+    [
+        (100, 100, 100, (True, True, True, True)),
+        (3000, 100, 100, (False, False, True, True)),
+        (100, 4000, 100, (False, True, False, True)),
+        (100, 100, 4000, (False, True, False, False)),
+        (4000, 4000, 4000, (False, False, False, False)),
+    ],
+)
+def test_what_is_dropped_first_is_what_matters_least(
+    value_bytes: int, header_bytes: int, key_bytes: int, left: tuple[bool, bool, bool, bool]
+) -> None:
+    """Fields and the end of raw, then original headers, then the key."""
+    letter = _letter(
+        value=b"v" * value_bytes,
+        headers=[("mine", b"h" * header_bytes)],
+        key=b"k" * key_bytes,
+        max_bytes=3500,
+    )
+    assert _what_is_left(letter) == left
+
+
+def test_a_truncated_value_uses_the_room_there_is() -> None:
+    """As much of the original is kept as fits, but for a few bytes."""
+    letter = _letter(value=bytes(100_000), max_bytes=50_000)
+    assert 49_800 < _wire_bytes(letter) <= 50_000
+
+
+def test_a_key_that_is_too_large_costs_none_of_our_headers() -> None:
+    """They and the full detail go only where nothing else is left to drop."""
+    letter = _letter(key=b"k" * 4000, max_bytes=3500)
+    assert [name for name, _ in letter.headers] == OWN_HEADERS
+    assert orjson.loads(letter.value)["detail"] == [PROBLEM]
+
+
+def test_a_value_that_only_just_fits_costs_neither_headers_nor_key() -> None:
+    """At every size around the value's own: the room is reckoned to the byte."""
+    for max_bytes in range(1500, 2500):
+        letter = _letter(value=bytes(1000), headers=[("mine", b"h")], max_bytes=max_bytes)
+        assert letter.headers[0] == ("mine", b"h")
+        assert letter.key == b"s-1"
+
+
+def test_letters_come_in_the_order_of_their_rejections() -> None:
+    """One letter each, for the row it speaks of."""
+    raw = raw_batch([good(), b"x", None], keys=[b"a", b"b", b"c"])
+    rejections = [Rejection(1, Code.UNKNOWN_FRAMING, "f"), Rejection(2, Code.TOMBSTONE, "t")]
+    letters = dead_letters(rejections, raw, group="g", rejected_at_ms=0, max_bytes=10_000)
+    assert [(letter.row, letter.key) for letter in letters] == [(1, b"b"), (2, b"c")]
+    assert orjson.loads(letters[0].value)["rejected_at"] == "1970-01-01T00:00:00.000Z"

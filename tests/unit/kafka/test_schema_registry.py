@@ -1,0 +1,173 @@
+"""The registry's client against a registry of the test's own, over HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any
+
+import fastavro
+import pytest
+
+from consumer.core.batch import Code
+from consumer.core.decode import Decoder
+from consumer.errors import StartupError, Unavailable
+from consumer.kafka.schema_registry import UNKNOWN_FOR_S, RegistrySchemas
+from schemas.framing import confluent_header
+from schemas.repository import engagement_event, purchase_prediction
+
+OLDER: dict[str, Any] = {
+    "type": "record",
+    "name": "purchase_stream.EngagementEvent",
+    "fields": [
+        {"name": "event_id", "type": "string"},
+        {"name": "student_id", "type": "string"},
+        {"name": "occurred_at", "type": "long"},
+        {"name": "student_country", "type": "string"},
+        {"name": "days_on_platform", "type": "int"},
+        {"name": "minutes_watched", "type": "float"},
+        {"name": "courses_started", "type": "int"},
+        {"name": "practice_exams_started", "type": "int"},
+        {"name": "practice_exams_passed", "type": "int"},
+        {"name": "minutes_spent_on_exams", "type": "float"},
+        {"name": "campus", "type": ["null", "string"], "default": None},
+    ],
+}
+EVENT: dict[str, Any] = {
+    "event_id": "e",
+    "student_id": "s",
+    "occurred_at": 5,
+    "student_country": "NA",
+    "days_on_platform": 1,
+    "minutes_watched": 2.5,
+    "courses_started": 1,
+    "practice_exams_started": 0,
+    "practice_exams_passed": 0,
+    "minutes_spent_on_exams": 0.0,
+    "campus": "north",
+}
+
+
+class Registry:
+    """What the stub answers with, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.schemas: dict[int, dict[str, str]] = {7: {"schema": json.dumps(OLDER)}}
+        self.failing = False
+        self.registered: list[tuple[str, Any]] = []
+        self.asked = 0
+        self.url = ""
+
+    def answer(self, path: str) -> tuple[int, dict[str, Any]]:
+        """Answer a look-up."""
+        self.asked += 1
+        schema_id = int(path.split("?", maxsplit=1)[0].rsplit("/", 1)[1])
+        if self.failing:
+            return 500, {"error_code": 50001, "message": "down"}
+        if schema_id in self.schemas:
+            return 200, self.schemas[schema_id]
+        return 404, {"error_code": 40403, "message": "Schema not found"}
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    """A registry on a free port."""
+    state = Registry()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(*state.answer(self.path))
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            state.registered.append((self.path, json.loads(body["schema"])))
+            self._send(200, {"id": 42})
+
+        def _send(self, status: int, body: dict[str, Any]) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield state
+    server.shutdown()
+    server.server_close()
+
+
+def framed(schema_id: int) -> bytes:
+    """Return the event in Confluent framing, written with the older schema."""
+    out = BytesIO()
+    fastavro.schemaless_writer(out, OLDER, EVENT)
+    return confluent_header(schema_id) + out.getvalue()
+
+
+def test_an_event_in_confluent_framing_is_read_with_its_writers_schema(registry: Registry) -> None:
+    """Int becomes long, float becomes double, a field that we do not know is skipped."""
+    decoder = Decoder(engagement_event(), RegistrySchemas(registry.url, {}))
+    events, rejections = decoder.decode([framed(7), framed(7)])
+    assert rejections == []
+    assert events.event(1) == {name: value for name, value in EVENT.items() if name != "campus"}
+    assert registry.asked == 1
+
+
+def test_an_id_that_the_registry_does_not_have_is_asked_for_once_a_minute(registry: Registry) -> None:
+    """It is unknown_schema, remembered, and found once it is there."""
+    now_s = 0.0
+    writers = RegistrySchemas(registry.url, {}, monotonic_s=lambda: now_s)
+    decoder = Decoder(engagement_event(), writers)
+    for _ in range(3):
+        _, (rejection,) = decoder.decode([framed(8)])
+        assert rejection.code is Code.UNKNOWN_SCHEMA
+    assert registry.asked == 1
+    registry.schemas[8] = registry.schemas[7]
+    now_s = UNKNOWN_FOR_S + 1
+    assert decoder.decode([framed(8)])[1] == []
+
+
+def test_a_schema_that_is_no_avro_record_is_unknown(registry: Registry) -> None:
+    """Protobuf, a bare string schema, and one that would exhaust the reader."""
+    registry.schemas |= {
+        1: {"schema": "syntax = 'proto3';", "schemaType": "PROTOBUF"},
+        2: {"schema": '"string"'},
+        3: {"schema": json.dumps({"type": "record", "name": "R", "fields": [{"name": "r", "type": "R"}]})},
+    }
+    writers = RegistrySchemas(registry.url, {})
+    assert [writers.by_id(n) for n in (1, 2, 3)] == [None, None, None]
+
+
+def test_an_outage_of_the_registry_is_no_ones_fault(registry: Registry) -> None:
+    """It fails the batch as a whole; what was looked up before goes on working."""
+    writers = RegistrySchemas(registry.url, {"max.retries": 0})
+    decoder = Decoder(engagement_event(), writers)
+    decoder.decode([framed(7)])
+    registry.failing = True
+    assert decoder.decode([framed(7)])[1] == []
+    with pytest.raises(Unavailable, match="schema registry") as caught:
+        decoder.decode([framed(7), framed(9)])
+    assert caught.value.condition == "schema_registry"
+
+
+def test_our_schema_is_registered_under_the_topic(registry: Registry) -> None:
+    """Docs and logical types included, and it is still the same schema."""
+    assert RegistrySchemas(registry.url, {}).register("predictions", purchase_prediction()) == 42
+    ((path, definition),) = registry.registered
+    assert "/subjects/predictions-value/versions" in path
+    assert type(purchase_prediction()).parse(definition).fingerprint == purchase_prediction().fingerprint
+    assert all("doc" in field for field in definition["fields"])
+
+
+def test_a_url_that_is_none_is_a_wrong_setting() -> None:
+    """Said at the start, not with the first event."""
+    with pytest.raises(StartupError, match="schema_registry"):
+        RegistrySchemas("nowhere", {})

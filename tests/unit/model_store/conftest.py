@@ -1,0 +1,42 @@
+"""Students, a model trained on them, and a store that holds it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from model_store.store import ModelStore
+from model_store.synthetic import generate_students
+from model_store.training import TrainedModel, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from model_store.training_data import TrainingTable
+
+
+@pytest.fixture(scope="session")
+def students() -> TrainingTable:
+    """Four thousand generated students."""
+    return generate_students(4000, seed=7)
+
+
+@pytest.fixture(scope="session")
+def trained(students: TrainingTable) -> TrainedModel:
+    """A model trained on them."""
+    return train(students)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    """An empty store."""
+    return ModelStore(tmp_path / "models", "purchase")
+
+
+@pytest.fixture
+def champion(store: ModelStore, trained: TrainedModel) -> str:
+    """The id of a version in the store that is its champion."""
+    version = store.add(trained)
+    store.promote(version, reason="first", actor="test")
+    return version

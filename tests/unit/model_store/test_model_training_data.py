@@ -1,0 +1,103 @@
+"""Reading training data: what is accepted, and how precisely the rest is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from model_store.countries import UNKNOWN_COUNTRY, country_code
+from model_store.errors import TrainingDataError
+from model_store.training_data import TrainingTable, read_training_csv
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_HEADER = (
+    "student_country,days_on_platform,minutes_watched,courses_started,"
+    "practice_exams_started,practice_exams_passed,minutes_spent_on_exams,purchased"
+)
+_GOOD = "IN,12,3.5,1,2,1,9.25,0"
+
+
+def _read(folder: Path, *lines: str, prefix: bytes = b"") -> TrainingTable:
+    path = folder / "students.csv"
+    path.write_bytes(prefix + "\n".join(lines).encode() + b"\n")
+    return read_training_csv(path)
+
+
+def test_rows_become_columns(tmp_path: Path) -> None:
+    """Inputs come in their order as contiguous columns, with the label and the file's digest."""
+    table = _read(tmp_path, _HEADER, _GOOD, "NA,0,0.1,1,0,0,0,1")
+    assert table.inputs.tolist() == [
+        [country_code("IN"), 12, 3.5, 1, 2, 1, 9.25],
+        [country_code("Namibia"), 0, 0.1, 1, 0, 0, 0],
+    ]
+    assert table.inputs.flags.f_contiguous
+    assert table.inputs.dtype == np.float64
+    assert table.purchased.tolist() == [0, 1]
+    assert (table.rows, table.positives, table.countries) == (2, 1, ["IN", "NA"])
+    assert table.sha256 == hashlib.sha256((tmp_path / "students.csv").read_bytes()).hexdigest()
+
+
+def test_columns_are_found_by_name(tmp_path: Path) -> None:
+    """Order does not matter, other columns are ignored, and a byte order mark is tolerated."""
+    header = ",".join(["note", *reversed(_HEADER.split(","))])
+    row = ",".join(['"a, b"', *reversed(_GOOD.split(","))])
+    table = _read(tmp_path, header, row, "", prefix=b"\xef\xbb\xbf")
+    assert table.inputs[0].tolist() == [country_code("IN"), 12, 3.5, 1, 2, 1, 9.25]
+
+
+def test_unknown_country_is_accepted(tmp_path: Path) -> None:
+    """A country that nobody knows is data, scored as unknown."""
+    assert _read(tmp_path, _HEADER, _GOOD.replace("IN", "Atlantis")).inputs[0, 0] == UNKNOWN_COUNTRY
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("IN,-1,3.5,1,2,1,9,0", "line 3, column days_on_platform: -1 must be finite and at least 0"),
+        ("IN,1,inf,1,2,1,9,0", "line 3, column minutes_watched: inf must be finite and at least 0"),
+        ("IN,1,nan,1,2,1,9,0", "line 3, column minutes_watched: nan must be finite and at least 0"),
+        ("IN,1,,1,2,1,9,0", "line 3, column minutes_watched: '' is not a number"),
+        ("IN,1.5,3,1,2,1,9,0", "line 3, column days_on_platform: 1.5 must be a whole number"),
+        ("IN,1,3,99999999999999999999,2,1,9,0", "line 3, column courses_started: .* below 2"),
+        ("IN,1,3,1,2,3,9,0", "line 3: practice_exams_passed cannot exceed practice_exams_started."),
+        ("IN,1,3,1,2,1,9,maybe", "line 3, column purchased: 'maybe' is neither 0 nor 1"),
+        ("I,1,3,1,2,1,9,0", "line 3, column student_country: 'I' must have 2 to 64 characters"),
+        ("IN,1,3", "line 3: 3 columns, fewer than the header"),
+        ('IN,"1,3', "line 3: "),
+    ],
+)
+def test_unusable_value_is_named_by_line_and_column(tmp_path: Path, row: str, complaint: str) -> None:
+    """The message says where the fault is and what would be right, on one line."""
+    with pytest.raises(TrainingDataError, match=complaint) as caught:
+        _read(tmp_path, _HEADER, _GOOD, row)
+    assert "students.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        (["student_country,purchased"], "line 1: column days_on_platform, minutes_watched, .* is missing"),
+        ([_HEADER + ",purchased", _GOOD + ",0"], "line 1: column purchased stands there twice"),
+        ([_HEADER], "has no rows"),
+        ([], "is missing"),
+    ],
+)
+def test_unusable_file_is_refused(tmp_path: Path, lines: list[str], complaint: str) -> None:
+    """A file without the columns, or without rows, is refused by name."""
+    with pytest.raises(TrainingDataError, match=complaint):
+        _read(tmp_path, *lines)
+
+
+def test_missing_and_undecodable_files_are_refused(tmp_path: Path) -> None:
+    """A file that is not there, or no UTF-8, is one line of complaint."""
+    with pytest.raises(TrainingDataError, match="cannot be read: No such file"):
+        read_training_csv(tmp_path / "nowhere.csv")
+    (tmp_path / "latin.csv").write_bytes(b"student_country\nC\xf4te\n")
+    with pytest.raises(TrainingDataError, match="not UTF-8 at byte"):
+        read_training_csv(tmp_path / "latin.csv")

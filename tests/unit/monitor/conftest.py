@@ -1,0 +1,92 @@
+"""Students, a model in a store and predictions about them, for the tests of drift."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastavro import schemaless_writer
+
+from consumer.core.batch import EventBatch
+from consumer.core.decode import Decoder
+from model_store.inputs import INPUT_NAMES, INTEGER_INPUTS
+from model_store.linear import scorer_of
+from model_store.store import ModelStore
+from model_store.synthetic import generate_students
+from model_store.training import TrainedModel, train
+from schemas.bundled import BundledSchemas
+from schemas.framing import single_object_header
+from schemas.repository import purchase_prediction
+
+
+@dataclass
+class Trained:
+    """A model, the store that it is the champion of, and students whom it has not seen."""
+
+    model: TrainedModel
+    store: ModelStore
+    version: str
+    students: np.ndarray
+    countries: list[str]
+    probabilities: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A model trained on generated students."""
+    model = train(generate_students(6000, seed=1))
+    store = ModelStore(tmp_path_factory.mktemp("drift-models"), "purchase")
+    version = store.add(model)
+    store.promote(version)
+    others = generate_students(20_000, seed=2)
+    probabilities = scorer_of(model.pipeline).predict_probability(others.inputs)
+    return Trained(model, store, version, others.inputs, list(others.countries), probabilities)
+
+
+Predict = Callable[..., EventBatch]
+
+
+@pytest.fixture(scope="session")
+def predict(trained: Trained) -> Predict:
+    """A function that returns decoded predictions about some of the students."""
+    header = single_object_header(purchase_prediction().fingerprint)
+    decoder = Decoder(purchase_prediction(), BundledSchemas())
+
+    def made(rows: range, *, version: str | None = None, scored_at_ms: int = 0) -> EventBatch:
+        values = []
+        for i in rows:
+            features: dict[str, Any] = {
+                name: int(x) if name in INTEGER_INPUTS else float(x)
+                for name, x in zip(INPUT_NAMES, trained.students[i], strict=True)
+            }
+            features["student_country"] = trained.countries[i]
+            out = io.BytesIO()
+            record = {
+                "event_id": f"event-{i}",
+                "student_id": f"student-{i}",
+                "predicted_purchase_probability": float(trained.probabilities[i]),
+                "predicted_purchase": int(trained.probabilities[i] >= trained.model.threshold.value),
+                "threshold": trained.model.threshold.value,
+                "model_version": version or trained.version,
+                "occurred_at": 0,
+                "scored_at": scored_at_ms,
+                "source_partition": 0,
+                "source_offset": i,
+                "features": features,
+            }
+            schemaless_writer(out, purchase_prediction().parsed, record)
+            values.append(header + out.getvalue())
+        return decoder.decode(values)[0]
+
+    return made
+
+
+@pytest.fixture
+def empty_store(tmp_path: Path) -> ModelStore:
+    """A store that has nothing."""
+    return ModelStore(tmp_path / "models", "purchase")

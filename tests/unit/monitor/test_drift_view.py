@@ -1,0 +1,201 @@
+"""Drift over batches: which model it is compared with, and what survives a restart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from consumer.monitor.announcer import Announced
+from consumer.monitor.baselines import Baselines
+from consumer.monitor.drift import Drift, governing_version
+from consumer.monitor.drift_sample import Countries, columns_of, student_hashes, versions_of
+from consumer.monitor.drift_verdict import Status
+from consumer.monitor.drift_window import SERIES
+from consumer.monitor.outcomes import OutcomeJoin
+from consumer.monitor.state import SavedState, read_state, write_state
+from consumer.monitor.trigger import Recommendation
+from consumer.settings import DriftSettings, OutcomeSettings
+from model_store.countries import country_code
+from model_store.errors import ModelStoreError
+from model_store.inputs import INPUT_NAMES
+
+
+def drift_of(store: Any, **settings: Any) -> Drift:
+    """Return drift that has looked at its champion."""
+    drift = Drift(Baselines(store), country_code, DriftSettings(**settings))
+    drift.look_at_champion()
+    return drift
+
+
+def add(drift: Drift, *batches: Any, counted: bool = True) -> None:
+    """Take in batches."""
+    for batch in batches:
+        drift.add(batch, student_hashes(batch), versions_of(batch), counted=counted)
+
+
+@pytest.mark.parametrize(
+    ("present", "current", "champion", "expected"),
+    [
+        (["v1"], None, None, "v1"),
+        (["v1"], None, "v1", "v1"),
+        (["v1", "v2"], "v1", "v2", "v2"),
+        (["v2", "v1"], "v1", "v2", "v2"),
+        (["v2"], "v1", "v1", "v1"),
+        (["v3"], "v1", "v2", "v3"),
+        ([], "v1", "v1", "v1"),
+    ],
+)
+def test_the_champion_governs_once_it_predicts(
+    present: list[str], current: str | None, champion: str | None, expected: str
+) -> None:
+    """Stragglers and challengers do not count beside the champion; without one the latest does."""
+    assert governing_version(present, current, champion) == expected
+
+
+def test_columns_are_what_was_predicted_on(trained: Any, predict: Any) -> None:
+    """Inputs, the country's number included, are the ones that the model was given."""
+    columns = columns_of(predict(range(300)), Countries(country_code))
+    for j, name in enumerate(INPUT_NAMES):
+        assert np.array_equal(columns[name], trained.students[:300, j])
+    assert np.array_equal(columns["score"], trained.probabilities[:300])
+
+
+def test_a_flood_of_countries_is_looked_up_rightly_in_bounded_memory() -> None:
+    """More spellings than are remembered still get their numbers."""
+    countries = Countries(int)
+    for begin in (0, 3000, 6000):
+        texts = [str(n).encode() for n in range(begin, begin + 3000)]
+        ends = np.cumsum([len(text) for text in texts])
+        begins = ends - [len(text) for text in texts]
+        numbers = countries.numbers(b"".join(texts), begins, ends)
+        assert numbers.tolist() == list(range(begin, begin + 3000))
+    assert len(countries._hashes) <= 4096
+
+
+def test_versions_are_told_apart(predict: Any, trained: Any) -> None:
+    """Each prediction's version is found, the one that predicted last standing last."""
+    batch = predict(range(3))
+    names, indexes = versions_of(batch)
+    assert (names, indexes.tolist()) == ([trained.version], [0, 0, 0])
+
+
+def test_nothing_is_known_without_a_store(empty_store: Any, predict: Any) -> None:
+    """Without a baseline predictions are counted, the reason is given, and no window is opened."""
+    drift = drift_of(empty_store)
+    add(drift, predict(range(20)))
+    snapshot = drift.snapshot()
+    assert snapshot.baseline is None
+    assert snapshot.running is None
+    assert snapshot.predictions == 20
+    assert snapshot.problem
+
+
+def test_the_champion_is_shown_before_it_predicts(trained: Any) -> None:
+    """Its bins are there, all at zero, so that counters begin at 0."""
+    snapshot = drift_of(trained.store).snapshot()
+    assert snapshot.model_version == trained.version
+    assert set(snapshot.observations) == set(SERIES)
+    assert sum(int(counts.sum()) for counts in snapshot.observations.values()) == 0
+
+
+def test_windows_follow_each_other_within_a_batch(trained: Any, predict: Any) -> None:
+    """A batch of 1,250 students makes two windows of 500 and begins a third."""
+    drift = drift_of(trained.store, window_students=500)
+    add(drift, predict(range(1250)))
+    snapshot = drift.snapshot()
+    assert [(window.number, window.students) for window in snapshot.recent] == [(1, 500), (2, 500)]
+    assert snapshot.running is not None
+    assert snapshot.running.students == 250
+    assert snapshot.samples == 1250
+    assert snapshot.windows[Status.OK] == 2
+    assert {int(counts.sum()) for counts in snapshot.observations.values()} == {1250}
+
+
+def test_another_version_begins_anew(trained: Any, predict: Any) -> None:
+    """When another version predicts, the window is emptied and what was seen of the old one is gone."""
+    drift = drift_of(trained.store)
+    add(drift, predict(range(700)))
+    version = trained.store.add(trained.model)
+    add(drift, predict(range(50), version=version))
+    assert drift.snapshot().model_version == trained.version, "the champion governs"
+    trained.store.promote(version)
+    try:
+        add(drift, predict(range(50), version=version))
+        snapshot = drift.snapshot()
+        assert (snapshot.model_version, snapshot.samples, snapshot.recent) == (version, 50, ())
+    finally:
+        trained.store.promote(trained.version)
+
+
+def test_a_damaged_baseline_is_refused(trained: Any, tmp_path: Any) -> None:
+    """A baseline that is not the manifest's is not believed."""
+    import shutil  # noqa: PLC0415 - only here
+
+    from model_store.store import ModelStore  # noqa: PLC0415 - only here
+
+    shutil.copytree(trained.store.folder, tmp_path / "purchase")
+    path = tmp_path / "purchase" / "versions" / trained.version / "baseline.json"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
+    with pytest.raises(ModelStoreError, match="manifest"):
+        Baselines(ModelStore(tmp_path, "purchase")).of(trained.version)
+
+
+def test_state_goes_on_after_a_restart(trained: Any, predict: Any, tmp_path: Any) -> None:
+    """Written to a file and read again, drift ends up where it would have without the restart."""
+    settings = {"window_students": 500}
+    unbroken, before = drift_of(trained.store, **settings), drift_of(trained.store, **settings)
+    add(unbroken, predict(range(800)), predict(range(700, 1300)))
+    add(before, predict(range(800)))
+    saved, seen = before.saved()
+    state = SavedState(
+        source={"topic": "t"},
+        next_offsets={0: 7},
+        drift=saved,
+        recommendation=Recommendation("prediction_rate_shift", ("score",)),
+        announced=Announced("continue_monitoring", 5.0),
+    )
+    write_state(tmp_path / "state", state, {"seen": seen})
+    found = read_state(tmp_path / "state")
+    assert found is not None
+    read, arrays = found
+    assert (read.source, read.next_offsets) == (state.source, state.next_offsets)
+    assert (read.recommendation, read.announced) == (state.recommendation, state.announced)
+    after = Drift(Baselines(trained.store), country_code, DriftSettings(**settings))
+    after.restore(read.drift, arrays["seen"])
+    add(after, predict(range(700, 1300)), counted=False)
+    ours, theirs = after.snapshot(), unbroken.snapshot()
+    assert ours.recent == theirs.recent
+    assert (ours.samples, ours.predictions) == (theirs.samples, theirs.predictions)
+    assert ours.running is not None
+    assert theirs.running is not None
+    for name in SERIES:
+        assert np.array_equal(ours.running.bins[name], theirs.running.bins[name])
+        assert ours.observations[name].sum() == 0, "counters do not count twice"
+
+
+def test_a_state_with_outcomes_is_read_again(trained: Any, tmp_path: Any) -> None:
+    """The arrays of waiting predictions come back as they were."""
+    join = OutcomeJoin(OutcomeSettings(max_predictions=10))
+    students = np.arange(4, dtype=np.uint64)
+    join.remember(
+        students, np.full(4, 0.5), np.ones(4, np.int64), np.arange(4), (["v"], np.zeros(4, np.int64))
+    )
+    saved, arrays = join.saved({0: 3})
+    drift, seen = drift_of(trained.store).saved()
+    state = SavedState(source={}, next_offsets={}, drift=drift, outcomes=saved)
+    write_state(tmp_path / "state", state, {"seen": seen, **arrays})
+    found = read_state(tmp_path / "state")
+    assert found is not None
+    assert found[0].outcomes == saved
+    assert np.array_equal(found[1]["waiting"], arrays["waiting"])
+
+
+@pytest.mark.parametrize("content", [b"", b"not a state", b"PK\x03\x04torn"])
+def test_an_unusable_state_is_no_state(tmp_path: Any, content: bytes) -> None:
+    """A torn or foreign file is told of and not believed."""
+    (tmp_path / "state").write_bytes(content)
+    assert read_state(tmp_path / "state") is None
+    assert read_state(tmp_path / "missing") is None

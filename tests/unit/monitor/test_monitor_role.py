@@ -1,0 +1,200 @@
+"""The monitor's loop with a topic in memory and a real audit log."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+from fastavro import schemaless_writer
+
+from consumer.conditions import Conditions, Name
+from consumer.core.decode import Decoder
+from consumer.errors import Unavailable
+from consumer.kafka.tail import TailBatch
+from consumer.monitor import durable
+from consumer.monitor.audit_log import AuditLog
+from consumer.monitor.role import CommittedBatch, Monitor, Round
+from schemas.framing import CONFLUENT_MARKER, single_object_header
+from schemas.repository import AvroSchema, purchase_prediction
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Topic:
+    """Stands in for the tail: one partition of predictions, two records a poll."""
+
+    def __init__(self, values: list[bytes]) -> None:
+        self.values = values
+        self.at = 0
+        self.closed = False
+
+    def poll(self, max_records: int, max_wait_s: float) -> TailBatch | None:  # noqa: ARG002 - the port's
+        """Return the next two records."""
+        values = self.values[self.at : self.at + 2]
+        if not values:
+            return None
+        offsets = list(range(self.at, self.at + len(values)))
+        self.at += len(values)
+        return TailBatch([0] * len(values), offsets, [None] * len(values), values, {0: self.at})
+
+    def close(self) -> None:
+        """Remember it."""
+        self.closed = True
+
+
+class Registry:
+    """A schema registry that is down for a while; every id is the prediction schema's."""
+
+    reads_confluent = True
+    is_up = True
+
+    def by_fingerprint(self, fingerprint: bytes) -> AvroSchema | None:
+        """Know none."""
+
+    def by_id(self, schema_id: int) -> AvroSchema | None:  # noqa: ARG002 - the port's
+        """Know one schema, if up."""
+        if not self.is_up:
+            raise Unavailable("the registry is down", Name.SCHEMA_REGISTRY)
+        return purchase_prediction()
+
+
+class Shown:
+    """A view that keeps what it is shown, and how long the log was then."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen: list[tuple[int, int]] = []
+
+    def show(self, batch: CommittedBatch) -> None:
+        """Note the batch's first offset and the number of lines in the log."""
+        self.seen.append((batch.records.offsets[0], self.path.read_bytes().count(b"\n")))
+
+
+def prediction(event_id: str, header: bytes | None = None) -> bytes:
+    """Return one framed prediction."""
+    out = io.BytesIO()
+    features = {
+        "student_country": "US",
+        "days_on_platform": 1,
+        "minutes_watched": 1.0,
+        "courses_started": 1,
+        "practice_exams_started": 1,
+        "practice_exams_passed": 1,
+        "minutes_spent_on_exams": 1.0,
+    }
+    record = {
+        "event_id": event_id,
+        "student_id": "s1",
+        "predicted_purchase_probability": 0.25,
+        "predicted_purchase": 0,
+        "threshold": 0.5,
+        "model_version": "v1",
+        "occurred_at": 0,
+        "scored_at": 0,
+        "source_partition": 0,
+        "source_offset": 0,
+        "features": features,
+    }
+    schemaless_writer(out, purchase_prediction().parsed, record)
+    return (header or single_object_header(purchase_prediction().fingerprint)) + out.getvalue()
+
+
+class Bench:
+    """A monitor with everything around it."""
+
+    def __init__(self, path: Path, values: list[bytes]) -> None:
+        self.path = path
+        self.topic = Topic(values)
+        self.registry = Registry()
+        self.conditions = Conditions(lambda: 12.0)
+        self.view = Shown(path)
+        self.rounds: list[Round] = []
+        self.pauses_s: list[float] = []
+        self.monitor = Monitor(
+            tail=self.topic,  # type: ignore[arg-type]  # what the monitor uses of it
+            audit_log=AuditLog.open(path, rotate_bytes=1 << 20, source={}),
+            decoder=Decoder(purchase_prediction(), self.registry),
+            source_topic="events",
+            output_topic="predictions",
+            conditions=self.conditions,
+            views=[self.view],
+            observe=self.rounds.append,
+            sleep=self.pauses_s.append,
+        )
+
+    def event_ids(self) -> list[Any]:
+        """What the log has."""
+        return [orjson.loads(line)["event_id"] for line in self.path.read_bytes().splitlines()]
+
+
+def test_each_round_is_logged_shown_and_told_of(tmp_path: Path) -> None:
+    """A view sees a batch once it is in the log, and the report counts records, lines and foreign bytes."""
+    bench = Bench(tmp_path / "log.jsonl", [prediction("a"), b"foreign", prediction("b")])
+    for _ in range(3):
+        bench.monitor.run_once()
+    assert bench.event_ids() == ["a", "b"]
+    assert bench.view.seen == [(0, 1), (2, 2)]
+    size = bench.path.stat().st_size
+    assert bench.rounds == [Round(2, 1, 1, size // 2), Round(1, 1, 0, size // 2)]
+
+
+def test_foreign_bytes_are_named_by_their_coordinates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records that have no line are logged with partition, offset and reason."""
+    bench = Bench(tmp_path / "log.jsonl", [prediction("a"), b"foreign"])
+    bench.monitor.run_once()
+    told = capsys.readouterr().out
+    assert "(0, 1)" in told
+    assert "unknown_framing" in told
+
+
+def test_a_failing_disk_holds_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the disk refuses, the monitor is not ready, reads nothing further and loses nothing."""
+    bench = Bench(tmp_path / "log.jsonl", [prediction("a"), prediction("b"), prediction("c")])
+
+    class FullDisk:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def write(self, _descriptor: int, _data: bytes) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "os", FullDisk())
+        for _ in range(3):
+            bench.monitor.run_once()
+        assert "No space left on device" in bench.conditions.active()[Name.AUDIT_LOG].reason
+    assert (bench.topic.at, bench.view.seen, bench.rounds, len(bench.pauses_s)) == (2, [], [], 3)
+    for _ in range(2):
+        bench.monitor.run_once()
+    assert not bench.conditions.active()
+    assert bench.event_ids() == ["a", "b", "c"]
+
+
+def test_a_registry_outage_holds_the_batch(tmp_path: Path) -> None:
+    """While a schema cannot be looked up, nothing is taken for undecodable."""
+    confluent = CONFLUENT_MARKER + (7).to_bytes(4, "big")
+    bench = Bench(tmp_path / "log.jsonl", [prediction("a", confluent)])
+    bench.registry.is_up = False
+    bench.monitor.run_once()
+    assert Name.SCHEMA_REGISTRY in bench.conditions.active()
+    bench.registry.is_up = True
+    bench.monitor.run_once()
+    assert not bench.conditions.active()
+    assert bench.event_ids() == ["a"]
+
+
+def test_stop_ends_the_run_and_releases_everything(tmp_path: Path) -> None:
+    """After stop, run returns with the round finished, the topic closed and the log free for the next."""
+    bench = Bench(tmp_path / "log.jsonl", [prediction("a")])
+    bench.monitor._observe = lambda _: bench.monitor.stop()
+    bench.monitor.run()
+    assert bench.topic.closed
+    assert bench.event_ids() == ["a"]
+    AuditLog.open(bench.path, rotate_bytes=1, source={}).close()

@@ -1,0 +1,226 @@
+"""Settings: where they come from, which source wins, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from consumer.errors import StartupError
+from consumer.settings import ENV_PREFIX, BatchSettings, load, masked
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder, without variables of ours."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.upper().startswith(ENV_PREFIX):
+            monkeypatch.delenv(name)
+
+
+def _secrets(folder: Path, monkeypatch: pytest.MonkeyPatch, **files: str) -> None:
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    monkeypatch.setenv("PURCHASE_STREAM_SECRETS_DIR", str(folder))
+
+
+def test_the_defaults_are_the_contracts() -> None:
+    """Nothing set: every value that the contract names."""
+    settings = load()
+    assert settings.kafka.bootstrap_servers == "localhost:9092"
+    assert settings.kafka.client == {}
+    assert settings.kafka.group_id == "purchase-stream"
+    assert settings.kafka.instance_id
+    assert settings.kafka.delivery == "exactly_once"
+    assert settings.topics.events == "engagement-events"
+    assert settings.topics.predictions == "purchase-predictions"
+    assert settings.topics.dead_letters == "engagement-events.dlq"
+    assert settings.topics.outcomes == "purchase-outcomes"
+    assert settings.schema_registry.url is None
+    assert (settings.model_store.path, settings.model_store.model) == (Path("artifacts/models"), "purchase")
+    assert settings.audit.path == Path("artifacts/prediction_log.jsonl")
+    http = settings.http
+    assert (http.host, http.score_port, http.monitor_port, http.serve_port) == ("127.0.0.1", 9101, 9100, 8000)
+
+
+def test_each_source_overrides_the_weaker_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Default < TOML < secrets folder < environment < flag, value by value."""
+    names = ("max_events", "max_wait_ms")
+    seen = []
+
+    def look(flags: dict[str, dict[str, int]] | None = None) -> None:
+        batch = load(None, flags).batch
+        seen.append(tuple(getattr(batch, name) for name in names))
+
+    look()
+    Path("purchase-stream.toml").write_text("[batch]\nmax_events = 11\nmax_wait_ms = 1\n")
+    look()
+    _secrets(tmp_path / "secrets", monkeypatch, batch__max_events="12")
+    look()
+    monkeypatch.setenv("PURCHASE_STREAM_BATCH__MAX_EVENTS", "13")
+    look()
+    look({"batch": {"max_events": 14}})
+    defaults = BatchSettings()
+    assert seen == [(defaults.max_events, defaults.max_wait_ms), (11, 1), (12, 1), (13, 1), (14, 1)]
+
+
+def test_a_named_file_is_read_instead_of_the_one_in_the_folder(tmp_path: Path) -> None:
+    """--config FILE."""
+    Path("purchase-stream.toml").write_text("[kafka]\ngroup_id = 'here'\n")
+    other = tmp_path / "other.toml"
+    other.write_text("[kafka]\nbootstrap_servers = 'there:1'\n")
+    kafka = load(other).kafka
+    assert (kafka.group_id, kafka.bootstrap_servers) == ("purchase-stream", "there:1")
+
+
+def test_any_client_property_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JSON object in one variable; its types stay."""
+    client = {"security.protocol": "SASL_SSL", "sasl.password": "p=1,}", "socket.keepalive.enable": True}
+    monkeypatch.setenv("PURCHASE_STREAM_KAFKA__CLIENT", json.dumps(client))
+    assert load().kafka.client == client
+
+
+def test_a_secret_may_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As container platforms mount them."""
+    _secrets(tmp_path / "secrets", monkeypatch, kafka__client='{"sasl.password": "hidden"}')
+    assert load().kafka.client == {"sasl.password": "hidden"}
+
+
+def test_a_secrets_folder_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its secrets the service could only fail later."""
+    monkeypatch.setenv("PURCHASE_STREAM_SECRETS_DIR", "nowhere")
+    with pytest.raises(StartupError, match="nowhere"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("toml", "unknown", "meant"),
+    [
+        ("[kafka]\nbootstrap_server = 'x'", "kafka.bootstrap_server", "kafka.bootstrap_servers"),
+        ("[topics]\nprediction = 'x'", "topics.prediction", "topics.predictions"),
+        ("[kafak]\ngroup_id = 'x'", "kafak", "kafka"),
+    ],
+)
+def test_an_unknown_key_is_an_error_that_names_the_nearest(toml: str, unknown: str, meant: str) -> None:
+    """A misspelt setting is never ignored."""
+    Path("purchase-stream.toml").write_text(toml)
+    with pytest.raises(StartupError) as caught:
+        load()
+    assert str(caught.value).startswith(f"unknown setting {unknown}")
+    assert f"did you mean {meant}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("PURCHASE_STREAM_KAFKA__BOOTSTRAP_SERVER", "PURCHASE_STREAM_KAFKA__BOOTSTRAP_SERVERS"),
+        ("PURCHASE_STREAM_TOPIC__EVENTS", "PURCHASE_STREAM_TOPICS__EVENTS"),
+        ("PURCHASE_STREAM_GROUP_ID", "PURCHASE_STREAM_KAFKA__GROUP_ID"),
+    ],
+)
+def test_an_unknown_variable_is_an_error_that_names_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, variable: str, meant: str
+) -> None:
+    """Sections included, which the library alone would overlook."""
+    monkeypatch.setenv(variable, "x")
+    with pytest.raises(StartupError) as caught:
+        load()
+    assert variable in str(caught.value)
+    assert str(caught.value).endswith(f"did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "setting"),
+    [
+        ("BATCH__MAX_EVENTS", "0", "batch.max_events"),
+        ("BATCH__MAX_EVENTS", "many", "batch.max_events"),
+        ("HTTP__SCORE_PORT", "65536", "http.score_port"),
+        ("KAFKA__DELIVERY", "maybe", "kafka.delivery"),
+        ("MODEL_STORE__POLL_S", "0", "model_store.poll_s"),
+        ("KAFKA__CLIENT", "[1]", "kafka.client"),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_the_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, setting: str
+) -> None:
+    """Exit code 78, one line."""
+    monkeypatch.setenv(ENV_PREFIX + name, value)
+    with pytest.raises(StartupError, match=setting) as caught:
+        load()
+    assert caught.value.exit_code == 78
+    assert "\n" not in str(caught.value)
+
+
+def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run tells all there is to correct."""
+    monkeypatch.setenv("PURCHASE_STREAM_BATCH__MAX_EVENTS", "-1")
+    monkeypatch.setenv("PURCHASE_STREAM_KAFKA__DELIVERY", "maybe")
+    with pytest.raises(StartupError, match=r"kafka\.delivery.*; .*batch\.max_events"):
+        load()
+
+
+def test_json_that_is_none_is_a_startup_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quote forgotten in a deployment file."""
+    monkeypatch.setenv("PURCHASE_STREAM_KAFKA__CLIENT", "{'sasl.password': 1}")
+    with pytest.raises(StartupError) as caught:
+        load()
+    assert "kafka" in str(caught.value)
+
+
+def test_toml_that_is_none_is_a_startup_error_that_names_the_file() -> None:
+    """With the line, as the parser says it."""
+    Path("purchase-stream.toml").write_text("[kafka\n")
+    with pytest.raises(StartupError, match=r"purchase-stream\.toml: .*line 1"):
+        load()
+
+
+def test_a_named_file_must_exist() -> None:
+    """--config with a typing error."""
+    with pytest.raises(StartupError, match=r"missing\.toml does not exist"):
+        load(Path("missing.toml"))
+
+
+SECRETS = {
+    "sasl.password": "S3CRET",
+    "ssl.key.password": "S3CRET",
+    "ssl.keystore.password": "S3CRET",
+    "ssl.key.pem": "S3CRET",
+    "sasl.oauthbearer.client.secret": "S3CRET",
+    "SASL.PASSWORD": "S3CRET",
+    "sasl.jaas.config": "S3CRET",
+}
+
+
+def test_secrets_are_masked_and_nothing_else_is() -> None:
+    """What `check` prints can be shown to a colleague."""
+    registry = {"url": "https://user:S3CRET@registry:8081/x", "client": {"basic.auth.user.info": "u:S3CRET"}}
+    kafka = {"client": {**SECRETS, "security.protocol": "SASL_SSL", "sasl.username": "me"}}
+    tree = masked(load(flags={"kafka": kafka, "schema_registry": registry}))
+    assert "S3CRET" not in json.dumps(tree)
+    assert tree["kafka"]["client"] == dict.fromkeys(SECRETS, "***") | {
+        "security.protocol": "SASL_SSL",
+        "sasl.username": "me",
+    }
+    assert tree["schema_registry"]["url"] == "https://***@registry:8081/x"
+    assert tree["kafka"]["group_id"] == "purchase-stream"
+
+
+def test_settings_do_not_change() -> None:
+    """What was checked at the start is what holds."""
+    settings = load()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.kafka.group_id = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "url", ["https://u:secret@host/", "https://u:sec@ret@host", "https://u:sec/ret@host"]
+)
+def test_whatever_stands_before_the_host_of_a_url_is_masked(url: str) -> None:
+    """Also where the password holds what separates the parts of a URL."""
+    tree = masked(load(flags={"schema_registry": {"url": url}}))
+    assert "ret" not in str(tree)
+    assert "host" in tree["schema_registry"]["url"]

@@ -39,7 +39,7 @@ class Prometheus:
 
     def ask(self, expression: str) -> list[float]:
         """Return the finite values of an expression now; fail where it is in error."""
-        answer = self._client.post("/query", data={"query": expression})
+        answer = self._client.post("/api/v1/query", data={"query": expression})
         assert answer.status_code == 200, f"{expression}\n{answer.text}"
         data = answer.json()["data"]
         samples = [data] if data["resultType"] == "scalar" else data["result"]
@@ -48,12 +48,19 @@ class Prometheus:
 
     def rules(self) -> list[dict[str, Any]]:
         """Return every rule with its health."""
-        groups = self._client.get("/rules").json()["data"]["groups"]
+        groups = self._client.get("/api/v1/rules").json()["data"]["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
     def targets_up(self) -> bool:
         """Return whether both roles were scraped."""
         return len(self.ask("up == 1")) == 2
+
+    def ready(self) -> bool:
+        """Return whether it answers queries; while it opens its storage it does not."""
+        try:
+            return self._client.get("/-/ready").is_success
+        except httpx.TransportError:
+            return False
 
 
 @pytest.fixture
@@ -99,9 +106,12 @@ def prometheus(tmp_path: Path, deploy: Callable[..., Any]) -> Iterator[Prometheu
             stderr=subprocess.STDOUT,
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=10) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
             server = Prometheus(client)
-            _until(lambda: _answers(server), lambda: (folder / "log").read_text() + service.logs())
+            _until(
+                lambda: server.ready() and server.targets_up(),
+                lambda: (folder / "log").read_text() + service.logs(),
+            )
             yield server
     finally:
         process.terminate()
@@ -134,13 +144,6 @@ def test_every_query_returns_data_and_every_rule_evaluates(prometheus: Prometheu
     for alert in alerts:
         prometheus.ask(alert["query"])
     assert [alert["name"] for alert in alerts if alert["state"] == "firing"] == []
-
-
-def _answers(server: Prometheus) -> bool:
-    try:
-        return server.targets_up()
-    except httpx.TransportError:
-        return False
 
 
 def _until(done: Callable[[], bool], explain: Callable[[], str]) -> None:

@@ -78,10 +78,16 @@ class Client:
         """Return the next response without its length, or b"" if none comes in time."""
         self._socket.settimeout(timeout_s)
         try:
-            length = self._socket.recv(4, socket.MSG_WAITALL)
-            return self._socket.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL)
+            return self._exactly(int.from_bytes(self._exactly(4), "big"))
         except TimeoutError:
             return b""
+
+    def _exactly(self, n_bytes: int) -> bytes:
+        """Return so many bytes, or fewer at the end; a socket with a timeout knows no MSG_WAITALL."""
+        received = b""
+        while len(received) < n_bytes and (more := self._socket.recv(n_bytes - len(received))):
+            received += more
+        return received
 
 
 @pytest.fixture

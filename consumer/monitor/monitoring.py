@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from consumer.core.batch import EventBatch
 from consumer.monitor.announcer import Announcer
+from consumer.monitor.committed import CommittedBatch
 from consumer.monitor.drift import Drift
 from consumer.monitor.drift_sample import decisions_of, student_hashes, versions_of
 from consumer.monitor.endpoints import Findings, announcement
 from consumer.monitor.outcomes import OutcomeJoin, SavedOutcomes
 from consumer.monitor.outcomes_feed import OutcomesFeed
-from consumer.monitor.role import MAX_RECORDS, CommittedBatch
+from consumer.monitor.role import MAX_RECORDS
 from consumer.monitor.snapshot import OutcomesSnapshot
 from consumer.monitor.state import SavedState, write_state
 from consumer.monitor.telemetry import MonitorTelemetry

@@ -1,13 +1,16 @@
 """The monitor's loop: read committed predictions, put them in the audit log, show them to the other views.
 
-One round is one fsync and one checkpoint. A batch stays in hand until the log has it; the other
-views are shown a batch after that, so what they show is never ahead of the log.
+One round is one fsync and one checkpoint. While a batch is written, in a thread of its own which
+is nearly all waiting for the disk, the next is read and its lines are made; so at most two batches
+are in hand. A batch stays in hand until the log has it; the other views are shown a batch after
+that, so what they show is never ahead of the log.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
@@ -20,12 +23,12 @@ from consumer.kafka.tail import CommittedTail, TailBatch
 from consumer.kafka.topic_probe import TopicProbe
 from consumer.monitor.audit_lines import audit_lines
 from consumer.monitor.audit_log import AuditLog
+from consumer.monitor.committed import CommittedBatch, Entry, Round
 from schemas.repository import purchase_prediction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from consumer.core.batch import EventBatch, Rejection
     from consumer.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -44,35 +47,11 @@ _COORDINATES_LOGGED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class CommittedBatch:
-    """One round's predictions as the views get them.
+class _InFlight:
+    """A batch on its way to the disk; ``done`` ends when the log has it, or with what went wrong."""
 
-    Attributes:
-        records: the records as they were read.
-        predictions: those that could be decoded; ``predictions.rows`` are indexes into ``records``.
-        undecodable: the others: bytes in the topic that are no predictions.
-    """
-
-    records: TailBatch
-    predictions: EventBatch = field(repr=False)
-    undecodable: Sequence[Rejection] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """What there is to tell of one round.
-
-    Attributes:
-        n_records: records read.
-        n_lines: lines added to the audit log.
-        n_undecodable: records that are no predictions; they have no line.
-        line_bytes: size of the lines.
-    """
-
-    n_records: int
-    n_lines: int
-    n_undecodable: int
-    line_bytes: int
+    entry: Entry
+    done: Future[None]
 
 
 class View(Protocol):
@@ -123,6 +102,8 @@ class Monitor:
         self._after_round = after_round
         self._sleep = sleep
         self._in_hand: TailBatch | None = None
+        self._in_flight: _InFlight | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="audit-log")
         self._stopping = False
 
     @property
@@ -131,7 +112,7 @@ class Monitor:
         return self._audit_log.next_offsets
 
     def stop(self) -> None:
-        """Finish the round, then return from :meth:`run`. Safe to call from a signal handler."""
+        """Finish what is in hand, then return from :meth:`run`. Safe to call from a signal handler."""
         self._stopping = True
 
     def run(self) -> None:
@@ -144,54 +125,93 @@ class Monitor:
         try:
             while not self._stopping:
                 self.run_once()
+            self._finish()
         finally:
             self._tail.close()
+            self._writer.shutdown()
             self._audit_log.close()
 
     def run_once(self) -> None:
-        """Do one round; after an outage, try the same batch again."""
+        """Read a batch, and have it written once the log has the one before; after an outage, try again."""
         if self._in_hand is None:
             self._in_hand = self._tail.poll(MAX_RECORDS, MAX_WAIT_S)
-        if self._in_hand is None:
+        entry: Entry | None = None
+        try:
+            if self._in_hand is not None:
+                entry = self._prepare(self._in_hand)
+        except Unavailable as outage:
+            self._wait_out(outage)
+        try:
+            landed = self._land()
+        except Unavailable as outage:
+            self._wait_out(outage)
+            return
+        if entry is not None:
+            self._in_hand = None
+            self._launch(entry)
+        self._tell(landed)
+
+    def _wait_out(self, outage: Unavailable) -> None:
+        self._conditions.set(Name(outage.condition), str(outage))
+        self._sleep(PAUSE_S)
+
+    def _prepare(self, records: TailBatch) -> Entry:
+        """Decode a batch and make its lines."""
+        predictions, undecodable = self._decoder.decode(records.values)
+        self._conditions.clear(Name.SCHEMA_REGISTRY)
+        lines = audit_lines(
+            predictions,
+            source_topic=self._source_topic,
+            output_topic=self._output_topic,
+            partitions=records.partitions,
+            offsets=records.offsets,
+        )
+        return Entry(CommittedBatch(records, predictions, undecodable), lines)
+
+    def _launch(self, entry: Entry) -> None:
+        """Have a batch written while we go on."""
+        done = self._writer.submit(self._audit_log.append, entry.lines, entry.batch.records.next_offsets)
+        self._in_flight = _InFlight(entry, done)
+
+    def _land(self) -> Entry | None:
+        """Wait until the log has the batch in flight, and return that; where it fails, begin again.
+
+        Raises:
+            Unavailable: the disk is full or failing; the same batch is on its way once more.
+        """
+        flight = self._in_flight
+        if flight is None:
+            return None
+        try:
+            flight.done.result()
+        except Unavailable:
+            self._launch(flight.entry)
+            raise
+        self._in_flight = None
+        self._conditions.clear(Name.AUDIT_LOG)
+        return flight.entry
+
+    def _tell(self, landed: Entry | None) -> None:
+        """Show the views what the log has, and say that the loop has turned."""
+        if landed is None:
             self._after_round(0)
             return
-        try:
-            batch = self._decode(self._in_hand)
-            report = self._record(batch)
-        except Unavailable as outage:
-            self._conditions.set(Name(outage.condition), str(outage))
-            self._sleep(PAUSE_S)
-            return
-        self._in_hand = None
-        self._conditions.clear(Name.AUDIT_LOG)
-        self._conditions.clear(Name.SCHEMA_REGISTRY)
-        if batch.undecodable:
-            _warn_of(batch, self._output_topic)
+        if landed.batch.undecodable:
+            _warn_of(landed.batch, self._output_topic)
         for view in self._views:
-            view.show(batch)
+            view.show(landed.batch)
+        report = landed.told()
         self._observe(report)
         self._after_round(report.n_records)
 
-    def _decode(self, records: TailBatch) -> CommittedBatch:
-        predictions, undecodable = self._decoder.decode(records.values)
-        return CommittedBatch(records, predictions, undecodable)
-
-    def _record(self, batch: CommittedBatch) -> Round:
-        """Put a batch in the audit log."""
-        lines = audit_lines(
-            batch.predictions,
-            source_topic=self._source_topic,
-            output_topic=self._output_topic,
-            partitions=batch.records.partitions,
-            offsets=batch.records.offsets,
-        )
-        self._audit_log.append(lines, batch.records.next_offsets)
-        return Round(
-            n_records=len(batch.records),
-            n_lines=len(batch.predictions),
-            n_undecodable=len(batch.undecodable),
-            line_bytes=len(lines),
-        )
+    def _finish(self) -> None:
+        """Let the batch in flight reach the log; what cannot is read again by the next run."""
+        try:
+            self._tell(self._land())
+        except Unavailable as outage:
+            log.warning(
+                "stopped with a batch in hand; it is read again after the restart", reason=str(outage)
+            )
 
 
 def open_monitor(

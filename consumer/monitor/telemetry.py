@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from consumer.monitor.committed import Round
 from consumer.monitor.drift_verdict import Status, WindowVerdict, thresholds_z
 from consumer.monitor.drift_window import PREDICTED_PURCHASE, SCORE, SERIES, bin_labels
-from consumer.monitor.role import Round
 from consumer.monitor.snapshot import DriftSnapshot, OutcomesSnapshot
 from consumer.monitor.trigger import REASONS, Recommendation
 from consumer.settings import DriftSettings

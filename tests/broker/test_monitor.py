@@ -24,7 +24,8 @@ from consumer.conditions import Conditions, Name
 from consumer.demo.embedded_kafka import EmbeddedKafka
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka.topics import TopicSpec, create_topics
-from consumer.monitor.role import Monitor, Round, open_monitor
+from consumer.monitor.committed import Round
+from consumer.monitor.role import Monitor, open_monitor
 from consumer.settings import AuditSettings, KafkaSettings, Settings, TopicSettings
 from schemas.framing import single_object_header
 from schemas.repository import AvroSchema, known_schemas, purchase_prediction

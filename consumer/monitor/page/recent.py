@@ -13,7 +13,7 @@ import orjson
 
 from consumer.core.batch import EventBatch, FloatArray
 from consumer.monitor.audit_lines import audit_lines
-from consumer.monitor.role import CommittedBatch
+from consumer.monitor.committed import CommittedBatch
 
 HISTORY_S: Final = 120
 RATE_OVER_S: Final = 10

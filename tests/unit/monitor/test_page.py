@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from consumer.conditions import Condition, Name
 from consumer.kafka.tail import TailBatch
 from consumer.monitor.baselines import Baselines
+from consumer.monitor.committed import CommittedBatch
 from consumer.monitor.drift import Drift
 from consumer.monitor.drift_sample import student_hashes, versions_of
 from consumer.monitor.endpoints import Findings
@@ -24,7 +25,6 @@ from consumer.monitor.page.recent import HISTORY_S, RecentPredictions
 from consumer.monitor.page.rejections import Rejections
 from consumer.monitor.page.routes import page_routes
 from consumer.monitor.page.stream_watch import StreamSnapshot
-from consumer.monitor.role import CommittedBatch
 from consumer.monitor.snapshot import OutcomesSnapshot
 from consumer.monitor.trigger import recommend
 from consumer.settings import DriftSettings, OutcomeSettings

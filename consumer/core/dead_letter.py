@@ -30,6 +30,10 @@ _SHORT_DETAIL_BYTES: Final = 100
 _HEADERS_FOR_SORTING: Final = 2
 """The last of our own headers, code and status, by which tools sort dead letters."""
 
+DROPPED_HEADER: Final = "dlq.error.dropped"
+"""Names what of the original record, other than the end of its value, did not fit: such a dead letter
+cannot be sent again as the event that it was."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
@@ -82,11 +86,13 @@ def _ever_smaller(
     rejection = replace(rejection, event=None)
     short = message(rejection.detail).encode()[:_SHORT_DETAIL_BYTES].decode(errors="ignore")
     brief = replace(rejection, detail=short)
+    without_headers = _dropped(headers=len(every) > len(own), key=False)
+    without_key = _dropped(headers=len(every) > len(own), key=key is not None)
     for told, kept_key, headers in (
         (rejection, key, every),
-        (rejection, key, own),
-        (rejection, None, own),
-        (brief, None, own[-_HEADERS_FOR_SORTING:]),
+        (rejection, key, without_headers + own),
+        (rejection, None, without_key + own),
+        (brief, None, without_key + own[-_HEADERS_FOR_SORTING:]),
     ):
         smallest = DeadLetter(row, kept_key, _body(told, raw, rejected_at, kept_key, b""), headers)
         # Base64 takes four bytes for three, and "false" one more than the "true" of a truncated raw.
@@ -146,6 +152,12 @@ def _own_headers(rejection: Rejection, raw: RawBatch, group: str) -> Headers:
         ("dlq.error.code", rejection.code.encode()),
         ("dlq.error.status", b"%d" % rejection.code.status),
     ]
+
+
+def _dropped(*, headers: bool, key: bool) -> Headers:
+    """Header that says what did not fit, if anything."""
+    dropped = [name for name, gone in (("headers", headers), ("key", key)) if gone]
+    return [(DROPPED_HEADER, ",".join(dropped).encode())] if dropped else []
 
 
 def message(detail: Detail) -> str:

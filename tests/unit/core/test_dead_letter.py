@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.core.batch import Code, Headers, Rejection
-from consumer.core.dead_letter import DeadLetter, dead_letters, message
+from consumer.core.dead_letter import DROPPED_HEADER, DeadLetter, dead_letters, message
 from tests.builders import TOPIC, event, good, raw_batch
 
 PROBLEM = {
@@ -226,6 +226,14 @@ def test_a_dead_letter_always_fits_and_says_what_it_left_out(
         assert body["raw_truncated"] == (kept != value)
         assert body["raw_sha256"] == hashlib.sha256(value).hexdigest()
     assert letter.key in (key, None)
+    gone = [name for name, lost in (("headers", headers), ("key", key is not None)) if lost]
+    kept_headers = letter.headers[: len(headers)] == headers
+    assert (
+        dict(letter.headers).get(DROPPED_HEADER, b"")
+        == ",".join(
+            name for name in gone if not (kept_headers if name == "headers" else letter.key is not None)
+        ).encode()
+    )
     assert (body["source"]["key"] is None) == (letter.key is None)
     assert [name for name, _ in letter.headers][-2:] == OWN_HEADERS[-2:]
     assert body["code"] == rejection.code
@@ -273,7 +281,7 @@ def test_a_truncated_value_uses_the_room_there_is() -> None:
 def test_a_key_that_is_too_large_costs_none_of_our_headers() -> None:
     """They and the full detail go only where nothing else is left to drop."""
     letter = _letter(key=b"k" * 4000, max_bytes=3500)
-    assert [name for name, _ in letter.headers] == OWN_HEADERS
+    assert [name for name, _ in letter.headers] == [DROPPED_HEADER, *OWN_HEADERS]
     assert orjson.loads(letter.value)["detail"] == [PROBLEM]
 
 

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from consumer.monitor.committed import Round
 from consumer.monitor.drift_verdict import Status, WindowVerdict, thresholds_z
 from consumer.monitor.drift_window import PREDICTED_PURCHASE, SCORE, SERIES, bin_labels
+from consumer.monitor.outcomes_quality import OutcomeSums
 from consumer.monitor.snapshot import DriftSnapshot, OutcomesSnapshot
 from consumer.monitor.trigger import REASONS, Recommendation
 from consumer.settings import DriftSettings
@@ -68,7 +69,7 @@ class MonitorTelemetry(Collector):
         yield from self._observations(self._drift)
         yield from self._verdicts(self._drift)
         yield from self._windows(self._drift)
-        yield from self._outcome_counters(self._outcomes)
+        yield from self._outcome_counters(self._outcomes, self._drift.model_version)
         yield from self._retraining(self._recommendation)
 
     def _observations(self, drift: DriftSnapshot) -> Iterator[Family]:
@@ -172,7 +173,7 @@ class MonitorTelemetry(Collector):
         z.add_metric([], thresholds_z(self._settings))
         return iter((closed, running, closed_at, tolerance, minimum, z))
 
-    def _outcome_counters(self, outcomes: OutcomesSnapshot) -> Iterator[Family]:
+    def _outcome_counters(self, outcomes: OutcomesSnapshot, current: str | None) -> Iterator[Family]:
         read = _counter("outcomes", "Outcomes read, by whether a prediction waited for them.", ["result"])
         for result in ("joined", "unmatched", "undecodable"):
             read.add_metric([result], getattr(outcomes, result))
@@ -196,7 +197,10 @@ class MonitorTelemetry(Collector):
             "The same sum, to be expected if the probabilities are right.",
             ["model_version"],
         )
-        for version, sums in outcomes.totals.items():
+        totals = dict(outcomes.totals)
+        if current is not None and outcomes.state != "off":
+            totals.setdefault(current, OutcomeSums())  # a rate needs the 0 that comes before the first
+        for version, sums in totals.items():
             matured.add_metric([version, "1", "1"], sums.true_positives)
             matured.add_metric([version, "1", "0"], sums.false_positives)
             matured.add_metric([version, "0", "1"], sums.false_negatives)

@@ -99,6 +99,13 @@ def _quantile(quantile: float, metric: str, *labels: str) -> str:
     return f"histogram_quantile({quantile}, {_rate(f'{metric}_bucket', *labels, 'le')})"
 
 
+def _quality(figure: str) -> dict[str, str]:
+    return {
+        f"{kind}, {{{{model_version}}}}": f"model_version:purchase_stream_{kind}_{figure}:ratio_increase1d"
+        for kind in ("realised", "expected")
+    }
+
+
 _DRIFT: Final = "model_version_feature:purchase_stream_drift_"
 
 ROWS: Final[dict[str, tuple[Panel, ...]]] = {
@@ -118,6 +125,13 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             kind="stat",
             red_above=1,
             help="The monitor's /monitoring/retraining_trigger says why.",
+        ),
+        Panel(
+            "Performance decay",
+            {"": "max(purchase_stream_performance_status)"},
+            kind="stat",
+            red_above=1,
+            help="Precision and recall against expectation: 1 decay, 0 ok, -1 unknown.",
         ),
         Panel("Events waiting", {"": "sum(purchase_stream_consumer_lag_events)"}, kind="stat"),
         Panel(
@@ -225,6 +239,34 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             "Observations in six hours",
             {"{{feature}}": f"{_DRIFT}observations:increase6h"},
             help="Under 500 nothing is said. A student counts once per window of the monitor.",
+        ),
+    ),
+    "Outcomes, where there is a feed of them": (
+        Panel(
+            "Precision, one day",
+            _quality("precision"),
+            "percentunit",
+            help="Of those predicted to buy, the share that bought; expected: if probabilities are right.",
+        ),
+        Panel(
+            "Recall, one day",
+            _quality("recall"),
+            "percentunit",
+            help="Of those who bought, the share that was predicted to; expected: as for precision.",
+        ),
+        Panel(
+            "Brier score, one day",
+            _quality("brier_score"),
+            help="Mean squared error of the probabilities: lower is better.",
+        ),
+        Panel(
+            "Outcomes by what became of them",
+            {
+                "{{result}}": _rate("outcomes_total", "result"),
+                "matured": _rate("matured_outcomes_total"),
+            },
+            "eps",
+            help="Unmatched: no prediction waited for them.",
         ),
     ),
     "Model": (

@@ -17,7 +17,7 @@ from consumer.monitor.baselines import Baselines
 from consumer.monitor.drift_verdict import RateVerdict, SeriesVerdict, Status, WindowVerdict
 from consumer.monitor.drift_window import SERIES, WindowCounts
 from consumer.monitor.endpoints import Findings, monitoring_routes
-from consumer.monitor.outcomes_quality import Comparison, QualityVerdict
+from consumer.monitor.outcomes_quality import Comparison, OutcomeSums, QualityVerdict
 from consumer.monitor.snapshot import DriftSnapshot, OutcomesSnapshot
 from consumer.monitor.telemetry import MonitorTelemetry
 from consumer.monitor.trigger import REASONS, Recommendation, recommend
@@ -266,3 +266,24 @@ def test_series_of_a_model_go_with_it(seen: Any) -> None:
     assert "purchase_stream_drift_observations_total{" not in gone
     assert "purchase_stream_drift_psi{" not in gone
     assert 'purchase_stream_drift_status{feature="score"} -1.0' in gone
+
+
+def test_counters_of_outcomes_begin_at_0_where_there_is_a_feed(seen: Any) -> None:
+    """A rate lacks what came before a counter's first value, so that value is 0; no feed, no series."""
+    registry = CollectorRegistry()
+    telemetry = MonitorTelemetry(registry, DriftSettings())
+    drift = seen(window("score"))
+
+    def shown(outcomes: OutcomesSnapshot) -> list[str]:
+        telemetry.show(drift, outcomes, Recommendation("below_threshold"))
+        lines = generate_latest(registry).decode().splitlines()
+        return [line for line in lines if f'{{model_version="{drift.model_version}",predicted' in line]
+
+    assert shown(NO_OUTCOMES) == []
+    fresh = shown(OutcomesSnapshot(state="on"))
+    assert len(fresh) == 6
+    assert {line.rsplit(maxsplit=1)[1] for line in fresh} == {"0.0"}
+    counted = shown(
+        OutcomesSnapshot(state="on", totals={str(drift.model_version): OutcomeSums(true_positives=3)})
+    )
+    assert sum(line.endswith(" 3.0") for line in counted) == 1

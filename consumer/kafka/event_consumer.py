@@ -60,6 +60,8 @@ class EventConsumer:
         self._on_rebalance = on_rebalance
         self._assigned: set[int] = set()
         self._revoked: set[int] = set()
+        self._begins: dict[int, int] = {}
+        """Where each partition was started when it became ours."""
         self._unreadable = Unreadable(conditions)
         self._fenced_at_s = float("-inf")
         self._paused: set[int] = set()
@@ -94,6 +96,7 @@ class EventConsumer:
 
         Raises:
             FatalError: the broker will not have us in the group any more.
+            Unavailable: it cannot be told where to go on; only a new start helps.
         """
         self._revoked.clear()
         messages = self._consume(1, idle_s)
@@ -135,6 +138,8 @@ class EventConsumer:
         Raises:
             Unavailable: the broker did not answer.
         """
+        if not partitions:
+            return {}
         try:
             answer = self.client.committed(
                 [TopicPartition(self.topic, p) for p in partitions], timeout=_COMMITTED_TIMEOUT_S
@@ -172,10 +177,8 @@ class EventConsumer:
         if self._revoked:
             ours = self._assigned - self._revoked
             events = [message for message in events if message.partition() in ours]
-            for partition in self._revoked & self._assigned:
-                # Lost and back within one poll: what we hold may overlap with what comes. Start clean.
-                at = self.committed([partition])[partition]
-                self.client.seek(TopicPartition(self.topic, partition, at))
+            # Lost and back within one poll: what we hold may overlap with what comes. Start clean.
+            self._start_again(self._revoked & self._assigned)
         if not events:
             return None
         self._unreadable.read({message.partition() for message in events}, self._assigned)
@@ -189,7 +192,7 @@ class EventConsumer:
             keys=[message.key() for message in events],
             values=[message.value() for message in events],
             timestamp_ms=lambda row: int(events[row].timestamp()[1]),
-            headers=lambda row: _headers(events[row]),
+            headers=lambda row: headers_of(events[row]),
         )
 
     def _without_errors(self, messages: list[Message]) -> list[Message]:
@@ -255,6 +258,8 @@ class EventConsumer:
         log.info("partitions assigned", partitions=sorted(at.partition for at in partitions))
         if not partitions:
             return
+        for at in partitions:
+            self._begins.pop(at.partition, None)
         try:
             offsets = consumer.committed(partitions, timeout=_COMMITTED_TIMEOUT_S)
         except KafkaException as exception:
@@ -264,10 +269,28 @@ class EventConsumer:
         for at in offsets:
             if at.offset < 0:
                 at.offset = OFFSET_BEGINNING
+        self._begins |= {at.partition: at.offset for at in offsets}
+        self._assign(consumer, offsets)
+
+    def _assign(self, consumer: Consumer, offsets: list[TopicPartition]) -> None:
         if self._incremental:
             consumer.incremental_assign(offsets)
         else:
             consumer.assign(offsets)
+
+    def _start_again(self, partitions: set[int]) -> None:
+        """Fetch partitions anew from where they were started, as nothing of them is committed since.
+
+        Raises:
+            Unavailable: it could not be told then, and cannot be now.
+        """
+        if not partitions:
+            return
+        begins = self.committed(sorted(partitions - self._begins.keys())) | self._begins
+        offsets = [TopicPartition(self.topic, p, begins[p]) for p in sorted(partitions)]
+        if self._incremental:
+            self.client.incremental_unassign(offsets)
+        self._assign(self.client, offsets)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Forget partitions that go to another member, once nothing of them is under way."""
@@ -288,7 +311,7 @@ class EventConsumer:
         self._on_revoke(consumer, partitions)
 
 
-def _headers(message: Message) -> Headers:
+def headers_of(message: Message) -> Headers:
     """Return a record's headers; ones whose names are not UTF-8 cannot be had from the client."""
     try:
         return list(message.headers() or ())  # type: ignore[arg-type]  # a list, of bytes

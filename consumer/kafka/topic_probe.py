@@ -82,6 +82,16 @@ class TopicProbe:
         """Return the offset after the last record of each partition, uncommitted ones included."""
         return self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
+    def offsets_since(self, partitions: Sequence[int], time_ms: int) -> dict[int, int]:
+        """Return the first offset of each partition that is not older than a time, where there is one.
+
+        Args:
+            partitions: of the topic.
+            time_ms: milliseconds since the epoch.
+        """
+        found = self._offsets(partitions, OffsetSpec.for_timestamp(time_ms))
+        return {partition: offset for partition, offset in found.items() if offset >= 0}
+
     def _offsets(self, partitions: Sequence[int], spec: OffsetSpec) -> dict[int, int]:
         wanted = {TopicPartition(self._topic, partition): spec for partition in partitions}
         answers = self._admin.list_offsets(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from consumer.kafka.event_consumer import _headers
+from consumer.kafka.event_consumer import headers_of
 
 
 class Message:
@@ -23,11 +23,11 @@ class Message:
 def test_headers_are_passed_on_in_order_and_none_are_none() -> None:
     """Repeated names and null values included."""
     pairs = [("a", b"1"), ("a", None)]
-    assert _headers(Message(pairs)) == pairs  # type: ignore[arg-type]  # a stand-in
-    assert _headers(Message(None)) == []  # type: ignore[arg-type]  # a stand-in
+    assert headers_of(Message(pairs)) == pairs  # type: ignore[arg-type]  # a stand-in
+    assert headers_of(Message(None)) == []  # type: ignore[arg-type]  # a stand-in
 
 
 def test_a_name_that_is_not_utf8_is_said_to_be_unreadable() -> None:
     """The event is rejected for its own reason, and its dead letter says what is missing."""
     error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
-    assert _headers(Message(error)) == [("dlq.error.headers", b"unreadable")]  # type: ignore[arg-type]  # a stand-in
+    assert headers_of(Message(error)) == [("dlq.error.headers", b"unreadable")]  # type: ignore[arg-type]  # a stand-in

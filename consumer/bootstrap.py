@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from confluent_kafka import Consumer, Producer
@@ -37,7 +38,7 @@ from consumer.monitor.opening import open_all
 from consumer.scorer import Scorer
 from consumer.settings import Settings
 from consumer.telemetry import ScorerTelemetry
-from consumer.watchdog import Watchdog
+from consumer.watchdog import COMMIT_MARGIN_S, Watchdog
 from model_store.countries import country_code
 from model_store.loading import LoadedModel
 from model_store.store import ModelStore
@@ -82,6 +83,7 @@ def run_scorer(
     telemetry, watchdog = ScorerTelemetry(registry), Watchdog()
     models = watch_model(settings, conditions, telemetry)
     exactly_once = settings.kafka.delivery == "exactly_once"
+    commit_limit_s = client_config.transaction_timeout_s(settings.kafka) + COMMIT_MARGIN_S
     publisher_config = client_config.transactional_producer if exactly_once else client_config.producer
 
     def heartbeat() -> None:
@@ -118,6 +120,7 @@ def run_scorer(
         conditions=conditions,
         limits=settings.batch,
         heartbeat=watchdog.beat,
+        committing=partial(watchdog.limited, commit_limit_s),
     )
     routes = health_routes(conditions, registry, watchdog.stalled_for_s)
     port = settings.http.score_port + worker if settings.http.score_port else 0

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -69,6 +70,7 @@ class Scorer:
         conditions: what keeps us from being ready.
         limits: of a batch.
         heartbeat: called whenever the loop turns.
+        committing: entered while a batch is committed, which has a limit of its own.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Scorer:
         conditions: Conditions,
         limits: BatchSettings,
         heartbeat: Callable[[], None],
+        committing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._session = session
         self._decider = decider
@@ -87,6 +90,7 @@ class Scorer:
         self._conditions = conditions
         self._limits = limits
         self._beat = heartbeat
+        self._committing = committing
         self._in_flight: _InFlight | None = None
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._stop = threading.Event()
@@ -151,7 +155,8 @@ class Scorer:
 
         def commit() -> float:
             began_s = time.perf_counter()
-            seal()
+            with self._committing():
+                seal()
             return time.perf_counter() - began_s
 
         done = self._committer.submit(commit)
@@ -192,7 +197,9 @@ class Scorer:
             try:
                 decision = self._decider.decide(raw, refused_bytes)
                 began_s = time.perf_counter()
-                self._session.stage(decision)()
+                seal = self._session.stage(decision)
+                with self._committing():
+                    seal()
             except RecordRefused as refusal:
                 self._telemetry.batch_aborted()
                 self._isolate(raw, refused_bytes, str(refusal))

@@ -69,9 +69,14 @@ def consumer(kafka: KafkaSettings) -> dict[str, Any]:
         "group.id": kafka.group_id,
         # Static membership: a scorer that is restarted gets its partitions back at once.
         "group.instance.id": f"{kafka.group_id}-{kafka.instance_id}",
-        "partition.assignment.strategy": "cooperative-sticky",
+        # Not cooperative-sticky, which goes together badly with static membership: a scorer that is
+        # killed between the two rounds of a rebalance and restarted is given what the first round left
+        # it, the second never comes, and partitions stay with nobody for as long as nobody else comes
+        # or goes. One round cannot be cut in two.
+        "partition.assignment.strategy": "range",
         "session.timeout.ms": SESSION_TIMEOUT_MS,
-        "heartbeat.interval.ms": SESSION_TIMEOUT_MS // 3,
+        # Also how late members hear of a rebalance, in which all wait for the last of them.
+        "heartbeat.interval.ms": SESSION_TIMEOUT_MS // 6,
         "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,
         "isolation.level": "read_committed",
         "enable.auto.commit": False,
@@ -96,6 +101,11 @@ def producer(kafka: KafkaSettings) -> dict[str, Any]:
         "queue.buffering.max.messages": 1_000_000,  # one batch must fit; its size is bounded elsewhere
         **common(kafka),
     }
+
+
+def transaction_timeout_s(kafka: KafkaSettings) -> float:
+    """Return how long a transaction may stay open, and so how long a call that ends one may take."""
+    return float(kafka.client.get("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)) / 1000
 
 
 def transactional_producer(kafka: KafkaSettings) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import structlog
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -21,13 +20,13 @@ from confluent_kafka import (
 
 from consumer.conditions import Conditions, Name
 from consumer.core.batch import Headers, RawBatch
-from consumer.errors import FatalError, Unavailable
+from consumer.errors import FatalError
 from consumer.kafka.policy import describe, error_of, is_outage, served
+from consumer.kafka.positions import Positions
 from consumer.kafka.unreadable import Unreadable, place_of
 
 log = structlog.get_logger(__name__)
 
-_COMMITTED_TIMEOUT_S: Final = 10.0
 _PROBE_TIMEOUT_S: Final = 1.0
 _FENCED_CODES: Final = (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError._FATAL)
 """The last is what a fatal error comes as in place of a message; the client drops the mark there."""
@@ -60,17 +59,16 @@ class EventConsumer:
         self._on_rebalance = on_rebalance
         self._assigned: set[int] = set()
         self._revoked: set[int] = set()
-        self._begins: dict[int, int] = {}
-        """Where each partition was started when it became ours."""
         self._unreadable = Unreadable(conditions)
         self._fenced_at_s = float("-inf")
         self._paused: set[int] = set()
         self._commit_under_way: Future[float] | None = None
         self._joined = False
-        self._incremental = (
+        incremental = (
             "cooperative" in config["partition.assignment.strategy"]
             or config.get("group.protocol") == "consumer"
         )
+        self._positions = Positions(topic, incremental=incremental)
         self._connect = partial(consumer_factory, config | {"error_cb": self._on_error})
         self.client = self._connect()
 
@@ -138,15 +136,7 @@ class EventConsumer:
         Raises:
             Unavailable: the broker did not answer.
         """
-        if not partitions:
-            return {}
-        try:
-            answer = self.client.committed(
-                [TopicPartition(self.topic, p) for p in partitions], timeout=_COMMITTED_TIMEOUT_S
-            )
-        except KafkaException as exception:
-            raise Unavailable(f"committed offsets unknown: {describe(error_of(exception))}") from exception
-        return {at.partition: max(at.offset, 0) for at in answer}
+        return self._positions.committed(self.client, partitions)
 
     def lag(self, next_offsets: dict[int, int]) -> dict[int, int]:
         """Return how many events each of our partitions is behind, from what the client last heard."""
@@ -175,10 +165,10 @@ class EventConsumer:
         """Sort out what is no event, and what is no longer ours."""
         events = self._without_errors(messages)
         if self._revoked:
-            ours = self._assigned - self._revoked
-            events = [message for message in events if message.partition() in ours]
             # Lost and back within one poll: what we hold may overlap with what comes. Start clean.
-            self._start_again(self._revoked & self._assigned)
+            back = self._positions.start_again(self.client, self._revoked & self._assigned, self._assigned)
+            ours = self._assigned - self._revoked - back
+            events = [message for message in events if message.partition() in ours]
         if not events:
             return None
         self._unreadable.read({message.partition() for message in events}, self._assigned)
@@ -256,41 +246,7 @@ class EventConsumer:
         self._assigned |= {at.partition for at in partitions}
         self._on_rebalance()
         log.info("partitions assigned", partitions=sorted(at.partition for at in partitions))
-        if not partitions:
-            return
-        for at in partitions:
-            self._begins.pop(at.partition, None)
-        try:
-            offsets = consumer.committed(partitions, timeout=_COMMITTED_TIMEOUT_S)
-        except KafkaException as exception:
-            # librdkafka asks again by itself; only a partition without an offset then needs a restart.
-            log.warning("committed offsets unknown", error=describe(error_of(exception)))
-            return
-        for at in offsets:
-            if at.offset < 0:
-                at.offset = OFFSET_BEGINNING
-        self._begins |= {at.partition: at.offset for at in offsets}
-        self._assign(consumer, offsets)
-
-    def _assign(self, consumer: Consumer, offsets: list[TopicPartition]) -> None:
-        if self._incremental:
-            consumer.incremental_assign(offsets)
-        else:
-            consumer.assign(offsets)
-
-    def _start_again(self, partitions: set[int]) -> None:
-        """Fetch partitions anew from where they were started, as nothing of them is committed since.
-
-        Raises:
-            Unavailable: it could not be told then, and cannot be now.
-        """
-        if not partitions:
-            return
-        begins = self.committed(sorted(partitions - self._begins.keys())) | self._begins
-        offsets = [TopicPartition(self.topic, p, begins[p]) for p in sorted(partitions)]
-        if self._incremental:
-            self.client.incremental_unassign(offsets)
-        self._assign(self.client, offsets)
+        self._positions.start(consumer, partitions)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Forget partitions that go to another member, once nothing of them is under way."""

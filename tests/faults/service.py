@@ -118,6 +118,9 @@ class Service:
             for kind, topic in self.topics.items()
         ]
         create_topics({"bootstrap.servers": self.servers}, specs, timeout_s=60)
+        # One broker of a cluster knows of new topics before another, which a scorer may ask first.
+        for server in self.servers.split(","):
+            create_topics({"bootstrap.servers": server}, specs, timeout_s=60)
         return self
 
     def __exit__(

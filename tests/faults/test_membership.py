@@ -66,6 +66,31 @@ def test_two_scorers_of_the_same_name(deploy: Callable[..., Any], holds: Callabl
     holds("two live scorers with one instance id", f"{times} twins", service.verdict())
 
 
+def test_killed_while_handing_over(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
+    """Killed in the middle of a rebalance and restarted at once: no partition is left to nobody."""
+    kills, recoveries_s = 10, []
+    service = deploy(partitions=kills + 2)
+    flowing = service.stream(100_000, seconds=20)
+    names = ["a"]
+    scorer = service.start("score", "a", wire=wiring.dies_handing_over)
+    for i in range(kills):
+        service.await_that(lambda: bool(service.owned("a")), 60, "a gets no partitions")
+        names.append(f"b{i}")
+        service.start("score", names[-1])
+        assert scorer.wait(60) == -9, service.logs()
+        interruption = service.interruption()
+        scorer = service.start("score", "a", wire=wiring.dies_handing_over)
+        service.await_that(
+            lambda: frozenset().union(*map(service.owned, names)) == interruption.partitions,  # noqa: B023 - called at once
+            60,
+            "a partition belongs to nobody",
+        )
+        recoveries_s.append(time.monotonic() - interruption.at_s)
+    flowing.result()
+    service.await_decided()
+    holds("SIGKILL while partitions are handed over", f"{kills} kills", service.verdict(), recoveries_s)
+
+
 def test_members_come_and_go(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
     """Every second or so somebody joins or leaves, half of them by SIGKILL."""
     service = deploy()

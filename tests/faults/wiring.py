@@ -20,6 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 # Not used here: the fork server imports this module, and with it whatever a role needs.
 from consumer import bootstrap, cli  # noqa: F401
 from consumer.kafka.at_least_once import AtLeastOnce
+from consumer.kafka.event_consumer import EventConsumer
 from consumer.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -216,6 +217,20 @@ def stuck() -> None:
     """Wire ``score`` with a call that never returns, and a watchdog that does not take a minute."""
     bootstrap.Watchdog = partial(Watchdog, limit_s=3.0)
     Scorer(StuckProducer)()
+
+
+class DiesHandingOver(EventConsumer):
+    """Kills its process when it is asked for the first of its partitions."""
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if partitions:
+            _die()
+        super()._on_revoke(consumer, partitions)
+
+
+def dies_handing_over() -> None:
+    """Wire ``score`` with a consumer that does not survive a rebalance."""
+    bootstrap.EventConsumer = DiesHandingOver
 
 
 @dataclass(frozen=True)

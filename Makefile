@@ -30,8 +30,8 @@ check: install ## Format, lint, types, import layers.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install ## Measure, against programs that somebody would write instead.
-	$(BIN)/python tests/bench/run.py
+bench: install ## Measure, against programs that somebody would write instead; ARGS="--record" or "--growth".
+	$(BIN)/python tests/bench/run.py $(ARGS)
 
 faults: install ## Inject faults for about an hour; see docs/guarantees.md.
 	$(BIN)/python -m pytest -m faults -p no:randomly

@@ -6,12 +6,26 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from curtain import curtained
 from latency import Reader, paced_latency_ms
-from measure import drain, events_per_second, last_offsets, peak_memory_mb, process, sampled
+from measure import (
+    Running,
+    Samples,
+    await_members,
+    committed,
+    cpu_s,
+    events_per_second,
+    last_offsets,
+    peak_memory_mb,
+    process,
+    sampled,
+)
 
 from consumer.kafka.topics import TopicSpec, create_topics
 from consumer.settings import load
@@ -20,8 +34,31 @@ from model_store.store import ModelStore
 from model_store.synthetic import generate_students
 from model_store.training import train
 
-PARTITIONS = 3
+PARTITIONS = 4
+STUDENTS = 10_000
 HERE = Path(__file__).parent
+ROLE = (sys.executable, "-m", "consumer.supervised")
+"""A role that ends when we are gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What was seen while scorers worked off a backlog.
+
+    Attributes:
+        events_per_second: between a tenth and nine tenths of it.
+        peak_memory_mb: the largest resident set of any of the scorers.
+        cpu_us_per_event: CPU time of all the scorers, their start included unless they waited for the
+            backlog.
+        predictions: the topic that they published to.
+        samples: committed offsets over time.
+    """
+
+    events_per_second: float
+    peak_memory_mb: float
+    cpu_us_per_event: float
+    predictions: str
+    samples: Samples
 
 
 class Bench:
@@ -31,8 +68,8 @@ class Bench:
         self.servers = servers
         self.folder = folder
         self.store = folder / "models"
-        store = ModelStore(self.store, "purchase")
-        store.promote(store.add(train(generate_students(5000, seed=1))))
+        self.model_store = ModelStore(self.store, "purchase")
+        self.model_store.promote(self.model_store.add(train(generate_students(5000, seed=1))))
         self._n = 0
 
     def name(self, label: str) -> str:
@@ -40,10 +77,10 @@ class Bench:
         self._n += 1
         return f"{label}-{self._n}"
 
-    def topic(self, label: str) -> str:
+    def topic(self, label: str, partitions: int = PARTITIONS) -> str:
         """Create a topic."""
         name = self.name(label)
-        create_topics({"bootstrap.servers": self.servers}, [TopicSpec(name=name, partitions=PARTITIONS)])
+        create_topics({"bootstrap.servers": self.servers}, [TopicSpec(name=name, partitions=partitions)])
         return name
 
     def environment(self, **settings: str) -> dict[str, str]:
@@ -62,7 +99,7 @@ class Bench:
     def fill(self, topic: str, count: int, *, broken_ratio: float = 0.0, rate: float | None = None) -> int:
         """Send events; return how many."""
         settings = load(None, {"kafka": {"bootstrap_servers": self.servers}, "topics": {"events": topic}})
-        students = generate_students(10_000, seed=7)
+        students = generate_students(STUDENTS, seed=7)
         return Upstream(settings, students, count=count, broken_ratio=broken_ratio, rate=rate).run().events
 
     def contestant(self, name: str, events: str, total: int) -> float:
@@ -70,38 +107,114 @@ class Bench:
         group, output = self.name("group"), self.topic("out")
         command = [sys.executable, str(HERE / "contestants.py"), name, self.servers, events, output, group]
         command += [str(self.store)] if name == "hand_written" else []
-        with process(command, dict(os.environ), self.folder / f"{name}.log"):
-            return events_per_second(drain(self.servers, group, events, PARTITIONS, total, 300), total)
+        with (
+            process(command, dict(os.environ), self.folder / f"{group}.log") as running,
+            committed(self.servers, group, events, PARTITIONS) as done,
+        ):
+            return events_per_second(sampled(done, total, 300, [running]), total)
 
     def scorer(
-        self, events: str, total: int, *, workers: int = 1, **settings: str
-    ) -> tuple[float, float, str]:
-        """Return the rate of the score role, its peak memory in MB, and its predictions topic."""
-        group, predictions = self.name("group"), self.topic("predictions")
+        self,
+        events: str,
+        total: int,
+        *,
+        watch: Callable[[int, threading.Event], None] | None = None,
+        **settings: str,
+    ) -> Drained:
+        """Have one scorer work off the backlog in a topic.
+
+        Args:
+            events: the topic.
+            total: how many events it holds.
+            watch: runs beside it in a thread, is given its process id, and returns when the event is set.
+            settings: as variables.
+        """
+        group, predictions, environment = self._scoring(events, PARTITIONS, **settings)
+        ended = threading.Event()
+        with self._workers(1, environment, group) as workers, contextlib.ExitStack() as stack:
+            if watch is not None:
+                thread = threading.Thread(target=watch, args=(workers[0].pid, ended))
+                thread.start()
+                stack.callback(thread.join)
+                stack.callback(ended.set)
+            return self._drained(events, PARTITIONS, total, group, predictions, workers)
+
+    def workers(
+        self,
+        source: str,
+        total: int,
+        n_workers: int,
+        partitions: int = PARTITIONS,
+        *,
+        on_lift: Callable[[], None] = lambda: None,
+    ) -> Drained:
+        """Have scorers work off a copy of a topic that appears when each of them has partitions.
+
+        Args:
+            source: the topic.
+            total: how many of its events.
+            n_workers: scorers.
+            partitions: of the copy.
+            on_lift: called just before it appears.
+        """
+        events = self.topic("events", partitions)
+        group, predictions, environment = self._scoring(events, partitions)
+        with (
+            curtained(self.servers, source, events, total) as lift,
+            self._workers(n_workers, environment, group) as workers,
+        ):
+            await_members(self.servers, group, workers)
+            on_lift()
+            lift()
+            return self._drained(events, partitions, total, group, predictions, workers)
+
+    def _scoring(self, events: str, partitions: int, **settings: str) -> tuple[str, str, dict[str, str]]:
+        """Return a new group, a new predictions topic, and the environment of scorers for them."""
+        group, predictions = self.name("group"), self.topic("predictions", partitions)
         environment = self.environment(
             KAFKA__GROUP_ID=group,
             TOPICS__EVENTS=events,
             TOPICS__PREDICTIONS=predictions,
-            TOPICS__DEAD_LETTERS=self.topic("dlq"),
+            TOPICS__DEAD_LETTERS=self.topic("dlq", partitions),
             **settings,
         )
-        score = [sys.executable, "-m", "consumer", "score", "--worker"]
-        with contextlib.ExitStack() as stack:
-            first, *_ = [
-                stack.enter_context(process([*score, str(n)], environment, self.folder / "score.log"))
-                for n in range(workers)
-            ]
-            samples = drain(self.servers, group, events, PARTITIONS, total, 300)
-            memory_mb = peak_memory_mb(first.pid)
-        return events_per_second(samples, total), memory_mb, predictions
+        return group, predictions, environment
 
-    def monitor(self, predictions: str, total: int, **settings: str) -> float:
-        """Return the rate at which the monitor writes lines, in predictions/s."""
+    @contextlib.contextmanager
+    def _workers(self, n: int, environment: dict[str, str], group: str) -> Iterator[list[Running]]:
+        with contextlib.ExitStack() as stack:
+            yield [
+                stack.enter_context(
+                    process(
+                        [*ROLE, "score", "--worker", str(k)], environment, self.folder / f"{group}-{k}.log"
+                    )
+                )
+                for k in range(n)
+            ]
+
+    def _drained(
+        self, events: str, partitions: int, total: int, group: str, predictions: str, workers: list[Running]
+    ) -> Drained:
+        cpu_before_s = sum(cpu_s(worker.pid) for worker in workers)
+        with committed(self.servers, group, events, partitions) as done:
+            samples = sampled(done, total, 600, workers)
+        used_s = sum(cpu_s(worker.pid) for worker in workers) - cpu_before_s
+        return Drained(
+            events_per_second=events_per_second(samples, total),
+            peak_memory_mb=max(peak_memory_mb(worker.pid) for worker in workers),
+            cpu_us_per_event=used_s / total * 1e6,
+            predictions=predictions,
+            samples=samples,
+        )
+
+    def monitor(self, predictions: str, total: int, **settings: str) -> tuple[float, float]:
+        """Return the rate at which the monitor writes lines, a second, and its CPU in µs per line."""
         environment, lines = self._log(predictions, **settings)
         ends = last_offsets(self.servers, predictions)
-        with process([sys.executable, "-m", "consumer", "monitor"], environment, self.folder / "monitor.log"):
-            samples = sampled(lines, ends, 120)
-        return events_per_second(samples, ends) * total / ends
+        with process([*ROLE, "monitor"], environment, self.folder / f"{predictions}-log.log") as running:
+            samples = sampled(lines, ends, 300, [running])
+            used_s = cpu_s(running.pid)
+        return events_per_second(samples, ends) * total / ends, used_s / total * 1e6
 
     def both(self, events: str, total: int) -> dict[str, float]:
         """Run scorer and monitor side by side on a backlog.
@@ -110,21 +223,15 @@ class Bench:
             The scorer's rate in events/s, and how many seconds after its last commit the audit log
             was complete.
         """
-        group, predictions = self.name("group"), self.topic("predictions")
-        environment = self.environment(
-            KAFKA__GROUP_ID=group,
-            TOPICS__EVENTS=events,
-            TOPICS__PREDICTIONS=predictions,
-            TOPICS__DEAD_LETTERS=self.topic("dlq"),
-        )
+        group, predictions, environment = self._scoring(events, PARTITIONS)
         monitor_environment, lines = self._log(predictions)
-        role = [sys.executable, "-m", "consumer"]
         with (
-            process([*role, "monitor"], monitor_environment, self.folder / "monitor.log"),
-            process([*role, "score"], environment, self.folder / "score.log"),
+            process([*ROLE, "monitor"], monitor_environment, self.folder / f"{group}-log.log") as monitor,
+            process([*ROLE, "score"], environment, self.folder / f"{group}.log") as scorer,
+            committed(self.servers, group, events, PARTITIONS) as done,
         ):
-            samples = drain(self.servers, group, events, PARTITIONS, total, 300)
-            sampled(lines, last_offsets(self.servers, predictions), 120)
+            samples = sampled(done, total, 300, [scorer, monitor])
+            sampled(lines, last_offsets(self.servers, predictions), 120, [monitor])
             behind_s = time.monotonic() - samples[-1][0]
         return {"scorer_events_per_second": events_per_second(samples, total), "log_behind_s": behind_s}
 
@@ -146,18 +253,14 @@ class Bench:
 
     def latency_ms(self, rate: int, seconds: float) -> dict[str, float]:
         """Return percentiles of the time from producing an event to reading its prediction."""
-        group, events, predictions = self.name("group"), self.topic("events"), self.topic("predictions")
-        environment = self.environment(
-            KAFKA__GROUP_ID=group,
-            TOPICS__EVENTS=events,
-            TOPICS__PREDICTIONS=predictions,
-            TOPICS__DEAD_LETTERS=self.topic("dlq"),
-        )
-        with process([sys.executable, "-m", "consumer", "score"], environment, self.folder / "latency.log"):
+        events = self.topic("events")
+        group, predictions, environment = self._scoring(events, PARTITIONS)
+        with process([*ROLE, "score"], environment, self.folder / f"{group}.log") as running:
             warm_up = Reader(self.servers, predictions)
             self.fill(events, 100)
             deadline_s, seen = time.monotonic() + 60, 0
             while seen < 100:
+                running.check()
                 seen += len(warm_up.read(0.5))
                 if time.monotonic() > deadline_s:
                     raise TimeoutError("the scorer did not score its first events")

@@ -1,14 +1,16 @@
 """What the scorer is measured against: programs that somebody would write instead.
 
 Run as ``python contestants.py NAME BOOTSTRAP EVENTS_TOPIC OUTPUT_TOPIC GROUP [MODEL_STORE]``. Each runs
-until it is ended; the caller watches the group's committed offsets.
+until it is ended, or its standard input is; the caller watches the group's committed offsets.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import sys
+import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -158,7 +160,15 @@ def hand_written(servers: str, topic: str, output: str, group: str, store: str) 
         producer.commit_transaction()
 
 
+def end_with_parent() -> None:
+    """End when standard input does: it is a pipe that the caller holds open."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=end_with_parent, daemon=True).start()
     name, *arguments = sys.argv[1:]
     if name == "hand_written":
         hand_written(*arguments)

@@ -9,142 +9,204 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from bench import Bench
+import growth
+import history
+from bench import Bench, Drained
 from contestants import TRANSACTION_EVENTS
 from rich.console import Console
-from rich.table import Table
+from stages import stages_us
+from startup import start_s
+from tables import growth_tables, tables
 
 from consumer.demo.available_kafka import available_kafka
 
-TOO_NOISY = 0.25
-"""Spread of the bare wire's own rate over the rounds, (max - min) / median: above it, no verdict."""
+LATENCY_RATES = (100, 1000, 10_000)
+LATENCY_S = 20.0
+BROKEN_SHARE = 0.5
+"""Rejected events are sent so many per good one of the other runs: they take longer."""
 
 
-def rounds(n_rounds: int, contestants: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Run every contestant once per round, in turn."""
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for n in range(n_rounds):
-        for name, run in contestants.items():
-            rates[name].append(run())
-            print(f"round {n + 1}: {name} {rates[name][-1]:,.0f} events/s", file=sys.stderr, flush=True)
-    return rates
+class Result:
+    """What is measured, as it comes in."""
+
+    def __init__(self, bench: Bench, given: argparse.Namespace) -> None:
+        self._bench = bench
+        self._given = given
+        self._predictions = ""
+        self.rates: dict[str, list[float]] = {}
+        self.memory_mb: list[float] = []
+
+    def rounds(self, contestants: dict[str, Callable[[], float]], wire: Callable[[], float]) -> list[float]:
+        """Run every contestant once per round, in turn, between two runs of the wire.
+
+        Returns:
+            The rate of the wire in each round, the mean of the two.
+        """
+        bases: list[float] = []
+        for n in range(self._given.rounds):
+            around = [self._run(n, WIRE, wire)]
+            for name, run in contestants.items():
+                self._run(n, name, run)
+            around.append(self._run(n, WIRE, wire))
+            bases.append(sum(around) / len(around))
+        return bases
+
+    def _run(self, n: int, name: str, run: Callable[[], float]) -> float:
+        rate = run()
+        self.rates.setdefault(name, []).append(rate)
+        say(f"round {n + 1}: {name} {rate:,.0f} events/s")
+        return rate
+
+    def scorer(self, events: str, total: int, **settings: str) -> float:
+        """Return the rate of one scorer."""
+        return self.noted(self._bench.scorer(events, total, **settings))
+
+    def noted(self, drained: Drained) -> float:
+        """Return the rate; remember memory and predictions."""
+        self.memory_mb.append(drained.peak_memory_mb)
+        self._predictions = drained.predictions
+        return drained.events_per_second
+
+    def monitor(self, total: int) -> float:
+        """Return the monitor's rate on the predictions of the last scorer."""
+        return self._bench.monitor(self._predictions, total)[0]
+
+
+WIRE: Final = "pass-through, transactions"
 
 
 def main() -> None:
     """Measure and print."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--events", type=int, default=400_000)
-    arguments.add_argument("--backlog", type=int, default=1_000_000)
-    arguments.add_argument("--quick", action="store_true", help="Throughput only.")
-    arguments.add_argument("--json", type=Path, default=Path("artifacts/bench.json"))
-    given = arguments.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder, available_kafka() as servers:
-        bench = Bench(servers, Path(folder))
-        result = measure(bench, given)
+    given = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    load_before = os.getloadavg()[0]
+    if given.growth:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            result = growth.measure(Path(folder), given.events, given.backlog or growth.BACKLOG_EVENTS, say)
+    else:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder, available_kafka() as servers:
+            result = measure(Bench(servers, Path(folder)), given)
+    result |= {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cores": os.cpu_count(),
+        "load_before": load_before,
+    }
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(result, indent=2) + "\n")
-    show(result)
+    show = growth_tables if given.growth else tables
+    for table in show(result):
+        Console().print(table.rich())
+    if given.record:
+        record = history.record_growth if given.growth else history.record
+        record(result)
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--events", type=int, default=400_000, help="Events per run.")
+    parser.add_argument("--backlog", type=int, help="Events of the long backlog.")
+    parser.add_argument("--quick", action="store_true", help="Throughput only: wire, scorer, monitor.")
+    parser.add_argument(
+        "--growth", action="store_true", help="More partitions, workers and events instead; takes longer."
+    )
+    parser.add_argument(
+        "--record", action="store_true", help="Append to docs/bench, redraw, and fill docs/performance.md."
+    )
+    parser.add_argument("--json", type=Path, default=Path("artifacts/bench.json"))
+    given = parser.parse_args()
+    if given.record and given.quick:
+        parser.error("--record keeps whole runs only, not --quick ones")
+    return given
+
+
+def say(text: str) -> None:
+    """Tell how far we are."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def measure(bench: Bench, given: argparse.Namespace) -> dict[str, Any]:
     """Run everything that was asked for."""
     events, total = bench.topic("events"), given.events
     bench.fill(events, total)
-    predictions: list[str] = []
-    memory_mb: list[float] = []
-
-    def scorer(**settings: str) -> float:
-        rate, peak, topic = bench.scorer(events, total, **settings)
-        predictions.append(topic)
-        memory_mb.append(peak)
-        return rate
-
+    result = Result(bench, given)
     contestants: dict[str, Callable[[], float]] = {
-        "pass-through, transactions": lambda: bench.contestant("pass_through_transactional", events, total),
-        "scorer, exactly once": scorer,
-        "monitor": lambda: bench.monitor(predictions[-1], total),
+        "scorer, exactly once": lambda: result.scorer(events, total),
+        "monitor": lambda: result.monitor(total),
     }
     if not given.quick:
         few = min(total, 60_000)
-        fewer_events = bench.topic("events")
+        fewer_events, broken = bench.topic("events"), bench.topic("events")
         bench.fill(fewer_events, few)
-        broken = bench.topic("events")
-        n_broken = bench.fill(broken, 1, broken_ratio=float(total // 2))
+        n_broken = bench.fill(broken, 1, broken_ratio=float(int(total * BROKEN_SHARE)))
         contestants |= {
-            "pass-through, no transactions": lambda: bench.contestant("pass_through", events, total),
-            "scorer, at least once": lambda: scorer(KAFKA__DELIVERY="at_least_once"),
-            "scorer, all rejected": lambda: bench.scorer(broken, n_broken)[0],
-            "scorer, two workers": lambda: bench.scorer(events, total, workers=2)[0],
+            "pass-through, no transactions": partial(bench.contestant, "pass_through", events, total),
+            "scorer, at least once": lambda: result.scorer(events, total, KAFKA__DELIVERY="at_least_once"),
+            "scorer, all rejected": lambda: bench.scorer(broken, n_broken).events_per_second,
+            "two scorers": lambda: result.noted(bench.workers(events, total, 2)),
             "hand-written": lambda: bench.contestant("hand_written", fewer_events, few),
         }
-    rates = rounds(given.rounds, contestants)
-    wire = rates["pass-through, transactions"]
-    ratios = {
-        name: [rate / base for rate, base in zip(values, wire, strict=True)] for name, values in rates.items()
-    }
-    result: dict[str, Any] = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cores": os.cpu_count(),
+    pass_through = partial(bench.contestant, "pass_through_transactional", events, total)
+    pass_through()  # a broker's first transactions are not like the others
+    bases = result.rounds(contestants, pass_through)
+    wire = result.rates[WIRE]
+    measured: dict[str, Any] = {
         "events": total,
+        "rounds": given.rounds,
         "events_per_transaction": TRANSACTION_EVENTS,
-        "rates": rates,
-        "ratios_to_wire": ratios,
-        "wire_spread": (max(wire) - min(wire)) / statistics.median(wire),
-        "scorer_peak_memory_mb": max(memory_mb),
+        "rates": result.rates,
+        "ratios_to_wire": {
+            name: [rate / base for rate, base in zip(rates, bases, strict=True)]
+            for name, rates in result.rates.items()
+            if name != WIRE
+        },
+        "wire_spread": (max(wire) - min(wire)) / (sum(wire) / len(wire)),
     }
     if not given.quick:
-        result["both"] = bench.both(events, total)
-        result["latency_ms"] = {str(rate): bench.latency_ms(rate, 10) for rate in (100, 1000, 10_000)}
-        backlog = bench.topic("events")
-        bench.fill(backlog, given.backlog)
-        rate, peak, _ = bench.scorer(backlog, given.backlog)
-        result["backlog"] = {"events": given.backlog, "events_per_second": rate, "peak_memory_mb": peak}
-    return result
+        measured |= singles(bench, events, given, result)
+    return measured | {"scorer_peak_memory_mb": max(result.memory_mb)}
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print the result as tables."""
-    console = Console()
-    table = Table("what", "events/s (median)", "of the wire (median)", "min … max")
-    for name, values in result["rates"].items():
-        ratios = result["ratios_to_wire"][name]
-        table.add_row(
-            name,
-            f"{statistics.median(values):,.0f}",
-            f"{statistics.median(ratios):.2f}",
-            f"{min(ratios):.2f} … {max(ratios):.2f}",
-        )
-    console.print(table)
-    if "latency_ms" in result:
-        latency = Table("produced → readable at", "p50 ms", "p99 ms", "p99.9 ms")
-        for rate, at in result["latency_ms"].items():
-            latency.add_row(f"{rate} events/s", *(f"{at[p]:.1f}" for p in ("p50", "p99", "p99.9")))
-        console.print(latency)
-        both = result["both"]
-        console.print(
-            f"scorer and monitor side by side: {both['scorer_events_per_second']:,.0f} events/s, "
-            f"the audit log complete {both['log_behind_s']:.1f} s after the last commit"
-        )
-        backlog = result["backlog"]
-        console.print(
-            f"backlog of {backlog['events']:,}: {backlog['events_per_second']:,.0f} events/s, "
-            f"peak {backlog['peak_memory_mb']:.0f} MB"
-        )
-    console.print(f"scorer's peak memory: {result['scorer_peak_memory_mb']:.0f} MB")
-    if result["wire_spread"] > TOO_NOISY:
-        console.print(
-            f"The bare wire itself varied by {result['wire_spread']:.0%} between rounds: "
-            "this machine was too noisy to judge small differences."
-        )
+def singles(bench: Bench, events: str, given: argparse.Namespace, result: Result) -> dict[str, Any]:
+    """Run what has no counterpart on the wire, so needs no rounds."""
+    say("stages of the core")
+    stages = stages_us(bench.model_store)
+    say("start-up")
+    starts = [start_s(bench) for _ in range(2 * given.rounds)]
+    say("side by side")
+    both = [bench.both(events, given.events) for _ in range(given.rounds)]
+    latency_ms = {}
+    for rate in LATENCY_RATES:
+        say(f"latency at {rate} events/s")
+        latency_ms[str(rate)] = bench.latency_ms(rate, LATENCY_S)
+    backlog, n_backlog = bench.topic("events"), given.backlog or 1_000_000
+    say(f"a backlog of {n_backlog:,}")
+    bench.fill(backlog, n_backlog)
+    drained = bench.scorer(backlog, n_backlog)
+    result.noted(drained)
+    return {
+        "stages_us": stages,
+        "starts_s": starts,
+        "both": both,
+        "latency_ms": latency_ms,
+        "backlog": {
+            "events": n_backlog,
+            "events_per_second": drained.events_per_second,
+            "peak_memory_mb": drained.peak_memory_mb,
+        },
+    }
 
 
 if __name__ == "__main__":

@@ -1,0 +1,158 @@
+"""``make bench ARGS=--growth``: more partitions, more workers, more events; and a cluster on paper.
+
+Runs on a broker of its own, whose CPU and disk can be looked at.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from bench import Bench
+from measure import cpu_s, memory_mb, rate_between
+
+from consumer.demo.embedded_kafka import EmbeddedKafka
+
+COUNTS: Final = (1, 2, 4, 8)
+BACKLOG_EVENTS: Final = 10_000_000
+_TENTHS: Final = 10
+_MEMORY_EVERY_S: Final = 0.5
+
+BROKER_CORES: Final = 8
+BROKER_NETWORK_BYTES_PER_S: Final = 10e9 / 8
+REPLICAS: Final = 3
+FULL: Final = 0.6
+"""The share of a core, or of a network, that one plans with."""
+CLUSTERS: Final = ((1, 3), (2, 3), (4, 3), (8, 3), (16, 3), (16, 6), (32, 6))
+"""(scorers with a core each, brokers)."""
+
+
+def measure(folder: Path, n_events: int, n_backlog: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run everything.
+
+    Args:
+        folder: for the broker and all else.
+        n_events: of each run.
+        n_backlog: of the long one.
+        say: told how far we are.
+    """
+    with EmbeddedKafka(folder / "kafka") as kafka:
+        growth = Growth(Bench(kafka.bootstrap_servers, folder), kafka, folder / "kafka", say)
+        source = growth.bench.topic("events")
+        growth.bench.fill(source, n_events)
+        growth.drain(source, n_events, 1, 1)  # the broker's first minute is not like the others
+        partitions = [growth.drain(source, n_events, 1, n) for n in COUNTS]
+        workers = [growth.drain(source, n_events, n, max(COUNTS)) for n in COUNTS]
+        cost = growth.cost(source, n_events)
+        backlog = growth.backlog(n_backlog)
+    return {
+        "events": n_events,
+        "partitions": partitions,
+        "workers": workers,
+        "cost": cost,
+        "backlog": backlog,
+        "cluster": cluster(cost),
+    }
+
+
+class Growth:
+    """The measurements."""
+
+    def __init__(self, bench: Bench, kafka: EmbeddedKafka, data: Path, say: Callable[[str], None]) -> None:
+        self.bench = bench
+        self._broker_pid = kafka.pid(1)
+        self._data = data
+        self._say = say
+
+    def drain(self, source: str, total: int, workers: int, partitions: int) -> dict[str, float]:
+        """Have workers work off a backlog that appears at once; see :meth:`Bench.workers`."""
+        before_s = [0.0]
+
+        def note() -> None:
+            before_s[0] = cpu_s(self._broker_pid)
+
+        drained = self.bench.workers(source, total, workers, partitions, on_lift=note)
+        broker_us = (cpu_s(self._broker_pid) - before_s[0]) / total * 1e6
+        took_us = (drained.samples[-1][0] - drained.samples[0][0]) / total * 1e6
+        self._say(f"{workers} workers, {partitions} partitions: {drained.events_per_second:,.0f} events/s")
+        return {
+            "workers": workers,
+            "partitions": partitions,
+            "rate": drained.events_per_second,
+            "worker_us": drained.cpu_us_per_event,
+            "broker_us": broker_us,
+            "cores_in_use": (drained.cpu_us_per_event + broker_us) / took_us,
+            "peak_memory_mb": drained.peak_memory_mb,
+        }
+
+    def cost(self, source: str, total: int) -> dict[str, float]:
+        """Return what one event costs: bytes in the topics, and CPU in every part."""
+        before_s = [0.0]
+
+        def note() -> None:
+            before_s[0] = cpu_s(self._broker_pid)
+
+        drained = self.bench.workers(source, total, 1, on_lift=note)
+        broker_us = (cpu_s(self._broker_pid) - before_s[0]) / total * 1e6
+        monitor_rate, monitor_us = self.bench.monitor(drained.predictions, total)
+        return {
+            "event_bytes": self._topic_bytes(source) / total,
+            "prediction_bytes": self._topic_bytes(drained.predictions) / total,
+            "worker_us": drained.cpu_us_per_event,
+            "broker_us": broker_us,
+            "monitor_us": monitor_us,
+            "monitor_rate": monitor_rate,
+        }
+
+    def _topic_bytes(self, topic: str) -> int:
+        """Return what a topic takes on disk, which is what it takes on the wire."""
+        return sum(path.stat().st_size for path in self._data.glob(f"node-1/data/{topic}-[0-9]*/*.log"))
+
+    def backlog(self, total: int) -> dict[str, Any]:
+        """Work off a long backlog; look at rate and memory tenth by tenth."""
+        events = self.bench.topic("events")
+        self._say(f"filling a backlog of {total:,}")
+        self.bench.fill(events, total)
+        seen: list[tuple[float, float]] = []
+
+        def watch(pid: int, ended: threading.Event) -> None:
+            while not ended.wait(_MEMORY_EVERY_S):
+                seen.append((time.monotonic(), memory_mb(pid)))
+
+        drained = self.bench.scorer(events, total, watch=watch)
+        edges = np.linspace(0, total, _TENTHS + 1)
+        done = np.interp([at_s for at_s, _ in seen], *np.array(drained.samples).T)
+        tenth = np.minimum(done / total * _TENTHS, _TENTHS - 1).astype(int)
+        memory = np.array([mb for _, mb in seen])
+        return {
+            "events": total,
+            "rates": [rate_between(drained.samples, a, b) for a, b in pairwise(edges.tolist())],
+            "memory_mb": [float(memory[tenth == n].max(initial=0)) for n in range(_TENTHS)],
+            "peak_memory_mb": drained.peak_memory_mb,
+        }
+
+
+def cluster(cost: dict[str, float]) -> list[tuple[float, ...]]:
+    """Return on paper what clusters would bear: see docs/performance.md for the reasoning.
+
+    Returns:
+        Rows of (scorers, brokers, and events/s: by the scorers' CPU, by the brokers' CPU, by the
+        brokers' network in the busier direction, and the least of these).
+    """
+    rows: list[tuple[float, ...]] = []
+    for scorers, brokers in CLUSTERS:
+        by_scorers = scorers * FULL * 1e6 / cost["worker_us"]
+        # Followers fetch and append what the leader has served: at worst that costs as much again, each.
+        by_broker_cpu = brokers * BROKER_CORES * FULL * 1e6 / (cost["broker_us"] * REPLICAS)
+        # Leaders send: the event to its followers and the scorer; the prediction to its followers, the
+        # monitor and the CRM. That is more than they receive.
+        sent_bytes = REPLICAS * cost["event_bytes"] + (REPLICAS + 1) * cost["prediction_bytes"]
+        by_network = brokers * BROKER_NETWORK_BYTES_PER_S * FULL / sent_bytes
+        least = min(by_scorers, by_broker_cpu, by_network)
+        rows.append((scorers, brokers, by_scorers, by_broker_cpu, by_network, least))
+    return rows

@@ -1,0 +1,119 @@
+"""The stages of the core alone, without Kafka: microseconds per event."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from consumer.core.batch import RawBatch
+from consumer.core.country import CountryNumbers
+from consumer.core.dead_letter import dead_letters
+from consumer.core.decode import Decoder
+from consumer.core.pipeline import Pipeline
+from consumer.decision import Laps
+from consumer.monitor.audit_lines import audit_lines
+from consumer.upstream.events import events
+from model_store.countries import country_code
+from model_store.loading import LoadedModel
+from model_store.store import ModelStore
+from model_store.synthetic import generate_students
+from schemas.bundled import BundledSchemas
+from schemas.framing import single_object_header
+from schemas.repository import engagement_event, purchase_prediction
+
+BATCH_EVENTS = 10_000
+REPEATS = 31
+_NOW_MS = 1_700_000_000_000
+_LETTER_MAX_BYTES = 1_048_588
+
+
+class _OneModel:
+    """A model that never changes."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+
+    def current(self) -> LoadedModel:
+        """Return it."""
+        return self._model
+
+
+def stages_us(store: ModelStore) -> dict[str, float]:
+    """Run the core on batches of good and of broken events, and on the predictions that came of them.
+
+    Returns:
+        Median microseconds per event by stage: ``decode``, ``validate``, ``score``, ``encode`` of good
+        events; ``reject`` (decode and validate) and ``dead letter`` of broken ones, every kind in turn;
+        ``monitor: decode`` and ``monitor: lines`` per prediction.
+    """
+    good, broken = _batch(broken_ratio=0.0), _batch(broken_ratio=float(BATCH_EVENTS))
+    pipeline = Pipeline(
+        decoder=Decoder(engagement_event(), BundledSchemas()),
+        models=_OneModel(store.load("champion")),
+        countries=CountryNumbers(country_code),
+        header=single_object_header(purchase_prediction().fingerprint),
+    )
+    predictions_decoder = Decoder(purchase_prediction(), BundledSchemas())
+    timings: dict[str, list[float]] = defaultdict(list)
+    for _ in range(REPEATS):
+        laps = Laps()
+        outcome = pipeline.run(good, scored_at_ms=_NOW_MS, lap=laps)
+        _note(timings, laps, len(good))
+
+        laps = Laps()
+        rejections = pipeline.run(broken, scored_at_ms=_NOW_MS).rejections
+        laps("reject")
+        dead_letters(rejections, broken, group="bench", rejected_at_ms=_NOW_MS, max_bytes=_LETTER_MAX_BYTES)
+        laps("dead letter")
+        _note(timings, laps, len(broken))
+
+        laps = Laps()
+        predictions, _ = predictions_decoder.decode(outcome.predictions)
+        laps("monitor: decode")
+        audit_lines(
+            predictions,
+            source_topic="events",
+            output_topic="predictions",
+            partitions=good.partitions,
+            offsets=good.offsets,
+        )
+        laps("monitor: lines")
+        _note(timings, laps, len(good))
+    return {stage: statistics.median(values) for stage, values in timings.items()}
+
+
+def _note(timings: dict[str, list[float]], laps: Laps, n_events: int) -> None:
+    for stage, seconds in laps.durations_s.items():
+        timings[stage].append(seconds / n_events * 1e6)
+
+
+def _batch(broken_ratio: float) -> RawBatch:
+    """Return a batch of good events, or, for a ratio above 0, of broken ones only."""
+    students = generate_students(BATCH_EVENTS, seed=7)
+    count = 1 if broken_ratio else BATCH_EVENTS
+    sent = events(
+        students,
+        count=count,
+        broken_ratio=broken_ratio,
+        run_id="0" * 20,
+        now_ms=lambda: time.time_ns() // 1_000_000,
+    )
+    chosen = [event for event in sent if (event.code is not None) == bool(broken_ratio)]
+    n = len(chosen)
+    return RawBatch(
+        topic="events",
+        partitions=_cycle(n),
+        offsets=np.arange(n).tolist(),
+        keys=[event.key for event in chosen],
+        values=[event.value for event in chosen],
+        timestamp_ms=lambda _: _NOW_MS,
+        headers=lambda _: [],
+    )
+
+
+def _cycle(n: int) -> Sequence[int]:
+    return [i % 4 for i in range(n)]

@@ -34,7 +34,6 @@ from consumer.kafka.session import Publisher, Session
 from consumer.kafka.topics import describe_topics
 from consumer.kafka.transaction import Transaction
 from consumer.model_watch import ModelWatch
-from consumer.monitor.opening import open_all
 from consumer.scorer import Scorer
 from consumer.settings import Settings
 from consumer.telemetry import ScorerTelemetry
@@ -140,6 +139,8 @@ def run_monitor(settings: Settings) -> None:
         Unavailable: the broker did not answer at the start.
         FatalError: the Kafka client cannot go on.
     """
+    from consumer.monitor.opening import open_all  # noqa: PLC0415 - a scorer starts sooner without it
+
     conditions = Conditions(time.time)
     registry = role_registry(conditions)
     opened = open_all(settings, writer_schemas(settings), conditions, registry)

@@ -124,8 +124,8 @@ class CommittedTail:
             messages = self._consumer.consume(max_records, max_wait_s)
         except KafkaException as exception:
             raise FatalError(f"{self._topic} cannot be read: {describe(error_of(exception))}") from exception
-        troubled = [message for message in messages if message.error() is not None]
-        if troubled:
+        if any(map(Message.error, messages)):
+            troubled = [message for message in messages if message.error() is not None]
             messages = [message for message in messages if message.error() is None]
             for message in troubled:
                 self._on_message_error(message, message.error())  # type: ignore[arg-type]  # not None, see above
@@ -133,8 +133,8 @@ class CommittedTail:
             return None
         self._conditions.clear(Name.BROKER)
         # The client's types allow for a message without coordinates; a record has them.
-        partitions: list[int] = [message.partition() for message in messages]  # type: ignore[misc]
-        offsets: list[int] = [message.offset() for message in messages]  # type: ignore[misc]
+        partitions: list[int] = list(map(Message.partition, messages))  # type: ignore[arg-type]
+        offsets: list[int] = list(map(Message.offset, messages))  # type: ignore[arg-type]
         last = dict(zip(partitions, offsets, strict=True))
         self._next_offsets |= {partition: offset + 1 for partition, offset in last.items()}
         self._stuck -= last.keys()
@@ -143,8 +143,8 @@ class CommittedTail:
         return TailBatch(
             partitions=partitions,
             offsets=offsets,
-            keys=[message.key() for message in messages],
-            values=[message.value() for message in messages],
+            keys=list(map(Message.key, messages)),
+            values=list(map(Message.value, messages)),
             next_offsets=self.next_offsets,
         )
 

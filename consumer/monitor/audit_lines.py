@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import orjson
@@ -18,11 +18,13 @@ from consumer.core.columns import plan
 from consumer.core.spans import all_equal
 from schemas.repository import purchase_prediction
 
+_Column: TypeAlias = str | list[str]
+"""A piece of each line: the same in all, or one for each. One character per byte (Latin-1), whatever the
+bytes mean: strings of characters are cut, joined and encoded faster than bytes, and no text is decoded."""
+
 _YEAR_0001_MS: Final = -62_135_596_800_000
 _YEAR_9999_END_MS: Final = 253_402_300_799_999
 """RFC 3339 has four digits for the year (section 5.6)."""
-
-_MILLISECONDS: Final = tuple(f'{n:03d}Z"' for n in range(1000))
 
 _NUMBERS: Final = (
     "days_on_platform",
@@ -32,6 +34,10 @@ _NUMBERS: Final = (
     "practice_exams_passed",
     "minutes_spent_on_exams",
 )
+
+_SMALL: Final = 1024
+_SMALL_TEXTS: Final = np.array([str(n) for n in range(_SMALL)], object)
+"""Counts, days and partitions are nearly always below; looking them up beats forming them."""
 
 _LINE_ENDS: Final = {ord(char): f"\\u{ord(char):04x}" for char in "\u0085\u2028\u2029"}
 """Unicode's line ends, which JSON leaves as they are, and their escapes: a reader may split at them."""
@@ -64,37 +70,43 @@ def audit_lines(
     if m == 0:
         return b""
     rows, numbers = predictions.rows, predictions.numbers
-    texts = _Texts(predictions)
-    pieces: list[str | list[str]] = [
+
+    characters = predictions.data.decode("latin-1")
+
+    def text(name: str) -> _Column:
+        return _texts(predictions, name, characters)
+
+    pieces: list[_Column] = [
         '{"timestamp_utc":', _times(numbers["scored_at"]),
-        ',"event_id":', texts.column("event_id"),
-        ',"student_id":', texts.column("student_id"),
-        ',"occurred_at":', _times(numbers["occurred_at"]),
+        ',"event_id":"', text("event_id"),
+        '","student_id":"', text("student_id"),
+        '","occurred_at":', _times(numbers["occurred_at"]),
         ',"predicted_purchase_probability":', _numbers(numbers["predicted_purchase_probability"]),
         ',"predicted_purchase":', _numbers(numbers["predicted_purchase"]),
         ',"threshold":', _numbers(numbers["threshold"]),
-        ',"model_version":', texts.column("model_version"),
-        ',"features":{"student_country":', texts.column("features.student_country"),
+        ',"model_version":"', text("model_version"),
+        '","features":{"student_country":"', text("features.student_country"), '"',
     ]  # fmt: skip
     for name in _NUMBERS:
         pieces += [f',"{name}":', _numbers(numbers[f"features.{name}"])]
     pieces += [
-        f'}},"source":{{"topic":{_text(source_topic)},"partition":', _numbers(numbers["source_partition"]),
+        '},"source":{"topic":"', _escaped(source_topic),
+        '","partition":', _numbers(numbers["source_partition"]),
         ',"offset":', _numbers(numbers["source_offset"]),
-        f'}},"output":{{"topic":{_text(output_topic)},"partition":',
-        _numbers(np.asarray(partitions, np.int64)[rows]),
+        '},"output":{"topic":"', _escaped(output_topic),
+        '","partition":', _numbers(np.asarray(partitions, np.int64)[rows]),
         ',"offset":', _numbers(np.asarray(offsets, np.int64)[rows]),
         "}}\n",
     ]  # fmt: skip
-    return _interleaved(pieces, m).encode()
+    return _interleaved(pieces, m).encode("latin-1")
 
 
-def _interleaved(pieces: list[str | list[str]], m: int) -> str:
-    """Join m lines of the same pieces: a text is the same in each line, a list has one per line.
+def _interleaved(pieces: list[_Column], m: int) -> str:
+    """Join m lines of the same pieces.
 
     Filled piece by piece and joined once, this takes half of what formatting line by line does.
     """
-    merged: list[str | list[str]] = []
+    merged: list[_Column] = []
     for piece in pieces:
         if isinstance(piece, str) and merged and isinstance(merged[-1], str):
             merged[-1] += piece
@@ -106,54 +118,51 @@ def _interleaved(pieces: list[str | list[str]], m: int) -> str:
     return "".join(flat)
 
 
-def _numbers(column: NDArray[Any]) -> str | list[str]:
+def _numbers(column: NDArray[Any]) -> _Column:
     """Return each number as JSON; one that is not finite is ``null``."""
     bits = column.view(np.int64)  # 0.0 and -0.0 are equal, and not the same text
     if len(column) > 1 and (bits == bits[0]).all():
         return orjson.dumps(column[0].item()).decode()
+    if column.dtype == np.int64 and column.min() >= 0 and column.max() < _SMALL:
+        return _looked_up(_SMALL_TEXTS, column)
     return orjson.dumps(column.tolist()).decode()[1:-1].split(",")
 
 
-class _Texts:
-    """The texts of predictions as JSON strings; the decoder has made sure that they are UTF-8."""
-
-    def __init__(self, predictions: EventBatch) -> None:
-        self._predictions = predictions
-        # One character per byte: positions stay the same, and cutting a text out needs no decoding.
-        self._characters = predictions.data.decode("latin-1")
-
-    def column(self, name: str) -> str | list[str]:
-        """Return one text per prediction, or the one that they all share."""
-        begins = self._predictions.texts[name]
-        ends = self._predictions.starts[:, _field_indexes()[name] + 1]
-        if len(begins) > 1 and all_equal(self._predictions.data, begins, ends):
-            return _text(self._predictions.data[begins[0] : ends[0]].decode())
-        characters = self._characters
-        texts = [characters[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
-        together = "".join(texts)
-        # The usual column needs no escape, and one look at it costs less than a look at each text.
-        if together.isascii() and together.isprintable() and '"' not in together and "\\" not in together:
-            return [f'"{text}"' for text in texts]
-        return [_text(text.encode("latin-1").decode()) for text in texts]
-
-
-def _text(value: str) -> str:
-    """Return a JSON string that no reader splits."""
-    text = orjson.dumps(value).decode()
-    return text if text.isascii() else text.translate(_LINE_ENDS)
-
-
-def _times(times_ms: IntArray) -> list[str]:
-    """Return milliseconds since the Unix epoch, int64 (m,), as ``"2026-01-31T12:00:00.000Z"``."""
-    formed = (times_ms >= _YEAR_0001_MS) & (times_ms <= _YEAR_9999_END_MS)
-    seconds, milliseconds = np.divmod(np.where(formed, times_ms, 0), 1000)
-    # Many predictions share a second, and forming one takes longer than anything else here.
-    distinct_s, where = np.unique(seconds, return_inverse=True)
-    texts = [f'"{text}.' for text in np.datetime_as_string(distinct_s.astype("datetime64[s]"))]
-    column = [texts[i] + _MILLISECONDS[n] for i, n in zip(where.tolist(), milliseconds.tolist(), strict=True)]
-    for i in np.flatnonzero(~formed).tolist():
-        column[i] = str(times_ms[i])
+def _looked_up(texts: NDArray[np.object_], where: IntArray) -> list[str]:
+    column: list[str] = texts[where].tolist()
     return column
+
+
+def _texts(predictions: EventBatch, name: str, characters: str) -> _Column:
+    """Return the inside of each text's JSON string; the decoder has made sure that they are UTF-8."""
+    data, begins = predictions.data, predictions.texts[name]
+    ends = predictions.starts[:, _field_indexes()[name] + 1]
+    if len(begins) > 1 and all_equal(data, begins, ends):
+        return _escaped(data[begins[0] : ends[0]].decode())
+    texts = [characters[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+    # The usual column needs no escape, and one look at it costs less than a look at each text.
+    together = "".join(texts)
+    if together.isascii() and together.isprintable() and '"' not in together and "\\" not in together:
+        return texts
+    return [_escaped(text.encode("latin-1").decode()) for text in texts]
+
+
+def _escaped(value: str) -> str:
+    """Return the inside of a JSON string that no reader splits."""
+    text = orjson.dumps(value).decode()[1:-1]
+    return text if text.isascii() else text.translate(_LINE_ENDS).encode().decode("latin-1")
+
+
+def _times(times_ms: IntArray) -> _Column:
+    """Return milliseconds since the Unix epoch, int64 (m,), as ``"2026-01-31T12:00:00.000Z"``."""
+    # Many predictions share a time, and forming one takes longer than anything else here.
+    distinct_ms, where = np.unique(times_ms, return_inverse=True)
+    formed = (distinct_ms >= _YEAR_0001_MS) & (distinct_ms <= _YEAR_9999_END_MS)
+    texts = np.datetime_as_string(np.where(formed, distinct_ms, 0).astype("datetime64[ms]"), timezone="UTC")
+    column = np.array([f'"{text}"' for text in texts], object)
+    for i in np.flatnonzero(~formed).tolist():
+        column[i] = str(distinct_ms[i])
+    return str(column[0]) if len(column) == 1 else _looked_up(column, where)
 
 
 @cache

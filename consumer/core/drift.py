@@ -19,20 +19,36 @@ from consumer.core.batch import FloatArray, IntArray
 _SMOOTHING: Final = 0.5
 """Added to every bin (Jeffreys' prior), so that an empty bin has a finite logarithm."""
 
+_ONE_SERIES: Final = np.zeros(1, np.int64)
 
-def smoothed_ratios(counts: NDArray[Any]) -> FloatArray:
-    """Return the share of each bin, float64 (B,): (c + 0.5) / (n + 0.5 B) for counts (B,)."""
-    smoothed: FloatArray = (counts + _SMOOTHING) / (counts.sum() + _SMOOTHING * len(counts))
+
+def smoothed_ratios(counts: NDArray[Any], begins: IntArray = _ONE_SERIES) -> FloatArray:
+    """Return the share of each bin, float64 (B,): (c + 0.5) / (n + 0.5 b) for a series of b bins.
+
+    Args:
+        counts: (B,), the bins of one series, or of several one after the other.
+        begins: int64 (k,), where each series begins.
+    """
+    sizes = np.diff(begins, append=len(counts))
+    totals = np.add.reduceat(counts, begins) + _SMOOTHING * sizes
+    smoothed: FloatArray = (counts + _SMOOTHING) / np.repeat(totals, sizes)
     return smoothed
 
 
-def psi(observed_ratios: FloatArray, expected_ratios: FloatArray) -> float:
-    """Return the population stability index of two sets of shares, float64 (B,) each, none of them 0.
+def psi(
+    observed_ratios: FloatArray, expected_ratios: FloatArray, begins: IntArray = _ONE_SERIES
+) -> FloatArray:
+    """Return the population stability index of each series, float64 (k,).
 
     Σ (p - q) ln(p / q), which is Jeffreys' divergence, in nats.
+
+    Args:
+        observed_ratios: float64 (B,), none of them 0; the series stand one after the other.
+        expected_ratios: float64 (B,), likewise.
+        begins: int64 (k,), where each series begins.
     """
-    difference = observed_ratios - expected_ratios
-    return float(np.sum(difference * np.log(observed_ratios / expected_ratios)))
+    terms = (observed_ratios - expected_ratios) * np.log(observed_ratios / expected_ratios)
+    return np.add.reduceat(terms, begins)
 
 
 @lru_cache(maxsize=1024)
@@ -115,15 +131,34 @@ def bins_of(column: FloatArray, edges: tuple[float, ...]) -> IntArray:
     return bins
 
 
-def first_sightings(ids: NDArray[np.uint64], seen: NDArray[np.uint64]) -> IntArray:
-    """Return where each id that was not seen before stands first, int64 (k,), rising.
+def previous_rows(ids: NDArray[np.uint64]) -> IntArray:
+    """Return in which row each id stood before, int64 (m,); -1 where it stands for the first time.
+
+    Args:
+        ids: uint64 (m,).
+    """
+    previous = np.full(len(ids), -1, np.int64)
+    order = np.argsort(ids)  # five times as fast as one that keeps the order of equals
+    equal = ids[order[1:]] == ids[order[:-1]]
+    if equal.any():
+        repeated = np.zeros(len(ids), np.bool_)
+        repeated[1:] = equal
+        repeated[:-1] |= equal
+        rows = np.sort(order[repeated])
+        rows = rows[np.argsort(ids[rows], kind="stable")]
+        again = np.flatnonzero(ids[rows[1:]] == ids[rows[:-1]])
+        previous[rows[again + 1]] = rows[again]
+    return previous
+
+
+def unseen(ids: NDArray[np.uint64], seen: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Tell which ids are not among those seen, bool (m,).
 
     Args:
         ids: uint64 (m,).
         seen: uint64 (s,), sorted.
     """
-    distinct, first = np.unique(ids, return_index=True)
-    if len(seen):
-        at = np.minimum(np.searchsorted(seen, distinct), len(seen) - 1)
-        first = first[seen[at] != distinct]
-    return np.sort(first)
+    if not len(seen):
+        return np.ones(len(ids), np.bool_)
+    new: NDArray[np.bool_] = seen[np.minimum(np.searchsorted(seen, ids), len(seen) - 1)] != ids
+    return new

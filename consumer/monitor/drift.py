@@ -14,7 +14,15 @@ from consumer.core.batch import EventBatch
 from consumer.monitor.baselines import Baselines, ModelBaseline
 from consumer.monitor.drift_sample import Countries, Versions, columns_of, decisions_of
 from consumer.monitor.drift_verdict import Status, WindowVerdict, judge
-from consumer.monitor.drift_window import SERIES, Sample, Window, WindowCounts, bin_labels, sample_of
+from consumer.monitor.drift_window import (
+    SERIES,
+    Sample,
+    Window,
+    WindowCounts,
+    bin_labels,
+    in_one_row,
+    sample_of,
+)
 from consumer.monitor.snapshot import DriftSnapshot
 from consumer.settings import DriftSettings
 from model_store.errors import ModelStoreError
@@ -85,6 +93,7 @@ class Drift:
         self._window: Window | None = None
         self._recent: list[WindowVerdict] = []
         self._observations: dict[str, NDArray[np.int64]] = {}
+        self._counted = np.zeros(0, np.int64)
         self._switch_to(None)
 
     def look_at_champion(self) -> None:
@@ -199,6 +208,7 @@ class Drift:
         self._problem = ""
         self._window = self._open(WindowCounts.empty(1, self._model.baseline))
         self._observations = {name: np.zeros_like(c) for name, c in self._window.counts.bins.items()}
+        self._counted = in_one_row(self._observations)
 
     def _open(self, counts: WindowCounts, seen: NDArray[np.uint64] | None = None) -> Window:
         settings = self._settings
@@ -207,12 +217,11 @@ class Drift:
     def _fill(self, window: Window, sample: Sample, *, counted: bool) -> None:
         begin = 0
         while begin < len(sample):
-            before = window.counts.copy()
+            students, bins = window.counts.students, window.in_one_row.copy()
             begin = window.add(sample, begin)
-            self._samples += window.counts.students - before.students
+            self._samples += window.counts.students - students
             if counted:
-                for name, counts in window.counts.bins.items():
-                    self._observations[name] += counts - before.bins[name]
+                self._counted += window.in_one_row - bins
             if window.is_full:
                 window = self._close(window)
 

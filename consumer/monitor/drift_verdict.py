@@ -6,14 +6,14 @@ make false alarms some eight times as frequent. What a running window holds is s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
 
-from consumer.core.batch import FloatArray
+from consumer.core.batch import FloatArray, IntArray
 from consumer.core.drift import (
     alarm_z,
     mean_shift_sd,
@@ -147,9 +147,15 @@ def judge(
     """
     decided = closed and counts.students >= settings.minimum_students
     series: Mapping[str, Bins] = {**baseline.features, SCORE: baseline.score}
+    names = (*INPUT_NAMES, SCORE)
+    indexes: Sequence[float | None] = [None] * len(names)
+    if counts.students:
+        expected, begins = _expected(tuple(series[name].counts for name in names))
+        observed = smoothed_ratios(np.concatenate([counts.bins[name] for name in names]), begins)
+        indexes = psi(observed, expected, begins).tolist()
     verdicts = {
-        name: _series(counts, name, bins, baseline.rows, settings, decided=decided)
-        for name, bins in series.items()
+        name: _series(counts, name, series[name], baseline.rows, settings, index, decided=decided)
+        for name, index in zip(names, indexes, strict=True)
     }
     country = baseline.features[INPUT_NAMES[0]]
     unknown = int(counts.bins[INPUT_NAMES[0]][country.labels.index(UNKNOWN_COUNTRY_LABEL)])
@@ -168,32 +174,39 @@ def judge(
 
 
 def _series(
-    counts: WindowCounts, name: str, bins: Bins, rows: int, settings: DriftSettings, *, decided: bool
+    counts: WindowCounts,
+    name: str,
+    bins: Bins,
+    rows: int,
+    settings: DriftSettings,
+    index: float | None,
+    *,
+    decided: bool,
 ) -> SeriesVerdict:
-    n, observed = counts.students, counts.bins[name]
-    value = threshold = shift = None
+    n = counts.students
+    threshold = shift = None
     if n:
-        value = psi(smoothed_ratios(observed), _expected_ratios(bins.counts))
         if len(bins.labels) > 1:
             z = thresholds_z(settings)
             threshold = psi_threshold(n, rows, len(bins.labels), settings.tolerated_psi, z)
         if isinstance(bins, NumericBins):
             shift = mean_shift_sd(counts.totals[name], n, bins.mean, bins.sd)
-    drifted = value is not None and threshold is not None and value > threshold
+    drifted = index is not None and threshold is not None and index > threshold
     return SeriesVerdict(
         status=_status(drifted=drifted, decided=decided),
-        psi=value,
+        psi=index,
         threshold=threshold,
         observations=n,
         mean_shift_sd=shift,
-        counts=observed.tolist(),
+        counts=counts.bins[name].tolist(),
     )
 
 
 @lru_cache(maxsize=64)
-def _expected_ratios(counts: tuple[int, ...]) -> FloatArray:
-    """Return the shares in training, computed once."""
-    return smoothed_ratios(np.array(counts))
+def _expected(counts: tuple[tuple[int, ...], ...]) -> tuple[FloatArray, IntArray]:
+    """Return the shares in training of k series, float64 (B,), and where each begins, int64 (k,)."""
+    begins = np.cumsum([0, *map(len, counts[:-1])])
+    return smoothed_ratios(np.concatenate(counts), begins), begins
 
 
 def _rate(counts: WindowCounts, baseline: Baseline, settings: DriftSettings, *, decided: bool) -> RateVerdict:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import PlainValidator
 
-from consumer.core.batch import FloatArray
-from consumer.core.drift import bins_of, first_sightings
+from consumer.core.batch import FloatArray, IntArray
+from consumer.core.drift import bins_of, previous_rows, unseen
 from model_store.baseline import Baseline, NumericBins
 from model_store.inputs import INPUT_NAMES
 
@@ -37,7 +38,7 @@ _LOOK_AHEAD_ROWS: Final = 512
 """At least so many rows are looked at together, however few students a window still lacks."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sample:
     """m predictions of one model version, as drift looks at them.
 
@@ -55,6 +56,11 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.students)
+
+    @cached_property
+    def previous_rows(self) -> IntArray:
+        """Where each student stood before in this sample, int64 (m,), -1 for nowhere."""
+        return previous_rows(self.students)
 
 
 def sample_of(
@@ -162,11 +168,21 @@ class Window:
         seen: NDArray[np.uint64] | None = None,
     ) -> None:
         self.counts = counts
-        self.seen = np.empty(0, np.uint64) if seen is None else seen
+        self._seen = np.empty(0, np.uint64) if seen is None else seen
+        self._just_seen: list[NDArray[np.uint64]] = []
         self._target_students = target_students
         self._max_age_ms = max_age_ms
         self._expired = False
-        self._ends = np.cumsum([len(bins) for bins in counts.bins.values()]).tolist()
+        self.in_one_row = in_one_row(counts.bins)
+        """The bins of all series, which ``counts`` shows by series; int64 (B,)."""
+
+    @property
+    def seen(self) -> NDArray[np.uint64]:
+        """The students it holds, uint64, sorted."""
+        if self._just_seen:
+            self._seen = np.sort(np.concatenate([self._seen, *self._just_seen]))
+            self._just_seen.clear()
+        return self._seen
 
     @property
     def is_full(self) -> bool:
@@ -179,41 +195,53 @@ class Window:
         Returns:
             The row to go on from, in the next window if this one is full.
         """
-        counts = self.counts
-        while begin < len(sample) and not self.is_full:
-            lacking = self._target_students - counts.students
-            end = self._within_age(sample, begin, min(begin + max(lacking, _LOOK_AHEAD_ROWS), len(sample)))
-            new = begin + first_sightings(sample.students[begin:end], self.seen)
-            if len(new) >= lacking:
-                # The window ends with the student who fills it, wherever the batch ends.
-                new = new[:lacking]
-                end = int(new[-1]) + 1
+        if begin >= len(sample) or self.is_full:
+            return begin
+        seen, end, new = self.seen, begin, np.empty(0, np.int64)
+        lacking = self._target_students - self.counts.students
+        while end < len(sample) and len(new) < lacking and not self._expired:
+            look_ahead = max(lacking - len(new), _LOOK_AHEAD_ROWS)
+            part, end = end, self._within_age(sample.scored_at_ms, end, min(end + look_ahead, len(sample)))
+            rows = part + np.flatnonzero(sample.previous_rows[part:end] < begin)
+            new = np.concatenate([new, rows[unseen(sample.students[rows], seen)]])
+        if len(new) >= lacking:
+            # The window ends with the student who fills it, wherever the batch ends.
+            new = new[:lacking]
+            end = int(new[-1]) + 1
+        if end > begin:
             self._count(sample, new)
+            counts = self.counts
             counts.predictions += end - begin
-            if end > begin:
-                counts.last_ms = max(int(sample.scored_at_ms[begin:end].max()), counts.last_ms or 0)
-            begin = end
-        return begin
+            counts.last_ms = max(int(sample.scored_at_ms[begin:end].max()), counts.last_ms or 0)
+        return end
 
-    def _within_age(self, sample: Sample, begin: int, end: int) -> int:
+    def _within_age(self, times_ms: NDArray[np.int64], begin: int, end: int) -> int:
         """Return where the first row between begin and end stands that comes too late; open the window."""
-        times_ms = sample.scored_at_ms[begin:end]
         if self.counts.opened_ms is None:
-            self.counts.opened_ms = int(times_ms[0])
-        late = np.flatnonzero(times_ms - self.counts.opened_ms >= self._max_age_ms)
-        if not len(late):
+            self.counts.opened_ms = int(times_ms[begin])
+        late = times_ms[begin:end] >= self.counts.opened_ms + self._max_age_ms
+        if not late.any():
             return end
         self._expired = True
-        return begin + int(late[0])
+        return begin + int(late.argmax())
 
-    def _count(self, sample: Sample, rows: NDArray[np.int64]) -> None:
+    def _count(self, sample: Sample, rows: IntArray) -> None:
         counts = self.counts
         counts.students += len(rows)
-        self.seen = np.sort(np.concatenate([self.seen, sample.students[rows]]))
-        together = np.bincount(sample.bins[:, rows].ravel(), minlength=self._ends[-1])
-        for (name, bins), end in zip(counts.bins.items(), self._ends, strict=True):
-            counts.bins[name] += together[end - len(bins) : end]
+        self._just_seen.append(sample.students[rows])
+        bins = np.take(sample.bins, rows, axis=1)
+        self.in_one_row += np.bincount(bins.ravel(), minlength=len(self.in_one_row))
         with np.errstate(over="ignore", invalid="ignore"):  # a mean beyond all numbers is no mean
-            totals = sample.values[:, rows].sum(axis=1).tolist()
+            totals = np.take(sample.values, rows, axis=1).sum(axis=1).tolist()
         for name, total in zip(NUMERIC, totals, strict=True):
             counts.totals[name] += total
+
+
+def in_one_row(bins: dict[str, Counts]) -> NDArray[np.int64]:
+    """Lay the bins of all series out in one array, int64 (B,), and let ``bins`` be views of its parts."""
+    together = np.concatenate(list(bins.values()))
+    end = 0
+    for name, counts in bins.items():
+        begin, end = end, end + len(counts)
+        bins[name] = together[begin:end]
+    return together

@@ -69,6 +69,7 @@ class OutcomeJoin:
         self._waiting = np.zeros(settings.max_predictions, _WAITING)
         self._immature = np.zeros(0, _JOINED)
         self._versions: list[str] = []
+        self._awaiting = 0
         self._next_row = 0
         self._clock_ms = 0
         self._joined = self._unmatched = self.undecodable = 0
@@ -107,6 +108,7 @@ class OutcomeJoin:
         ring["probability"][where] = probabilities[last]
         ring["decision"][where] = decisions[last]
         ring["version"][where] = numbers[indexes[last]]
+        self._awaiting += m - int(np.count_nonzero(ring["waits"][where]))
         ring["waits"][where] = True
         self._next_row = (self._next_row + m) % size
         self._clock_ms = max(self._clock_ms, int(scored_at_ms.max(initial=0)))
@@ -169,7 +171,7 @@ class OutcomeJoin:
             joined=self._joined,
             unmatched=self._unmatched,
             undecodable=self.undecodable,
-            awaiting=int(np.count_nonzero(self._waiting["waits"])),
+            awaiting=self._awaiting,
             immature=len(self._immature),
             totals=dict(self._totals),
             running=self._running,
@@ -194,6 +196,7 @@ class OutcomeJoin:
         size = len(self._waiting)
         in_order = np.roll(waiting, -saved.next_row)[-size:]
         self._waiting[: len(in_order)] = in_order
+        self._awaiting = int(np.count_nonzero(self._waiting["waits"]))
         self._next_row = len(in_order) % size
         self._immature = immature
         self._versions = list(saved.versions)
@@ -222,4 +225,5 @@ class OutcomeJoin:
         hits = hits[np.argsort((hits - self._next_row) % len(self._waiting), kind="stable")]
         rows[at[hits]] = hits
         self._waiting["waits"][hits] = False
+        self._awaiting -= len(hits)
         return rows

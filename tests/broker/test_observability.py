@@ -179,7 +179,7 @@ def _psi_of(values: list[bytes], version: str, store: ModelStore) -> dict[str, f
     baseline = Baseline.model_validate_json((folder / "baseline.json").read_bytes())
     counts = baseline.bin_counts(inputs, scores)
     bins = {**baseline.features, "score": baseline.score}
-    return {name: psi(smoothed_ratios(counts[name]), bins[name].ratios) for name in bins}
+    return {name: psi(smoothed_ratios(counts[name]), bins[name].ratios).item() for name in bins}
 
 
 def _until(done: Callable[[], bool], explain: Callable[[], str]) -> None:

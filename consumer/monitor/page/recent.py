@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -60,6 +60,15 @@ class RecentSnapshot:
         return sum(self.per_second[-RATE_OVER_S:]) / RATE_OVER_S
 
 
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    """The last predictions of a batch, and where each record of that batch stands in Kafka."""
+
+    predictions: EventBatch
+    partitions: Sequence[int]
+    offsets: Sequence[int]
+
+
 class RecentPredictions:
     """A view of the committed predictions that keeps the last of them.
 
@@ -76,7 +85,7 @@ class RecentPredictions:
         self._since_s = now_s()
         self._total = 0
         self._seconds: deque[tuple[int, int]] = deque(maxlen=HISTORY_S + 1)
-        self._last: list[dict[str, Any]] = []
+        self._batches: tuple[_Tail, ...] = ()
         self._timed: tuple[FloatArray, FloatArray] = (np.empty(0), np.empty(0))
 
     def show(self, batch: CommittedBatch) -> None:
@@ -90,16 +99,13 @@ class RecentPredictions:
         if self._seconds and self._seconds[-1][0] == second:
             before = self._seconds.pop()[1]
         self._seconds.append((second, before + m))
-        rows = np.arange(max(0, m - ROWS_SHOWN), m)
-        lines = audit_lines(
-            batch.predictions.select(rows),
-            source_topic=self._source_topic,
-            output_topic=self._output_topic,
-            partitions=batch.records.partitions,
-            offsets=batch.records.offsets,
+        newest = _Tail(
+            batch.predictions.select(np.arange(max(0, m - ROWS_SHOWN), m)),
+            batch.records.partitions,
+            batch.records.offsets,
         )
-        newest = [orjson.loads(line) for line in reversed(lines.splitlines())]
-        self._last = [*newest, *self._last][:ROWS_SHOWN]
+        older = self._batches[: ROWS_SHOWN - 1] if m < ROWS_SHOWN else ()
+        self._batches = (newest, *older)
         self._timed = _timed(batch.predictions, now_s, self._timed)
 
     def snapshot(self) -> RecentSnapshot:
@@ -110,9 +116,25 @@ class RecentPredictions:
             since_s=self._since_s,
             total=self._total,
             per_second=[counts.get(second, 0) for second in range(now - HISTORY_S, now)],
-            last=self._last,
+            last=self._last(),
             latency=_latency(*self._timed),
         )
+
+    def _last(self) -> list[dict[str, Any]]:
+        """Return the last lines, newest first; made only when somebody looks."""
+        last: list[dict[str, Any]] = []
+        for tail in self._batches:
+            lines = audit_lines(
+                tail.predictions,
+                source_topic=self._source_topic,
+                output_topic=self._output_topic,
+                partitions=tail.partitions,
+                offsets=tail.offsets,
+            )
+            last += [orjson.loads(line) for line in reversed(lines.splitlines())]
+            if len(last) >= ROWS_SHOWN:
+                break
+        return last[:ROWS_SHOWN]
 
 
 def _timed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from statistics import NormalDist
 
@@ -15,12 +16,13 @@ from scipy.stats import ncx2  # type: ignore[import-untyped]  # scipy has no typ
 from consumer.core.drift import (
     alarm_z,
     bins_of,
-    first_sightings,
     mean_shift_sd,
+    previous_rows,
     psi,
     psi_threshold,
     ratio_threshold,
     smoothed_ratios,
+    unseen,
 )
 from consumer.core.spans import all_equal, span_hashes
 
@@ -29,7 +31,7 @@ def test_psi_of_a_published_example() -> None:
     """The index of the worked example in the documentation of psi-inference is 0.0677."""
     base = np.array([253, 302, 204, 134, 72, 26, 8])
     current = np.array([177, 262, 285, 158, 88, 25, 6])
-    assert round(psi(current / current.sum(), base / base.sum()), 4) == 0.0677
+    assert round(psi(current / current.sum(), base / base.sum()).item(), 4) == 0.0677
 
 
 @given(hnp.arrays(np.int64, st.integers(2, 30), elements=st.integers(0, 10_000)))
@@ -38,7 +40,25 @@ def test_psi_is_zero_for_equal_shares_and_finite_for_empty_bins(counts: np.ndarr
     ratios = smoothed_ratios(counts)
     assert math.isclose(float(ratios.sum()), 1.0)
     assert psi(ratios, ratios) == 0
-    assert math.isfinite(psi(smoothed_ratios(np.zeros_like(counts)), ratios))
+    assert math.isfinite(psi(smoothed_ratios(np.zeros_like(counts)), ratios).item())
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 900), st.integers(1, 900)), min_size=1, max_size=40),
+    st.sets(st.integers(1, 39), max_size=5),
+)
+def test_series_side_by_side_have_the_index_that_each_has_alone(
+    counts: list[tuple[int, int]], cuts: set[int]
+) -> None:
+    """Where a series stands among others makes no difference to its shares and its index."""
+    live, training = (np.array(column) for column in zip(*counts, strict=True))
+    begins = np.array(sorted({0, *(cut for cut in cuts if cut < len(counts))}))
+    together = psi(smoothed_ratios(live, begins), smoothed_ratios(training, begins), begins)
+    alone = [
+        psi(smoothed_ratios(live[b:e]), smoothed_ratios(training[b:e])).item()
+        for b, e in itertools.pairwise([*begins.tolist(), len(counts)])
+    ]
+    assert together.tolist() == pytest.approx(alone, rel=1e-12)
 
 
 @pytest.mark.parametrize("n", [100, 500, 1000, 10_000])
@@ -70,7 +90,7 @@ def test_false_alarms_are_within_the_budget_by_simulation() -> None:
     z = alarm_z(100, 1)
     threshold = psi_threshold(1000, 1_000_000, 10, 0.0, z)
     samples = random.multinomial(1000, q, size=20_000)
-    alarms = sum(psi(smoothed_ratios(sample), q) > threshold for sample in samples)
+    alarms = sum(psi(smoothed_ratios(sample), q).item() > threshold for sample in samples)
     assert 0.005 < alarms / 20_000 < 0.015
 
 
@@ -104,12 +124,18 @@ def test_bins_are_open_below_and_closed_above(column: np.ndarray, edges: list[fl
     assert np.array_equal(bins_of(column, ascending), np.searchsorted(ascending, column, side="left"))
 
 
+@given(st.lists(st.integers(0, 8), max_size=300))
+def test_previous_rows_are_where_an_id_stood_last(ids: list[int]) -> None:
+    """Of an id that comes again, its last row before; of any other, none."""
+    expected = [max((j for j in range(i) if ids[j] == x), default=-1) for i, x in enumerate(ids)]
+    assert previous_rows(np.array(ids, np.uint64)).tolist() == expected
+
+
 @given(st.lists(st.integers(0, 8), max_size=30), st.sets(st.integers(0, 8)))
-def test_first_sightings_are_the_first_of_the_unseen(ids: list[int], seen: set[int]) -> None:
-    """Each id not seen before is found once, where it stands first."""
-    expected = [i for i, x in enumerate(ids) if x not in seen and x not in ids[:i]]
-    found = first_sightings(np.array(ids, np.uint64), np.array(sorted(seen), np.uint64))
-    assert found.tolist() == expected
+def test_unseen_ids_are_those_that_are_not_among_the_seen(ids: list[int], seen: set[int]) -> None:
+    """Whatever was seen, smaller and larger ids than all of it included."""
+    found = unseen(np.array(ids, np.uint64), np.array(sorted(seen), np.uint64))
+    assert found.tolist() == [x not in seen for x in ids]
 
 
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=30), st.binary(max_size=20))

@@ -112,7 +112,7 @@ def test_prometheus_computes_what_the_monitor_computes() -> None:
     z = round(alarm_z(10 * DriftSettings().windows_per_false_alarm, len(SERIES)), 3)
     assert set(re.findall(r"(\d\.\d+) \* sqrt", RULES.read_text())) == {f"{z}"}
     counts = np.array([1, 2, 3, 4]) * 2 * 360  # two replicas, six hours, that much a minute
-    index = psi(smoothed_ratios(counts), np.array([0.4, 0.3, 0.2, 0.1]))
+    index = psi(smoothed_ratios(counts), np.array([0.4, 0.3, 0.2, 0.1])).item()
     threshold = psi_threshold(int(counts.sum()), 10_000, 4, DriftSettings().tolerated_psi, z)
     cases = (PROMETHEUS / "tests" / "drift.yml").read_text()
     values = re.findall(r'labels: .{model_version="v1",feature="courses_started"}., value: ([\d.]+)', cases)

@@ -76,8 +76,10 @@ def test_the_ring_is_a_dictionary_of_the_last_predictions(
     for batch in batches:
         predict(join, batch)
     remembered = [student for batch in batches for student in batch][-size:]
+    assert join.snapshot("on").awaiting == len(remembered)
     tell(join, outcomes)
     assert join.snapshot("on").joined == len(set(outcomes) & set(remembered))
+    assert join.snapshot("on").awaiting == len([s for s in remembered if s not in outcomes])
 
 
 def test_an_outcome_waits_until_its_prediction_is_old_enough() -> None:
@@ -101,6 +103,7 @@ def test_a_restart_forgets_nothing() -> None:
     for size, known in ((4, [2, 3, 4, 5]), (2, [4, 5]), (9, [2, 3, 4, 5])):
         after = OutcomeJoin(OutcomeSettings(max_predictions=size))
         after.restore(saved, arrays["waiting"].copy(), arrays["immature"])
+        assert after.snapshot("on").awaiting == len(known)
         tell(after, [1, 2, 3, 4, 5])
         assert after.snapshot("on").joined == len(known)
 

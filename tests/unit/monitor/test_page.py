@@ -186,13 +186,15 @@ def test_recent_predictions_are_counted_by_second(predict: Any) -> None:
     now_s = [NOW_S]
     recent = RecentPredictions("events", "predictions", lambda: now_s[0])
     recent.show(committed(predict(range(20), scored_at_ms=int(NOW_S * 1000) - 500)))
-    recent.show(committed(predict(range(20, 23), scored_at_ms=int(NOW_S * 1000) - 500)))
+    for row in (20, 21, 22):
+        recent.show(committed(predict(range(row, row + 1), scored_at_ms=int(NOW_S * 1000) - 500)))
     now_s[0] += 1
     snapshot = recent.snapshot()
     assert snapshot.per_second == [0] * (HISTORY_S - 1) + [23]
     assert snapshot.total == 23
     assert snapshot.rate == 2.3
-    assert [line["student_id"] for line in snapshot.last[:4]] == [f"student-{i}" for i in (22, 21, 20, 19)]
+    assert [line["student_id"] for line in snapshot.last] == [f"student-{i}" for i in range(22, 12, -1)]
+    assert [line["output"]["offset"] for line in snapshot.last[:5]] == [0, 0, 0, 19, 18]
     assert snapshot.latency is not None
     assert snapshot.latency.to_log_s == (0.5, 0.5)
 

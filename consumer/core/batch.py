@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,14 +61,13 @@ Detail: TypeAlias = str | list[dict[str, Any]]
 """What is wrong: one sentence, or a list in the form of FastAPI's 422."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejection:
+class Rejection(NamedTuple):
     """One row that goes no further.
 
     Attributes:
         row: index in the poll batch.
         code: the closed reason.
-        detail: the reason in words, for the people who sent the event.
+        detail: the reason in words, for the people who sent the event. Rejections may share a list.
         event: the decoded fields, or ``None`` where decoding itself failed.
     """
 
@@ -146,13 +145,20 @@ class EventBatch:
 
     def event(self, i: int) -> dict[str, Any]:
         """Return the fields of the i-th event as plain values, in the schema's order."""
-        fields: dict[str, Any] = {}
+        (fields,) = self.select(np.array([i])).events()
+        return fields
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the fields of every event as plain values, in the schema's order."""
+        data = self.data
+        columns: list[list[Any]] = []
         for j, name in enumerate(EVENT_FIELDS):
             if name in self.texts:
-                fields[name] = self.data[self.texts[name][i] : self.starts[i, j + 1]].decode()
+                begins, ends = self.texts[name].tolist(), self.starts[:, j + 1].tolist()
+                columns.append([data[begin:end].decode() for begin, end in zip(begins, ends, strict=True)])
             else:
-                fields[name] = self.numbers[name][i].item()
-        return fields
+                columns.append(self.numbers[name].tolist())
+        return [dict(zip(EVENT_FIELDS, fields, strict=True)) for fields in zip(*columns, strict=True)]
 
     def select(self, indexes: IntArray) -> EventBatch:
         """Return the events at these indexes, in this order."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from consumer.core.batch import Code, EventBatch, IntArray, Rejection
 from consumer.core.columns import Columns, decode_columns, plan
-from consumer.core.resolve import Malformed, Resolution, why_malformed
+from consumer.core.resolve import Malformed, Resolution, named_types, why_malformed
 from schemas.framing import (
     CONFLUENT_HEADER_BYTES,
     CONFLUENT_MARKER,
@@ -53,6 +53,7 @@ class Decoder:
         self._reader = reader
         self._writers = writers
         self._fields = plan(reader.parsed)
+        self._named = named_types(reader.parsed)
         self._own_header = single_object_header(reader.fingerprint)
         self._resolutions: dict[str, Resolution] = {}
 
@@ -91,7 +92,7 @@ class Decoder:
             if columns.trailing[i]:
                 rejections.append(_trailing(row, end - int(columns.starts[i, -1])))
             else:
-                reason = why_malformed(self._reader.parsed, data[int(begins[i]) : end])
+                reason = why_malformed(self._reader.parsed, self._named, data[int(begins[i]) : end])
                 rejections.append(_undecodable(row, self._reader, reason))
         good = np.flatnonzero(~bad)
         return _events(rows, columns).select(good), sorted(rejections, key=lambda r: r.row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -82,5 +83,5 @@ class Pipeline:
             offsets=np.array([raw.offsets[row] for row in rows], np.int64),
         )
         lap("encode")
-        rejections = sorted([*undecodable, *invalid, *failed], key=lambda rejection: rejection.row)
+        rejections = sorted([*undecodable, *invalid, *failed], key=attrgetter("row"))
         return Outcome(rows, predictions, rejections, scored)

@@ -23,10 +23,21 @@ class Malformed(Exception):  # noqa: N818 - a verdict on bytes, not an error of 
     """The bytes are no record of the schema; the message says how."""
 
 
-def why_malformed(schema: Any, record: bytes) -> str:
-    """Say at which field and why these bytes are no record of a parsed schema."""
+def named_types(schema: Any) -> dict[str, Any]:
+    """Return the types that a parsed schema defines and may name again, by name."""
     named: dict[str, Any] = {}
     _collect_names(schema, named)
+    return named
+
+
+def why_malformed(schema: Any, named: dict[str, Any], record: bytes) -> str:
+    """Say at which field and why these bytes are no record of a parsed schema.
+
+    Args:
+        schema: the parsed schema.
+        named: its :func:`named_types`.
+        record: the bytes.
+    """
     try:
         _Walk(record, named).skip(schema, 0)
     except Malformed as malformed:
@@ -47,8 +58,7 @@ class Resolution:
         # that no datetime can hold does not fail here but is judged like every other number.
         self._writer = parse_schema(_without_logical_types(writer))
         self._reader = parse_schema(_without_logical_types(reader))
-        self._named: dict[str, Any] = {}
-        _collect_names(self._writer, self._named)
+        self._named = named_types(self._writer)
 
     def convert(self, record: bytes) -> tuple[bytes, int]:
         """Re-encode one record.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.core.batch import Code, Headers, Rejection
+from consumer.core.batch import Code, Headers, RawBatch, Rejection
 from consumer.core.dead_letter import DROPPED_HEADER, DeadLetter, dead_letters, message
 from tests.builders import TOPIC, event, good, raw_batch
 
@@ -300,3 +300,92 @@ def test_letters_come_in_the_order_of_their_rejections() -> None:
     letters = dead_letters(rejections, raw, group="g", rejected_at_ms=0, max_bytes=10_000)
     assert [(letter.row, letter.key) for letter in letters] == [(1, b"b"), (2, b"c")]
     assert orjson.loads(letters[0].value)["rejected_at"] == "1970-01-01T00:00:00.000Z"
+
+
+_DETAILS = (
+    [PROBLEM],
+    [PROBLEM],  # equal to the one before, and not the same
+    ALL_BROKEN,
+    "as it is",
+    'zitiert "“€”" \\ \n',
+)
+_FIELDS = st.builds(
+    lambda identity, watched, spent: event(
+        event_id=identity, minutes_watched=watched, minutes_spent_on_exams=spent
+    ),
+    st.sampled_from(["e-1", "", 'a":null,"b', "é\x00€𝄞"]),
+    st.floats(),
+    st.floats(),
+)
+_LETTERS = st.lists(
+    st.tuples(
+        st.sampled_from(Code),
+        st.sampled_from(_DETAILS),
+        st.none() | _FIELDS,
+        st.none() | st.binary(max_size=200),
+        st.none() | st.binary(max_size=12),
+        st.lists(st.tuples(st.sampled_from(["h", "é"]), st.none() | st.binary(max_size=5)), max_size=2),
+    ),
+    max_size=8,
+)
+
+
+@given(letters=_LETTERS, offset=st.integers(0, 2**63 - 10), timestamp_ms=st.sampled_from([-1, 0, 2**62]))
+@settings(max_examples=300, deadline=None)
+def test_what_letters_share_is_in_each_of_them_as_if_it_were_alone(
+    letters: list[tuple[Any, ...]], offset: int, timestamp_ms: int
+) -> None:
+    """Byte for byte the JSON that one call makes of the whole, and the headers, for each of a batch."""
+    raw = raw_batch(
+        [value for *_, value, _, _ in letters],
+        keys=[key for *_, key, _ in letters],
+        headers=[headers for *_, headers in letters],
+        partitions=[row % 3 for row in range(len(letters))],
+        first_offset=offset,
+        timestamp_ms=timestamp_ms,
+    )
+    rejections = [
+        Rejection(row, code, detail, fields) for row, (code, detail, fields, *_) in enumerate(letters)
+    ]
+    built = dead_letters(rejections, raw, group="g€", rejected_at_ms=1_700_000_001_234, max_bytes=100_000)
+    assert built == [_plainly(rejection, raw) for rejection in rejections]
+
+
+def _plainly(rejection: Rejection, raw: RawBatch) -> DeadLetter:
+    """Build a complete dead letter as the contract words it, with no thought of its cost."""
+    row, code, detail, fields = rejection
+    value, key, timestamp_ms = raw.values[row], raw.keys[row], raw.timestamp_ms(row)
+    status = 500 if code in ("model_failed", "publish_refused") else 422
+    body = {
+        "status": status,
+        "code": code.value,
+        "detail": detail,
+        "rejected_at": "2023-11-14T22:13:21.234Z",
+        "source": {
+            "topic": TOPIC,
+            "partition": raw.partitions[row],
+            "offset": raw.offsets[row],
+            "timestamp": timestamp_ms if timestamp_ms >= 0 else None,
+            "key": None if key is None else key.decode(errors="backslashreplace"),
+        },
+        "event": fields
+        and {
+            name: str(field) if isinstance(field, float) and not math.isfinite(field) else field
+            for name, field in fields.items()
+        },
+        "raw": None if value is None else base64.b64encode(value).decode(),
+        "raw_truncated": False,
+        "raw_sha256": None if value is None else hashlib.sha256(value).hexdigest(),
+    }
+    said = detail if isinstance(detail, str) else "; ".join(f"{p['loc'][-1]}: {p['msg']}" for p in detail)
+    own = [
+        TOPIC,
+        str(raw.partitions[row]),
+        str(raw.offsets[row]),
+        "g€",
+        said,
+        code.value,
+        str(status),
+    ]
+    headers = [(name, text.encode()) for name, text in zip(OWN_HEADERS, own, strict=True)]
+    return DeadLetter(row, key, orjson.dumps(body), raw.headers(row) + headers)

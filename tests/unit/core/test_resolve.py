@@ -12,7 +12,7 @@ from fastavro import parse_schema, schemaless_reader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.core.resolve import Malformed, Resolution, why_malformed
+from consumer.core.resolve import Malformed, Resolution, named_types, why_malformed
 from tests.builders import VALID_EVENTS, definition, encoded, event
 
 READER = parse_schema(definition())
@@ -263,5 +263,8 @@ def test_any_bytes_are_converted_or_malformed(record: bytes) -> None:
 def test_the_field_that_breaks_is_named() -> None:
     """A person who debugs a producer is told where to look."""
     whole = encoded(event())
-    assert why_malformed(READER, whole[:-1]) == "minutes_spent_on_exams: the record ends early"
-    assert why_malformed(READER, b"").startswith("event_id: ")
+    assert (
+        why_malformed(READER, named_types(READER), whole[:-1])
+        == "minutes_spent_on_exams: the record ends early"
+    )
+    assert why_malformed(READER, named_types(READER), b"").startswith("event_id: ")

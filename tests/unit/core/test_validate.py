@@ -89,6 +89,49 @@ def test_validation_is_what_pydantic_says_of_each_event_alone(events: list[dict[
     assert [(r.row, (r.code, r.detail)) for r in rejections] == [(i, b) for i, b in enumerate(judged) if b]
 
 
+_FEW_TEXTS = st.sampled_from(["", "x", "é", "xy", "éé", "€" * 64, "x" * 65, "é" * 65, "x" * 128, "€" * 129])
+_FEW_COUNTS = st.sampled_from([-(2**63), -1, 0, 1, 2, 2**63 - 1])
+_FEW_MINUTES = st.sampled_from([-math.inf, -1e308, -1.0, -5e-324, -0.0, 0.0, 1.0, math.inf, math.nan])
+_BROKEN_ALIKE = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("event_id", "student_id", "student_country"), _FEW_TEXTS),
+        **dict.fromkeys(COUNTS, _FEW_COUNTS),
+        **dict.fromkeys(MINUTES, _FEW_MINUTES),
+    },
+).map(lambda changes: event(**changes))
+"""Few values at and around every limit: many events of a batch break the same ones with other values."""
+
+
+@given(events=st.lists(_BROKEN_ALIKE, min_size=2, max_size=25))
+@settings(max_examples=200, deadline=None)
+def test_what_is_said_of_an_event_that_others_are_broken_like_is_what_pydantic_says_of_it(
+    events: list[dict[str, Any]],
+) -> None:
+    """One of all that break the same limits is shown to pydantic, which would say the same of each."""
+    _, rejections = validate(_batch(*events))
+    judged = [broken_rule(fields) for fields in events]
+    assert [(r.row, (r.code, r.detail)) for r in rejections] == [(i, b) for i, b in enumerate(judged) if b]
+    assert [repr(r.event) for r in rejections] == [repr(events[r.row]) for r in rejections]
+
+
+def test_every_limit_of_every_field_is_told_apart() -> None:
+    """All in one batch, one field broken at a time and each in every way: no two share their words."""
+    texts, minutes = ["", "x" * 129], [-1.0, math.nan]
+    broken = [
+        event(**{name: value})
+        for names, values in (
+            (("event_id", "student_id", "student_country"), texts),
+            (COUNTS, [-1]),
+            (MINUTES, minutes),
+        )
+        for name in names
+        for value in values
+    ]
+    _, rejections = validate(_batch(*broken, event(practice_exams_started=0)))
+    assert len({repr(rejection.detail) for rejection in rejections}) == len(broken) + 1
+
+
 @given(events=st.lists(VALID_EVENTS, max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_good_events_pass_as_they_are(events: list[dict[str, Any]]) -> None:

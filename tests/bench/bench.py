@@ -9,21 +9,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from curtain import curtained
+from drained import Drained, drained
 from latency import Reader, paced_latency_ms
 from measure import (
     Running,
-    Samples,
     await_members,
     committed,
     cpu_s,
     events_per_second,
     last_offsets,
-    peak_memory_mb,
     process,
+    record_offsets,
     sampled,
 )
 
@@ -39,26 +38,6 @@ STUDENTS = 10_000
 HERE = Path(__file__).parent
 ROLE = (sys.executable, "-m", "consumer.supervised")
 """A role that ends when we are gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """What was seen while scorers worked off a backlog.
-
-    Attributes:
-        events_per_second: between a tenth and nine tenths of it.
-        peak_memory_mb: the largest resident set of any of the scorers.
-        cpu_us_per_event: CPU time of all the scorers, their start included unless they waited for the
-            backlog.
-        predictions: the topic that they published to.
-        samples: committed offsets over time.
-    """
-
-    events_per_second: float
-    peak_memory_mb: float
-    cpu_us_per_event: float
-    predictions: str
-    samples: Samples
 
 
 class Bench:
@@ -131,13 +110,17 @@ class Bench:
         """
         group, predictions, environment = self._scoring(events, PARTITIONS, **settings)
         ended = threading.Event()
-        with self._workers(1, environment, group) as workers, contextlib.ExitStack() as stack:
+        with (
+            self._workers(1, environment, group) as workers,
+            committed(self.servers, group, events, PARTITIONS) as done,
+            contextlib.ExitStack() as stack,
+        ):
             if watch is not None:
                 thread = threading.Thread(target=watch, args=(workers[0].pid, ended))
                 thread.start()
                 stack.callback(thread.join)
                 stack.callback(ended.set)
-            return self._drained(events, PARTITIONS, total, group, predictions, workers)
+            return drained(done, total, predictions, workers)
 
     def workers(
         self,
@@ -162,11 +145,12 @@ class Bench:
         with (
             curtained(self.servers, source, events, total) as lift,
             self._workers(n_workers, environment, group) as workers,
+            committed(self.servers, group, events, partitions) as done,
         ):
             await_members(self.servers, group, workers)
+            done()  # connected
             on_lift()
-            lift()
-            return self._drained(events, partitions, total, group, predictions, workers)
+            return drained(done, total, predictions, workers, lift)
 
     def _scoring(self, events: str, partitions: int, **settings: str) -> tuple[str, str, dict[str, str]]:
         """Return a new group, a new predictions topic, and the environment of scorers for them."""
@@ -192,29 +176,47 @@ class Bench:
                 for k in range(n)
             ]
 
-    def _drained(
-        self, events: str, partitions: int, total: int, group: str, predictions: str, workers: list[Running]
-    ) -> Drained:
-        cpu_before_s = sum(cpu_s(worker.pid) for worker in workers)
-        with committed(self.servers, group, events, partitions) as done:
-            samples = sampled(done, total, 600, workers)
-        used_s = sum(cpu_s(worker.pid) for worker in workers) - cpu_before_s
-        return Drained(
-            events_per_second=events_per_second(samples, total),
-            peak_memory_mb=max(peak_memory_mb(worker.pid) for worker in workers),
-            cpu_us_per_event=used_s / total * 1e6,
-            predictions=predictions,
-            samples=samples,
-        )
+    def trickle(self, rate: int, seconds: float, broker_pid: int) -> dict[str, float]:
+        """Have one scorer keep up with a steady stream, whose batches are small.
+
+        Returns:
+            Transactions a second, and the cores that scorer and broker keep busy.
+        """
+        events, count = self.topic("events"), int(rate * seconds)
+        group, predictions, environment = self._scoring(events, PARTITIONS)
+        with (
+            self._workers(1, environment, group) as workers,
+            committed(self.servers, group, events, PARTITIONS) as done,
+        ):
+            self.fill(events, rate, rate=rate)  # until the scorer and its connections are warm
+            sampled(done, rate, 60, workers)
+            markers_before = record_offsets(self.servers, predictions) - rate
+            pids = workers[0].pid, broker_pid
+            before_s, began_s = [cpu_s(pid) for pid in pids], time.monotonic()
+            self.fill(events, count, rate=rate)
+            sampled(done, rate + count, 60, workers)
+            took_s = time.monotonic() - began_s
+            scorer_s, broker_s = (cpu_s(pid) - before for pid, before in zip(pids, before_s, strict=True))
+            markers = record_offsets(self.servers, predictions) - rate - count - markers_before
+        return {
+            "rate": rate,
+            # Each leaves a marker in every partition that it wrote to: with batches of dozens, in all.
+            "transactions_per_s": markers / PARTITIONS / took_s,
+            "scorer_cores": scorer_s / took_s,
+            "broker_cores": broker_s / took_s,
+        }
 
     def monitor(self, predictions: str, total: int, **settings: str) -> tuple[float, float]:
         """Return the rate at which the monitor writes lines, a second, and its CPU in µs per line."""
         environment, lines = self._log(predictions, **settings)
-        ends = last_offsets(self.servers, predictions)
+        ends = last_offsets(self.servers, predictions, PARTITIONS)
         with process([*ROLE, "monitor"], environment, self.folder / f"{predictions}-log.log") as running:
-            samples = sampled(lines, ends, 300, [running])
-            used_s = cpu_s(running.pid)
-        return events_per_second(samples, ends) * total / ends, used_s / total * 1e6
+            samples = sampled(lines, 1, 60, [running])  # from here on it has started
+            before_s, n_before = cpu_s(running.pid), samples[-1][1]
+            samples += sampled(lines, ends, 300, [running])
+            used_s = cpu_s(running.pid) - before_s
+        share = total / ends  # the offsets between are the transactions' markers
+        return events_per_second(samples, ends) * share, used_s / ((ends - n_before) * share) * 1e6
 
     def both(self, events: str, total: int) -> dict[str, float]:
         """Run scorer and monitor side by side on a backlog.
@@ -231,7 +233,7 @@ class Bench:
             committed(self.servers, group, events, PARTITIONS) as done,
         ):
             samples = sampled(done, total, 300, [scorer, monitor])
-            sampled(lines, last_offsets(self.servers, predictions), 120, [monitor])
+            sampled(lines, last_offsets(self.servers, predictions, PARTITIONS), 120, [monitor])
             behind_s = time.monotonic() - samples[-1][0]
         return {"scorer_events_per_second": events_per_second(samples, total), "log_behind_s": behind_s}
 

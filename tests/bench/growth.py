@@ -19,6 +19,10 @@ from measure import cpu_s, memory_mb, rate_between
 from consumer.demo.embedded_kafka import EmbeddedKafka
 
 COUNTS: Final = (1, 2, 4, 8)
+TRICKLES: Final = (100, 1000, 10_000)
+TRICKLE_S: Final = 10.0
+EVENTS: Final = 1_000_000
+"""Of each run: enough for eight scorers to take many batches each."""
 BACKLOG_EVENTS: Final = 10_000_000
 _TENTHS: Final = 10
 _MEMORY_EVERY_S: Final = 0.5
@@ -49,12 +53,14 @@ def measure(folder: Path, n_events: int, n_backlog: int, say: Callable[[str], No
         partitions = [growth.drain(source, n_events, 1, n) for n in COUNTS]
         workers = [growth.drain(source, n_events, n, max(COUNTS)) for n in COUNTS]
         cost = growth.cost(source, n_events)
+        trickles = [growth.bench.trickle(rate, TRICKLE_S, kafka.pid(1)) for rate in TRICKLES]
         backlog = growth.backlog(n_backlog)
     return {
         "events": n_events,
         "partitions": partitions,
         "workers": workers,
         "cost": cost,
+        "trickles": trickles,
         "backlog": backlog,
         "cluster": cluster(cost),
     }
@@ -142,9 +148,10 @@ def cluster(cost: dict[str, float]) -> list[tuple[float, ...]]:
 
     Returns:
         Rows of (scorers, brokers, and events/s: by the scorers' CPU, by the brokers' CPU, by the
-        brokers' network in the busier direction, and the least of these).
+        brokers' network in the busier direction, the least of these, and by the one monitor's CPU).
     """
     rows: list[tuple[float, ...]] = []
+    by_monitor = FULL * 1e6 / cost["monitor_us"]
     for scorers, brokers in CLUSTERS:
         by_scorers = scorers * FULL * 1e6 / cost["worker_us"]
         # Followers fetch and append what the leader has served: at worst that costs as much again, each.
@@ -154,5 +161,5 @@ def cluster(cost: dict[str, float]) -> list[tuple[float, ...]]:
         sent_bytes = REPLICAS * cost["event_bytes"] + (REPLICAS + 1) * cost["prediction_bytes"]
         by_network = brokers * BROKER_NETWORK_BYTES_PER_S * FULL / sent_bytes
         least = min(by_scorers, by_broker_cpu, by_network)
-        rows.append((scorers, brokers, by_scorers, by_broker_cpu, by_network, least))
+        rows.append((scorers, brokers, by_scorers, by_broker_cpu, by_network, least, by_monitor))
     return rows

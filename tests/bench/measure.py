@@ -157,10 +157,15 @@ def _status_mb(pid: int, name: str) -> float:
     raise ValueError(f"process {pid} shows no {name}")
 
 
-def last_offsets(servers: str, topic: str) -> int:
-    """Return where a reader of a topic stops, partitions added up: before its last transaction marker."""
+def record_offsets(servers: str, topic: str) -> int:
+    """Return how many offsets a topic has used: one for each record, and for each transaction's marker."""
     consumer = Consumer({"bootstrap.servers": servers, "group.id": "bench-ends"})
     partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
     ends = [consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[1] for p in partitions]
     consumer.close()
-    return sum(ends) - len(ends)
+    return sum(ends)
+
+
+def last_offsets(servers: str, topic: str, partitions: int) -> int:
+    """Return where a reader of a topic stops, partitions added up: before its last transaction marker."""
+    return record_offsets(servers, topic) - partitions

@@ -20,8 +20,9 @@ from typing import Any, Final
 
 import growth
 import history
-from bench import Bench, Drained
+from bench import Bench
 from contestants import TRANSACTION_EVENTS
+from drained import Drained
 from rich.console import Console
 from stages import stages_us
 from startup import start_s
@@ -29,6 +30,7 @@ from tables import growth_tables, tables
 
 from consumer.demo.available_kafka import available_kafka
 
+EVENTS: Final = 400_000
 LATENCY_RATES = (100, 1000, 10_000)
 LATENCY_S = 20.0
 BROKEN_SHARE = 0.5
@@ -66,9 +68,9 @@ class Result:
         say(f"round {n + 1}: {name} {rate:,.0f} events/s")
         return rate
 
-    def scorer(self, events: str, total: int, **settings: str) -> float:
+    def scorer(self, events: str, total: int, delivery: str = "exactly_once") -> float:
         """Return the rate of one scorer."""
-        return self.noted(self._bench.scorer(events, total, **settings))
+        return self.noted(self._bench.scorer(events, total, KAFKA__DELIVERY=delivery))
 
     def noted(self, drained: Drained) -> float:
         """Return the rate; remember memory and predictions."""
@@ -116,7 +118,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--events", type=int, default=400_000, help="Events per run.")
+    parser.add_argument("--events", type=int, help="Events of each run.")
     parser.add_argument("--backlog", type=int, help="Events of the long backlog.")
     parser.add_argument("--quick", action="store_true", help="Throughput only: wire, scorer, monitor.")
     parser.add_argument(
@@ -127,6 +129,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, default=Path("artifacts/bench.json"))
     given = parser.parse_args()
+    if given.events is None:
+        given.events = growth.EVENTS if given.growth else EVENTS
     if given.record and given.quick:
         parser.error("--record keeps whole runs only, not --quick ones")
     return given
@@ -153,7 +157,7 @@ def measure(bench: Bench, given: argparse.Namespace) -> dict[str, Any]:
         n_broken = bench.fill(broken, 1, broken_ratio=float(int(total * BROKEN_SHARE)))
         contestants |= {
             "pass-through, no transactions": partial(bench.contestant, "pass_through", events, total),
-            "scorer, at least once": lambda: result.scorer(events, total, KAFKA__DELIVERY="at_least_once"),
+            "scorer, at least once": lambda: result.scorer(events, total, "at_least_once"),
             "scorer, all rejected": lambda: bench.scorer(broken, n_broken).events_per_second,
             "two scorers": lambda: result.noted(bench.workers(events, total, 2)),
             "hand-written": lambda: bench.contestant("hand_written", fewer_events, few),

@@ -229,8 +229,29 @@ def growth_tables(result: dict[str, Any]) -> list[Table]:
             ],
         ),
         Table(
+            "One scorer that keeps up with a steady stream",
+            ["events/s", "transactions/s", "cores of the scorer", "cores of the broker"],
+            [
+                [
+                    f"{row['rate']:,.0f}",
+                    f"{row['transactions_per_s']:.0f}",
+                    f"{row['scorer_cores']:.2f}",
+                    f"{row['broker_cores']:.2f}",
+                ]
+                for row in result["trickles"]
+            ],
+        ),
+        Table(
             "On paper: events/s that each part would bear",
-            ["scorers", "brokers", "scorers' CPU", "brokers' CPU", "brokers' network", "least of these"],
+            [
+                "scorers",
+                "brokers",
+                "scorers' CPU",
+                "brokers' CPU",
+                "brokers' network",
+                "least of these",
+                "one monitor",
+            ],
             [[_number(cell) for cell in row] for row in result["cluster"]],
         ),
     ]

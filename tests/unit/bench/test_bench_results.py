@@ -1,0 +1,148 @@
+"""What `make bench` makes of its measurements: rates, verdicts, and the page that they are put on."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+BENCH = Path(__file__).parents[2] / "bench"
+DOCS = Path(__file__).parents[3] / "docs"
+
+RESULT: dict[str, Any] = {
+    "at": "2026-01-31T12:00:00+00:00",
+    "cores": 2,
+    "load_before": 0.1,
+    "events": 400_000,
+    "rounds": 2,
+    "wire_spread": 0.05,
+    "rates": {
+        "pass-through, transactions": [200_000.0, 210_000.0, 200_000.0, 190_000.0],
+        "scorer, exactly once": [160_000.0, 180_000.0],
+        "monitor": [200_000.0, 200_000.0],
+        "hand-written": [20_000.0, 20_000.0],
+        "scorer, all rejected": [90_000.0, 90_000.0],
+    },
+    "ratios_to_wire": {"scorer, exactly once": [0.8, 0.9], "monitor": [1.0, 1.0]},
+    "stages_us": {"decode": 0.5, "encode": 1.0},
+    "starts_s": [{"model_loaded": 1.0, "first_prediction": 1.2}],
+    "both": [{"scorer_events_per_second": 100_000.0, "log_behind_s": 0.5}],
+    "latency_ms": {"1000": {"p50": 30.0, "p99": 45.0, "p99.9": 60.0}},
+    "backlog": {"events": 1_000_000, "events_per_second": 180_000.0, "peak_memory_mb": 210.0},
+    "scorer_peak_memory_mb": 210.0,
+}
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what imports a module of the benchmark; they are scripts, side by side in a folder."""
+    monkeypatch.syspath_prepend(BENCH)
+
+    def imported(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return imported
+
+
+def test_rate_is_that_of_the_middle(bench: Any) -> None:
+    """A slow start and a slow end do not count: between a tenth and nine tenths it was 100 a second."""
+    samples = [(0.0, 0), (50.0, 0), (51.0, 100), (59.0, 900), (99.0, 1000)]
+    assert bench("measure").events_per_second(samples, 1000) == pytest.approx(100)
+
+
+def test_rate_between_looks_at_when_a_level_was_first_seen(bench: Any) -> None:
+    """Samples that repeat a level are waiting, and count as such."""
+    samples = [(0.0, 0), (1.0, 100), (2.0, 100), (3.0, 100), (4.0, 200)]
+    assert bench("measure").rate_between(samples, 100, 200) == pytest.approx(100 / 3)
+
+
+def test_targets_take_ratios_within_a_round(bench: Any) -> None:
+    """Monitor over scorer is 200/160 and 200/180, not the ratio of two medians of different rounds."""
+    found = {target.name: target for target in bench("tables").targets(RESULT)}
+    assert found["monitor / scorer"].values == pytest.approx([1.25, 200 / 180])
+    assert found["scorer / hand-written"].values == pytest.approx([8, 9])
+    assert all(target.reached for target in found.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"scorer_peak_memory_mb": 251.0}, "resident memory of a scorer"),
+        ({"ratios_to_wire": {"scorer, exactly once": [0.7, 0.7]}}, "scorer / bare wire, both transactional"),
+        ({"starts_s": [{"first_prediction": 3.1}]}, "start to first prediction"),
+    ],
+)
+def test_missed_target_is_said(bench: Any, change: dict[str, Any], name: str) -> None:
+    """What lies on the wrong side of its bound is marked, and nothing else."""
+    rows = bench("tables").tables(RESULT | change)[0].rows
+    assert {row[0] for row in rows if row[-1] == "no"} == {name}
+
+
+@pytest.mark.parametrize("change", [{"wire_spread": 0.3}, {"load_before": 1.5}])
+def test_noisy_run_gives_no_verdict(bench: Any, change: dict[str, float]) -> None:
+    """Where the wire itself varied, or the machine was busy before, nothing is reached or missed."""
+    first = bench("tables").tables(RESULT | change)[0]
+    assert "to judge by" in first.title
+    assert {row[-1] for row in first.rows} == {"?"}
+
+
+def test_record_keeps_history_plot_and_page(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two recorded runs are two lines, a plot, and the tables of the second on the page."""
+    history = bench("history")
+    page = tmp_path / "performance.md"
+    page.write_text("before\n<!-- run: begin -->\nold\n<!-- run: end -->\nafter\n")
+    for name, path in {
+        "HISTORY": tmp_path / "bench" / "history.jsonl",
+        "PLOT": tmp_path / "bench" / "history.svg",
+        "PAGE": page,
+    }.items():
+        monkeypatch.setattr(history, name, path)
+    history.record(RESULT)
+    second = copy.deepcopy(RESULT) | {"at": "2026-02-01T12:00:00+00:00", "wire_spread": 0.5}
+    history.record(second)
+
+    lines = [json.loads(line) for line in history.HISTORY.read_text().splitlines()]
+    assert [line["ratios_to_wire"]["scorer, exactly once"] for line in lines] == [0.85, 0.85]
+    assert [line["too_noisy"] is not None for line in lines] == [False, True]
+    assert history.PLOT.read_text().startswith("<?xml")
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "2026-02-01" in text
+    assert "2026-01-31" not in text
+
+
+@pytest.mark.parametrize("part", ["run", "growth"])
+def test_page_has_the_marks(part: str) -> None:
+    """The page has one place each for what is recorded."""
+    text = (DOCS / "performance.md").read_text()
+    begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
+    assert text.count(begin) == text.count(end) == 1
+    assert text.index(begin) < text.index(end)
+
+
+def test_cluster_is_bound_by_its_scarcest_part(bench: Any) -> None:
+    """One scorer is bound by its own CPU; a hundred on three brokers are bound by the brokers."""
+    growth = bench("growth")
+    cost = {
+        "event_bytes": 120.0,
+        "prediction_bytes": 180.0,
+        "worker_us": 5.0,
+        "broker_us": 4.0,
+        "monitor_us": 5.0,
+    }
+    rows = {row[:2]: row[2:] for row in growth.cluster(cost)}
+    by_scorers, by_brokers, by_network, least, by_monitor = rows[1, 3]
+    assert by_scorers == least == by_monitor == pytest.approx(0.6 * 200_000)
+    assert by_brokers == pytest.approx(3 * 8 * 0.6 / (3 * 4e-6))
+    assert by_network == pytest.approx(3 * 1.25e9 * 0.6 / (3 * 120 + 4 * 180))

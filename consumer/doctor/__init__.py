@@ -1,0 +1,1 @@
+"""Looks at everything that the roles need, as an operator would who was just woken up."""

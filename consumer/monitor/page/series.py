@@ -98,7 +98,7 @@ def _card(
         tag(
             "figure",
             shares(live, training, _summary(name, ranges, live, training)),
-            tag("figcaption", tag("span", ranges[0]), tag("span", ranges[-1]), class_="axis"),
+            tag("figcaption", tag("span", ranges[0]), tag("span", _last(ranges, bins)), class_="axis"),
         ),
         *(_evidence(name, verdict, bins) if verdict and n else ()),
         tag(
@@ -115,6 +115,11 @@ def _card(
         class_=f"series {status}",
         aria_labelledby=f"series-{name}",
     )
+
+
+def _last(ranges: list[str], bins: NumericBins | CountryBins) -> str:
+    """Say what stands on the right; of countries the last two, or the others would pass for unknown."""
+    return ranges[-1] if isinstance(bins, NumericBins) else ", ".join(ranges[-2:])
 
 
 def _summary(name: str, ranges: list[str], live: list[float] | None, training: list[float]) -> str:

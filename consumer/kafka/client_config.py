@@ -115,5 +115,9 @@ def transactional_producer(kafka: KafkaSettings) -> dict[str, Any]:
         # Stable over restarts, so that a restart ends its own dangling transaction at once.
         "transactional.id": f"{kafka.group_id}-{kafka.instance_id}",
         "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+        # The default, rebootstrap, forgets a broker whose connections all broke, yet keeps it as the
+        # group's coordinator: the offsets are then never sent, and the call never returns (librdkafka
+        # issues 5511 and 5456). Nothing is lost by it, for a producer is made anew after an outage.
+        "metadata.recovery.strategy": "none",
         **kafka.client,
     }

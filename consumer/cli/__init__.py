@@ -9,7 +9,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from consumer import logs
-from consumer.cli import audit, demo, dlq, doctor, models, produce, report, roles, run, topics, why
+from consumer.cli import (
+    audit,
+    bench,
+    demo,
+    dlq,
+    doctor,
+    models,
+    produce,
+    report,
+    roles,
+    run,
+    schemas,
+    topics,
+    why,
+)
 from consumer.cli.context import Context
 from consumer.errors import ServiceError
 from model_store.errors import ModelStoreError, TrainingDataError
@@ -53,6 +67,8 @@ produce.add_to(app)
 dlq.add_to(app)
 why.add_to(app)
 doctor.add_to(app)
+schemas.add_to(app)
+bench.add_to(app)
 audit.add_to(app)
 report.add_to(app)
 demo.add_to(app)

@@ -11,7 +11,9 @@ from typing import Any
 
 import fastavro
 import pytest
+from typer.testing import CliRunner
 
+from consumer.cli import app
 from consumer.core.batch import Code
 from consumer.core.decode import Decoder
 from consumer.errors import StartupError, Unavailable
@@ -171,3 +173,15 @@ def test_a_url_that_is_none_is_a_wrong_setting() -> None:
     """Said at the start, not with the first event."""
     with pytest.raises(StartupError, match="schema_registry"):
         RegistrySchemas("nowhere", {})
+
+
+def test_the_command_registers_what_we_write_and_other_schemas_only_by_name(registry: Registry) -> None:
+    """A subject that the platform writes is not touched unless it is asked for."""
+    url = ["--set", f"schema_registry.url={registry.url}", "schemas", "register"]
+    told = CliRunner().invoke(app, url)
+    assert told.stdout == "purchase-predictions-value: purchase_stream.PurchasePrediction has id 42\n"
+    assert [path.split("?")[0] for path, _ in registry.registered] == [
+        "/subjects/purchase-predictions-value/versions"
+    ]
+    CliRunner().invoke(app, [*url, "EngagementEvent"])
+    assert "/subjects/engagement-events-value/" in registry.registered[1][0]

@@ -1,0 +1,1 @@
+"""How fast the decision is on this machine."""

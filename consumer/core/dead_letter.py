@@ -29,6 +29,14 @@ at their longest (Kafka protocol, "Record Batch")."""
 _HEADER_OVERHEAD_BYTES: Final = 2 * 5
 """The two lengths of a header at their longest."""
 
+_SOURCE_AND_EVENT: Final = b'%b%d,"offset":%d,"timestamp":%b,"key":%b},"event":%b,'
+_JSON: Final = _SOURCE_AND_EVENT + b'"raw":"%b","raw_truncated":%b,"raw_sha256":"%b"}'
+_TOMBSTONE_JSON: Final = _SOURCE_AND_EVENT + b'"raw":null,"raw_truncated":false,"raw_sha256":null}'
+"""A dead letter's JSON, after the part that those of one reason share."""
+
+_DOUBLES: Final = ("minutes_watched", "minutes_spent_on_exams")
+"""The fields that can hold what JSON cannot."""
+
 _LONGEST_NUMBER: Final = 2**63 - 1
 _SHORT_DETAIL_BYTES: Final = 100
 _HEADERS_FOR_SORTING: Final = 2
@@ -140,18 +148,14 @@ class _Batch:
         """Join the JSON, with what is kept of the key and the value."""
         raw = self._raw
         value, timestamp_ms = raw.values[row], raw.timestamp_ms(row)
-        begin = b'%b%d,"offset":%d,"timestamp":%b,"key":%b},"event":%b,"raw":' % (
-            told.begin,
-            raw.partitions[row],
-            raw.offsets[row],
-            b"%d" % timestamp_ms if timestamp_ms >= 0 else b"null",
-            b"null" if key is None else orjson.dumps(key.decode(errors="backslashreplace")),
-            _event_json(event),
-        )
+        shown_key = b"null" if key is None else orjson.dumps(key.decode(errors="backslashreplace"))
+        timestamp = b"%d" % timestamp_ms if timestamp_ms >= 0 else b"null"
+        source = (told.begin, raw.partitions[row], raw.offsets[row], timestamp, shown_key)
         if value is None or kept is None:
-            return begin + b'null,"raw_truncated":false,"raw_sha256":null}'
-        return b'%b"%b","raw_truncated":%b,"raw_sha256":"%b"}' % (
-            begin,
+            return _TOMBSTONE_JSON % (*source, _event_json(event))
+        return _JSON % (
+            *source,
+            _event_json(event),
             b2a_base64(kept, newline=False),
             b"true" if len(kept) < len(value) else b"false",
             sha256(value).hexdigest().encode(),
@@ -220,11 +224,10 @@ def _event_json(event: dict[str, Any] | None) -> bytes:
     """Return the fields as JSON can hold them: NaN and the infinities become text."""
     if event is None:
         return b"null"
-    text = orjson.dumps(event)
-    if b":null" in text:  # what orjson makes of them; no field is ever null itself
-        odd = {name: str(n) for name, n in event.items() if isinstance(n, float) and not isfinite(n)}
-        text = orjson.dumps(event | odd)
-    return text
+    for name in _DOUBLES:
+        if not isfinite(event[name]):
+            event = event | {name: str(event[name])}
+    return orjson.dumps(event)
 
 
 def _size_bytes(key: bytes | None, value: bytes, headers: Headers) -> int:
@@ -234,4 +237,4 @@ def _size_bytes(key: bytes | None, value: bytes, headers: Headers) -> int:
 
 def _headers_bytes(headers: Headers) -> int:
     """Return an upper bound of what headers take on the wire."""
-    return sum(len(name.encode()) + len(value or b"") + _HEADER_OVERHEAD_BYTES for name, value in headers)
+    return sum([len(name.encode()) + len(value or b"") + _HEADER_OVERHEAD_BYTES for name, value in headers])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from consumer.core.batch import Code, Headers, RawBatch, Rejection
 from consumer.core.dead_letter import DROPPED_HEADER, DeadLetter, dead_letters, message
-from tests.builders import TOPIC, event, good, raw_batch
+from tests.builders import TOPIC, definition, event, good, raw_batch
 
 PROBLEM = {
     "type": "greater_than_equal",
@@ -166,10 +166,11 @@ def test_a_key_is_shown_as_text_and_kept_as_bytes(key: bytes | None, shown: str 
 
 
 @pytest.mark.parametrize(("number", "text"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
-def test_numbers_that_json_lacks_are_text(number: float, text: str) -> None:
-    """A null would hide what was wrong."""
-    letter = _letter(Rejection(1, Code.FIELD_INVALID, [PROBLEM], event(minutes_watched=number)))
-    assert orjson.loads(letter.value)["event"]["minutes_watched"] == text
+@pytest.mark.parametrize("name", [f["name"] for f in definition()["fields"] if f["type"] == "double"])
+def test_numbers_that_json_lacks_are_text(name: str, number: float, text: str) -> None:
+    """A null would hide what was wrong, in whichever of the schema's doubles."""
+    letter = _letter(Rejection(1, Code.FIELD_INVALID, [PROBLEM], event(**{name: number})))
+    assert orjson.loads(letter.value)["event"] == event(**{name: text})
 
 
 def test_the_widest_numbers_and_texts_survive_json() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from curtain import curtained
-from drained import Drained, drained
+from drained import Drained, Logged, drained
 from latency import Reader, paced_latency_ms
 from measure import (
     Running,
@@ -120,7 +120,7 @@ class Bench:
                 thread.start()
                 stack.callback(thread.join)
                 stack.callback(ended.set)
-            return drained(done, total, predictions, workers)
+            return drained(done, total, predictions, environment, workers)
 
     def workers(
         self,
@@ -150,7 +150,7 @@ class Bench:
             await_members(self.servers, group, workers)
             done()  # connected
             on_lift()
-            return drained(done, total, predictions, workers, lift)
+            return drained(done, total, predictions, environment, workers, lift)
 
     def _scoring(self, events: str, partitions: int, **settings: str) -> tuple[str, str, dict[str, str]]:
         """Return a new group, a new predictions topic, and the environment of scorers for them."""
@@ -206,8 +206,8 @@ class Bench:
             "broker_cores": broker_s / took_s,
         }
 
-    def monitor(self, predictions: str, total: int, **settings: str) -> tuple[float, float]:
-        """Return the rate at which the monitor writes lines, a second, and its CPU in µs per line."""
+    def monitor(self, predictions: str, total: int, **settings: str) -> Logged:
+        """Have a monitor with a new log work off a topic of so many predictions."""
         environment, lines = self._log(predictions, **settings)
         ends = last_offsets(self.servers, predictions, PARTITIONS)
         with process([*ROLE, "monitor"], environment, self.folder / f"{predictions}-log.log") as running:
@@ -216,7 +216,8 @@ class Bench:
             samples += sampled(lines, ends, 300, [running])
             used_s = cpu_s(running.pid) - before_s
         share = total / ends  # the offsets between are the transactions' markers
-        return events_per_second(samples, ends) * share, used_s / ((ends - n_before) * share) * 1e6
+        rate, us = events_per_second(samples, ends) * share, used_s / ((ends - n_before) * share) * 1e6
+        return Logged(rate, us, environment, lines)
 
     def both(self, events: str, total: int) -> dict[str, float]:
         """Run scorer and monitor side by side on a backlog.

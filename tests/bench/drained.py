@@ -20,6 +20,7 @@ class Drained:
         cpu_us_per_event: CPU time of all the scorers, their start included unless they waited for the
             backlog.
         predictions: the topic that they published to.
+        environment: their settings, as variables.
         samples: committed offsets over time.
     """
 
@@ -27,13 +28,32 @@ class Drained:
     peak_memory_mb: float
     cpu_us_per_event: float
     predictions: str
+    environment: dict[str, str]
     samples: Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """What was seen while the monitor worked off a topic of predictions.
+
+    Attributes:
+        lines_per_second: between a tenth and nine tenths of it.
+        cpu_us_per_line: CPU time once it had started.
+        environment: its settings, as variables.
+        next_offset: tells how far the log has come, in offsets, partitions added up.
+    """
+
+    lines_per_second: float
+    cpu_us_per_line: float
+    environment: dict[str, str]
+    next_offset: Callable[[], int]
 
 
 def drained(
     done: Callable[[], int],
     total: int,
     predictions: str,
+    environment: dict[str, str],
     workers: Sequence[Running],
     begin: Callable[[], None] = lambda: None,
 ) -> Drained:
@@ -43,6 +63,7 @@ def drained(
         done: tells how many events are.
         total: how many there are.
         predictions: the topic that they publish to.
+        environment: their settings, as variables.
         workers: the scorers.
         begin: makes the backlog readable, if it is not.
     """
@@ -55,5 +76,6 @@ def drained(
         peak_memory_mb=max(peak_memory_mb(worker.pid) for worker in workers),
         cpu_us_per_event=used_s / total * 1e6,
         predictions=predictions,
+        environment=environment,
         samples=samples,
     )

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from bench import Bench
-from measure import cpu_s, memory_mb, rate_between
+from bench import ROLE, Bench
+from drained import Drained, Logged
+from measure import cpu_s, memory_mb, process, rate_between, sampled
+from startup import first_prediction_s
 
 from consumer.demo.embedded_kafka import EmbeddedKafka
+from model_store.synthetic import generate_students
+from model_store.training import train
 
 COUNTS: Final = (1, 2, 4, 8)
 TRICKLES: Final = (100, 1000, 10_000)
@@ -24,6 +28,9 @@ TRICKLE_S: Final = 10.0
 EVENTS: Final = 1_000_000
 """Of each run: enough for eight scorers to take many batches each."""
 BACKLOG_EVENTS: Final = 10_000_000
+VERSIONS: Final = 300
+"""In the model store at the restarts: one a day for most of a year."""
+_EVENTS_AFTER: Final = 1000
 _TENTHS: Final = 10
 _MEMORY_EVERY_S: Final = 0.5
 
@@ -62,7 +69,7 @@ def measure(folder: Path, n_events: int, n_backlog: int, say: Callable[[str], No
         "cost": cost,
         "trickles": trickles,
         "backlog": backlog,
-        "cluster": cluster(cost),
+        "cluster": cluster(cost, max(trickle["broker_cores"] for trickle in trickles)),
     }
 
 
@@ -105,14 +112,14 @@ class Growth:
 
         drained = self.bench.workers(source, total, 1, on_lift=note)
         broker_us = (cpu_s(self._broker_pid) - before_s[0]) / total * 1e6
-        monitor_rate, monitor_us = self.bench.monitor(drained.predictions, total)
+        logged = self.bench.monitor(drained.predictions, total)
         return {
             "event_bytes": self._topic_bytes(source) / total,
             "prediction_bytes": self._topic_bytes(drained.predictions) / total,
             "worker_us": drained.cpu_us_per_event,
             "broker_us": broker_us,
-            "monitor_us": monitor_us,
-            "monitor_rate": monitor_rate,
+            "monitor_us": logged.cpu_us_per_line,
+            "monitor_rate": logged.lines_per_second,
         }
 
     def _topic_bytes(self, topic: str) -> int:
@@ -131,24 +138,59 @@ class Growth:
                 seen.append((time.monotonic(), memory_mb(pid)))
 
         drained = self.bench.scorer(events, total, watch=watch)
+        first = max(i for i, (_, done) in enumerate(drained.samples) if done == 0)  # its start ends here
+        samples = drained.samples[first:]
         edges = np.linspace(0, total, _TENTHS + 1)
-        done = np.interp([at_s for at_s, _ in seen], *np.array(drained.samples).T)
+        done = np.interp([at_s for at_s, _ in seen], *np.array(samples).T)
         tenth = np.minimum(done / total * _TENTHS, _TENTHS - 1).astype(int)
         memory = np.array([mb for _, mb in seen])
         return {
             "events": total,
-            "rates": [rate_between(drained.samples, a, b) for a, b in pairwise(edges.tolist())],
+            "rates": [rate_between(samples, a, b) for a, b in pairwise(edges.tolist())],
             "memory_mb": [float(memory[tenth == n].max(initial=0)) for n in range(_TENTHS)],
             "peak_memory_mb": drained.peak_memory_mb,
+            "months": self._restarts(events, total, drained),
         }
 
+    def _restarts(self, events: str, total: int, drained: Drained) -> dict[str, float]:
+        """Start scorer and monitor on what months leave behind: long topics, a long log, many versions."""
+        self._say("restarts on long topics, a long log and many versions")
+        logged = self.bench.monitor(drained.predictions, total)
+        trained = train(generate_students(5000, seed=2))
+        for _ in range(VERSIONS):
+            self.bench.model_store.add(trained)
+        self.bench.fill(events, _EVENTS_AFTER)
+        scorer = first_prediction_s(self.bench, drained.environment, drained.predictions)
+        monitor_s = self._monitor_restart_s(logged)
+        log = Path(logged.environment["PURCHASE_STREAM_AUDIT__PATH"])
+        return {
+            "versions": VERSIONS,
+            "log_bytes": sum(path.stat().st_size for path in log.parent.glob(f"{log.name}*")),
+            "lines_per_second": logged.lines_per_second,
+            "scorer_restart_s": scorer["first_prediction"],
+            "monitor_restart_s": monitor_s,
+        }
 
-def cluster(cost: dict[str, float]) -> list[tuple[float, ...]]:
+    def _monitor_restart_s(self, logged: Logged) -> float:
+        """Return the seconds from exec until the log has what has come meanwhile."""
+        began_s, before = time.monotonic(), logged.next_offset()
+        log = self.bench.folder / "monitor-restart.log"
+        with process([*ROLE, "monitor"], logged.environment, log) as running:
+            sampled(logged.next_offset, before + 1, 120, [running])
+            return time.monotonic() - began_s
+
+
+def cluster(cost: dict[str, float], small_batch_cores: float) -> list[tuple[float, ...]]:
     """Return on paper what clusters would bear: see docs/performance.md for the reasoning.
+
+    Args:
+        cost: of one event.
+        small_batch_cores: of the broker, that one scorer keeps busy while it keeps up.
 
     Returns:
         Rows of (scorers, brokers, and events/s: by the scorers' CPU, by the brokers' CPU, by the
-        brokers' network in the busier direction, the least of these, and by the one monitor's CPU).
+        brokers' network in the busier direction, the least of these, by the one monitor's CPU; and the share of the brokers' CPU that goes
+        into small batches while all keep up).
     """
     rows: list[tuple[float, ...]] = []
     by_monitor = FULL * 1e6 / cost["monitor_us"]
@@ -161,5 +203,8 @@ def cluster(cost: dict[str, float]) -> list[tuple[float, ...]]:
         sent_bytes = REPLICAS * cost["event_bytes"] + (REPLICAS + 1) * cost["prediction_bytes"]
         by_network = brokers * BROKER_NETWORK_BYTES_PER_S * FULL / sent_bytes
         least = min(by_scorers, by_broker_cpu, by_network)
-        rows.append((scorers, brokers, by_scorers, by_broker_cpu, by_network, least, by_monitor))
+        small_batches = scorers * small_batch_cores * REPLICAS / (brokers * BROKER_CORES)
+        rows.append(
+            (scorers, brokers, by_scorers, by_broker_cpu, by_network, least, by_monitor, small_batches)
+        )
     return rows

@@ -80,7 +80,7 @@ class Result:
 
     def monitor(self, total: int) -> float:
         """Return the monitor's rate on the predictions of the last scorer."""
-        return self._bench.monitor(self._predictions, total)[0]
+        return self._bench.monitor(self._predictions, total).lines_per_second
 
 
 WIRE: Final = "pass-through, transactions"

@@ -32,6 +32,20 @@ def start_s(bench: Bench) -> dict[str, float]:
         TOPICS__PREDICTIONS=predictions,
         TOPICS__DEAD_LETTERS=bench.topic("dlq"),
     )
+    return first_prediction_s(bench, environment, predictions)
+
+
+def first_prediction_s(bench: Bench, environment: dict[str, str], predictions: str) -> dict[str, float]:
+    """Start a scorer that has events to score.
+
+    Args:
+        bench: the broker.
+        environment: the scorer's settings, as variables.
+        predictions: the topic that it publishes to.
+
+    Returns:
+        As :func:`start_s`.
+    """
     command = [str(Path(sys.executable).with_name("purchase-stream")), "score"]
     log = bench.folder / f"{bench.name('start')}.log"
     reader = Reader(bench.servers, predictions)

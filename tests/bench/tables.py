@@ -181,6 +181,7 @@ def _single_tables(result: dict[str, Any]) -> list[Table]:
 def growth_tables(result: dict[str, Any]) -> list[Table]:
     """Return a growth run as tables."""
     backlog, cost = result["backlog"], result["cost"]
+    months = backlog["months"]
     return [
         Table(
             "One scorer, more partitions",
@@ -215,6 +216,15 @@ def growth_tables(result: dict[str, Any]) -> list[Table]:
             [
                 ["thousand events/s", *(f"{rate / 1000:,.0f}" for rate in backlog["rates"])],
                 ["MB resident", *(f"{mb:.0f}" for mb in backlog["memory_mb"])],
+            ],
+        ),
+        Table(
+            f"Restarts with {backlog['events']:,} events and predictions in the topics, "
+            f"{months['log_bytes'] / 1e9:.1f} GB of audit log, {months['versions']} model versions",
+            ["from exec", "seconds"],
+            [
+                ["of a scorer to its first prediction", f"{months['scorer_restart_s']:.1f}"],
+                ["of the monitor to its next line in the log", f"{months['monitor_restart_s']:.1f}"],
             ],
         ),
         Table(

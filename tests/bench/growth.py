@@ -189,8 +189,8 @@ def cluster(cost: dict[str, float], small_batch_cores: float) -> list[tuple[floa
 
     Returns:
         Rows of (scorers, brokers, and events/s: by the scorers' CPU, by the brokers' CPU, by the
-        brokers' network in the busier direction, the least of these, by the one monitor's CPU; and the share of the brokers' CPU that goes
-        into small batches while all keep up).
+        brokers' network in the busier direction, the least of these, by the one monitor's CPU; and
+        the share of the brokers' CPU that goes into small batches while all keep up).
     """
     rows: list[tuple[float, ...]] = []
     by_monitor = FULL * 1e6 / cost["monitor_us"]

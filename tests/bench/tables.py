@@ -261,11 +261,8 @@ def growth_tables(result: dict[str, Any]) -> list[Table]:
                 "brokers' network",
                 "least of these",
                 "one monitor",
+                "brokers' CPU for small batches",
             ],
-            [[_number(cell) for cell in row] for row in result["cluster"]],
+            [[*(f"{value:,.0f}" for value in row[:-1]), f"{row[-1]:.0%}"] for row in result["cluster"]],
         ),
     ]
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}"

@@ -141,8 +141,10 @@ def test_cluster_is_bound_by_its_scarcest_part(bench: Any) -> None:
         "broker_us": 4.0,
         "monitor_us": 5.0,
     }
-    rows = {row[:2]: row[2:] for row in growth.cluster(cost)}
-    by_scorers, by_brokers, by_network, least, by_monitor = rows[1, 3]
+    rows = {row[:2]: row[2:] for row in growth.cluster(cost, 0.25)}
+    by_scorers, by_brokers, by_network, least, by_monitor, small_batches = rows[1, 3]
     assert by_scorers == least == by_monitor == pytest.approx(0.6 * 200_000)
     assert by_brokers == pytest.approx(3 * 8 * 0.6 / (3 * 4e-6))
     assert by_network == pytest.approx(3 * 1.25e9 * 0.6 / (3 * 120 + 4 * 180))
+    assert small_batches == pytest.approx(0.25 * 3 / 24)
+    assert rows[16, 6][-1] == pytest.approx(8 * small_batches)

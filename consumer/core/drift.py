@@ -19,24 +19,23 @@ from consumer.core.batch import FloatArray, IntArray
 _SMOOTHING: Final = 0.5
 """Added to every bin (Jeffreys' prior), so that an empty bin has a finite logarithm."""
 
-_ONE_SERIES: Final = np.zeros(1, np.int64)
 
-
-def smoothed_ratios(counts: NDArray[Any], begins: IntArray = _ONE_SERIES) -> FloatArray:
+def smoothed_ratios(counts: NDArray[Any], sizes: IntArray | None = None) -> FloatArray:
     """Return the share of each bin, float64 (B,): (c + 0.5) / (n + 0.5 b) for a series of b bins.
 
     Args:
         counts: (B,), the bins of one series, or of several one after the other.
-        begins: int64 (k,), where each series begins.
+        sizes: int64 (k,), bins of each series; one series without it.
     """
-    sizes = np.diff(begins, append=len(counts))
-    totals = np.add.reduceat(counts, begins) + _SMOOTHING * sizes
+    if sizes is None:
+        sizes = np.array([len(counts)])
+    totals = np.add.reduceat(counts, np.cumsum(sizes) - sizes) + _SMOOTHING * sizes
     smoothed: FloatArray = (counts + _SMOOTHING) / np.repeat(totals, sizes)
     return smoothed
 
 
 def psi(
-    observed_ratios: FloatArray, expected_ratios: FloatArray, begins: IntArray = _ONE_SERIES
+    observed_ratios: FloatArray, expected_ratios: FloatArray, sizes: IntArray | None = None
 ) -> FloatArray:
     """Return the population stability index of each series, float64 (k,).
 
@@ -45,10 +44,12 @@ def psi(
     Args:
         observed_ratios: float64 (B,), none of them 0; the series stand one after the other.
         expected_ratios: float64 (B,), likewise.
-        begins: int64 (k,), where each series begins.
+        sizes: int64 (k,), bins of each series; one series without it.
     """
+    if sizes is None:
+        sizes = np.array([len(observed_ratios)])
     terms = (observed_ratios - expected_ratios) * np.log(observed_ratios / expected_ratios)
-    return np.add.reduceat(terms, begins)
+    return np.add.reduceat(terms, np.cumsum(sizes) - sizes)
 
 
 @lru_cache(maxsize=1024)

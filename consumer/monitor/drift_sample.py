@@ -20,12 +20,15 @@ Versions: TypeAlias = tuple[list[str], IntArray]
 """Names of model versions, and which of them each prediction is of, int64 (m,)."""
 
 _COUNTRY: Final = "features.student_country"
-_MAX_SPELLINGS: Final = 4096
-"""Spellings that are remembered; a flood of made-up countries makes us begin again, not grow."""
+_SLOT_BITS: Final = 16
+"""Of some 250 usual spellings hardly two share one of so many slots."""
 
 
 class Countries:
     """Numbers of countries by the hash of their spelling.
+
+    Each spelling has one slot, by the first bits of its hash, and the latest to come there stays: a
+    flood of made-up countries costs time, and no memory.
 
     Args:
         number_of: from a text to a country's number.
@@ -33,33 +36,23 @@ class Countries:
 
     def __init__(self, number_of: Callable[[str], int]) -> None:
         self._number_of = number_of
-        self._hashes = np.empty(0, np.uint64)
-        self._numbers = np.empty(0, np.float64)
+        self._hashes = np.zeros(1 << _SLOT_BITS, np.uint64)
+        self._hashes[0] = ~np.uint64(0)  # belongs elsewhere, as 0 does in every other slot: all are free
+        self._numbers = np.zeros(1 << _SLOT_BITS, np.float64)
 
     def numbers(self, data: bytes, begins: IntArray, ends: IntArray) -> FloatArray:
         """Return the number of each country ``data[begins[i]:ends[i]]``, float64 (m,)."""
         hashes = span_hashes(data, begins, ends)
-        at = np.minimum(np.searchsorted(self._hashes, hashes), max(len(self._hashes) - 1, 0))
-        known = self._hashes[at] == hashes if len(self._hashes) else np.zeros(len(hashes), np.bool_)
-        if not known.all():
-            new = np.flatnonzero(~known)
-            _, first = np.unique(hashes[new], return_index=True)
-            self._learn(data, begins, ends, hashes, new[first])
-            at = np.searchsorted(self._hashes, hashes)
-        return self._numbers[at]
-
-    def _learn(
-        self, data: bytes, begins: IntArray, ends: IntArray, hashes: NDArray[np.uint64], rows: IntArray
-    ) -> None:
-        if len(self._hashes) + len(rows) > _MAX_SPELLINGS:
-            # Of this batch every spelling must be known, the old ones included.
-            self._hashes, self._numbers = np.empty(0, np.uint64), np.empty(0, np.float64)
-            _, rows = np.unique(hashes, return_index=True)
-        numbers = [self._number_of(data[begins[i] : ends[i]].decode()) for i in rows.tolist()]
-        together = np.concatenate([self._hashes, hashes[rows]])
-        order = np.argsort(together)
-        self._hashes = together[order]
-        self._numbers = np.concatenate([self._numbers, np.array(numbers, np.float64)])[order]
+        slots = hashes >> np.uint64(64 - _SLOT_BITS)
+        numbers: FloatArray = self._numbers[slots]
+        new = np.flatnonzero(self._hashes[slots] != hashes)
+        if len(new):
+            distinct, first, which = np.unique(hashes[new], return_index=True, return_inverse=True)
+            rows = new[first]
+            learnt = np.array([self._number_of(data[begins[i] : ends[i]].decode()) for i in rows.tolist()])
+            self._hashes[slots[rows]], self._numbers[slots[rows]] = distinct, learnt
+            numbers[new] = learnt[which]
+        return numbers
 
 
 def student_hashes(predictions: EventBatch) -> NDArray[np.uint64]:

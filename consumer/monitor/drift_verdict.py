@@ -148,13 +148,14 @@ def judge(
     decided = closed and counts.students >= settings.minimum_students
     series: Mapping[str, Bins] = {**baseline.features, SCORE: baseline.score}
     names = (*INPUT_NAMES, SCORE)
+    z = thresholds_z(settings)
     indexes: Sequence[float | None] = [None] * len(names)
     if counts.students:
-        expected, begins = _expected(tuple(series[name].counts for name in names))
-        observed = smoothed_ratios(np.concatenate([counts.bins[name] for name in names]), begins)
-        indexes = psi(observed, expected, begins).tolist()
+        expected, sizes = _expected(tuple(series[name].counts for name in names))
+        observed = smoothed_ratios(np.concatenate([counts.bins[name] for name in names]), sizes)
+        indexes = psi(observed, expected, sizes).tolist()
     verdicts = {
-        name: _series(counts, name, series[name], baseline.rows, settings, index, decided=decided)
+        name: _series(counts, name, series[name], baseline.rows, settings, z, index, decided=decided)
         for name, index in zip(names, indexes, strict=True)
     }
     country = baseline.features[INPUT_NAMES[0]]
@@ -179,6 +180,7 @@ def _series(
     bins: Bins,
     rows: int,
     settings: DriftSettings,
+    z: float,
     index: float | None,
     *,
     decided: bool,
@@ -187,7 +189,6 @@ def _series(
     threshold = shift = None
     if n:
         if len(bins.labels) > 1:
-            z = thresholds_z(settings)
             threshold = psi_threshold(n, rows, len(bins.labels), settings.tolerated_psi, z)
         if isinstance(bins, NumericBins):
             shift = mean_shift_sd(counts.totals[name], n, bins.mean, bins.sd)
@@ -204,9 +205,9 @@ def _series(
 
 @lru_cache(maxsize=64)
 def _expected(counts: tuple[tuple[int, ...], ...]) -> tuple[FloatArray, IntArray]:
-    """Return the shares in training of k series, float64 (B,), and where each begins, int64 (k,)."""
-    begins = np.cumsum([0, *map(len, counts[:-1])])
-    return smoothed_ratios(np.concatenate(counts), begins), begins
+    """Return the shares in training of k series, float64 (B,), and the bins of each, int64 (k,)."""
+    sizes = np.array([len(of_one) for of_one in counts])
+    return smoothed_ratios(np.concatenate(counts), sizes), sizes
 
 
 def _rate(counts: WindowCounts, baseline: Baseline, settings: DriftSettings, *, decided: bool) -> RateVerdict:

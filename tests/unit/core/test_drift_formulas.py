@@ -53,7 +53,8 @@ def test_series_side_by_side_have_the_index_that_each_has_alone(
     """Where a series stands among others makes no difference to its shares and its index."""
     live, training = (np.array(column) for column in zip(*counts, strict=True))
     begins = np.array(sorted({0, *(cut for cut in cuts if cut < len(counts))}))
-    together = psi(smoothed_ratios(live, begins), smoothed_ratios(training, begins), begins)
+    sizes = np.diff([*begins.tolist(), len(counts)])
+    together = psi(smoothed_ratios(live, sizes), smoothed_ratios(training, sizes), sizes)
     alone = [
         psi(smoothed_ratios(live[b:e]), smoothed_ratios(training[b:e])).item()
         for b, e in itertools.pairwise([*begins.tolist(), len(counts)])

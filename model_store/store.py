@@ -212,7 +212,7 @@ class ModelStore:
         folder = self._versions / version_or_alias
         if not (PLAIN_NAME.fullmatch(version_or_alias) and folder.is_dir()):
             raise ModelStoreError(
-                f"no version or alias {version_or_alias!r} in {self.folder}; see: purchase-stream models list"
+                f"no version or alias {version_or_alias!r} in {self.folder}; see: purchase-stream models ls"
             )
         return folder, None
 

@@ -59,6 +59,12 @@ class Progress:
         )
         return {at.partition: answer.result().offset for at, answer in answers.items()}
 
+    def delete_before(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Delete the records before an offset, by topic and partition."""
+        wanted = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+        for deleted in self._admin.delete_records(wanted, request_timeout=_ANSWER_WITHIN_S).values():
+            deleted.result()
+
     def owned(self, instance: str) -> frozenset[int]:
         """Return the partitions that the group has given to an instance."""
         group = self._admin.describe_consumer_groups([self.group])[self.group].result(_ANSWER_WITHIN_S)

@@ -20,20 +20,22 @@ from consumer.kafka.topics import TopicSpec, create_topics
 from consumer.settings import Settings
 from consumer.upstream.produce import Sent, Upstream
 from model_store.synthetic import generate_students
-from tests.faults.process import CONTEXT, RoleProcess, nothing
+from tests.faults.flow import Flow
+from tests.faults.oracle import Oracle
+from tests.faults.process import RoleProcess, nothing
 from tests.faults.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from consumer.audit.verdict import Verdict
 
 BROKEN_RATIO: Final = 5 / 95
 """Broken events per good one: 5 % of all."""
+_MORE_THAN_EVER_ASKED_FOR: Final = 100_000_000
 _DECIDED_WITHIN_S: Final = 120.0
 _LOOK_EVERY_S: Final = 0.05
-_ORACLE_WITHIN_S: Final = 300.0
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,15 @@ class Service:
 
     def stream(self, events: int, seconds: float | None = None) -> Future[Sent]:
         """Send so many events, 5 % of them broken, over so many seconds or at once; do not wait for it."""
+        return self._send(events, None if seconds is None else events / seconds)[1]
+
+    def flow(self, events: int, seconds: float) -> Flow:
+        """Send events at a rate of so many in so many seconds until told to end, and at least as many."""
+        upstream, sent = self._send(_MORE_THAN_EVER_ASKED_FOR, events / seconds)
+        return Flow(self.stream, events, upstream, sent)
+
+    def _send(self, events: int, rate: float | None) -> tuple[Upstream, Future[Sent]]:
         n_good = round(events / (1 + BROKEN_RATIO))
-        rate = None if seconds is None else events / seconds
         # The broker may be away for longer than a producer waits by default.
         kafka = self.settings.kafka.model_copy(update={"client": {"message.timeout.ms": 300_000}})
         settings = self.settings.model_copy(update={"kafka": kafka})
@@ -199,7 +208,7 @@ class Service:
 
         # A daemon: a broker that a failed test has left dead must not keep it waiting.
         threading.Thread(target=run, daemon=True).start()
-        return sent
+        return upstream, sent
 
     def await_progress(self, timeout_s: float = 60) -> None:
         """Wait until something more is committed."""
@@ -249,16 +258,7 @@ class Service:
 
     def verdict(self, *, with_log: bool = False, examples: int = 10) -> Verdict:
         """Return what the oracle says, in a process of its own that shares nothing with the scorers."""
-        answer, theirs = CONTEXT.Pipe(duplex=False)
-        oracle = CONTEXT.Process(
-            target=_judge, args=(theirs, self.settings.model_dump_json(), with_log, examples), daemon=True
-        )
-        oracle.start()
-        theirs.close()
-        assert answer.poll(_ORACLE_WITHIN_S), "the oracle does not answer"
-        verdict: Verdict = answer.recv()
-        oracle.join()
-        return verdict
+        return Oracle(self.settings, with_log=with_log, examples=examples).verdict()
 
     def await_log(self, timeout_s: float = 60) -> Verdict:
         """Wait until the audit log is complete; return the last verdict if it never is."""
@@ -268,6 +268,16 @@ class Service:
             if verdict.holds or time.monotonic() > deadline_s:
                 return verdict
             time.sleep(1)
+
+    def delete_records(self, ranges: Mapping[str, Mapping[int, tuple[int, int]]]) -> None:
+        """Delete the records of these ranges, (first offset, end) by topic and partition."""
+        self._progress.delete_before(
+            {
+                (topic, partition): end
+                for topic, parts in ranges.items()
+                for partition, (_, end) in parts.items()
+            }
+        )
 
     def logs(self) -> str:
         """Return the last lines of every process."""
@@ -283,9 +293,3 @@ def _now(holds: Callable[[], bool]) -> bool:
         return holds()
     except KafkaException:
         return False
-
-
-def _judge(answer: Any, settings: str, with_log: bool, examples: int) -> None:  # noqa: FBT001 - travels as a tuple
-    from consumer.audit.verify import verify  # noqa: PLC0415 - only this process needs it
-
-    answer.send(verify(Settings.model_validate_json(settings), with_log=with_log, examples=examples))

@@ -17,7 +17,7 @@ def test_broker_killed_and_restarted(
 ) -> None:
     """The only broker goes ten times, in turn by SIGKILL and cleanly, while events flow."""
     service = deploy()
-    flowing = service.stream(100_000, seconds=60)
+    flowing = service.flow(100_000, seconds=60)
     ends = [service.supervise(service.start("score", instance)) for instance in "ab"]
     service.await_that(lambda: bool(service.owned("b")), 60, "b gets no partitions")
     times, recoveries_s = 10, []
@@ -38,7 +38,7 @@ def test_coordinator_and_leaders_killed(
     """Of three brokers the transaction coordinator, the group coordinator and a leader are killed in turn."""
     service = deploy(cluster.bootstrap_servers)
     admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers})
-    flowing = service.stream(100_000, seconds=60)
+    flowing = service.flow(100_000, seconds=60)
     ends = service.supervise(service.start("score"))
     service.await_progress()
     roles = (_transaction_coordinator, _group_coordinator, _leader)

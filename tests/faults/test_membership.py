@@ -22,7 +22,7 @@ _SUSPENDED_S = 22
 def test_suspended_scorer(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
     """Suspended within a transaction until another has taken over; once awake it publishes nothing stale."""
     service = deploy()
-    flowing = service.stream(100_000, seconds=60)
+    flowing = service.flow(100_000, seconds=60)
     suspended = service.start("score", "a", wire=wiring.Scorer(wiring.SlowProducer))
     service.await_progress()
     service.start("score", "b")
@@ -49,7 +49,7 @@ def test_suspended_scorer(deploy: Callable[..., Any], holds: Callable[..., None]
 def test_two_scorers_of_the_same_name(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
     """One of them ends with 75 and says why; the other goes on."""
     service = deploy()
-    flowing = service.stream(40_000, seconds=15)
+    flowing = service.flow(100_000, seconds=15)
     times = 3
     scorer = service.start("score", "twin")
     for _ in range(times):
@@ -70,7 +70,7 @@ def test_killed_while_handing_over(deploy: Callable[..., Any], holds: Callable[.
     """Killed in the middle of a rebalance and restarted at once: no partition is left to nobody."""
     kills, recoveries_s = 10, []
     service = deploy(partitions=kills + 2)
-    flowing = service.stream(100_000, seconds=20)
+    flowing = service.flow(100_000, seconds=20)
     names = ["a"]
     scorer = service.start("score", "a", wire=wiring.dies_handing_over)
     for i in range(kills):
@@ -94,7 +94,7 @@ def test_killed_while_handing_over(deploy: Callable[..., Any], holds: Callable[.
 def test_members_come_and_go(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
     """Every second or so somebody joins or leaves, half of them by SIGKILL."""
     service = deploy()
-    flowing = service.stream(100_000, seconds=50)
+    flowing = service.flow(100_000, seconds=50)
     service.start("score", "a")
     service.await_progress()
     changes, random_source = 36, random.Random(4)

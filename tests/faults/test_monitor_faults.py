@@ -20,7 +20,7 @@ pytestmark = pytest.mark.faults
 def test_monitor_killed(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
     """Killed 30 times at random instants; every line is in the log once."""
     service = deploy()
-    flowing = service.stream(100_000, seconds=25)
+    flowing = service.flow(100_000, seconds=25)
     service.start("score")
     kills, random_source = 30, random.Random(5)
     for _ in range(kills):
@@ -41,10 +41,10 @@ def _run(*command: str) -> bool:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 48 MB."""
+    """A file system of 160 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if os.geteuid() != 0 or not _run("mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)):
+    if os.geteuid() != 0 or not _run("mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(folder)):
         pytest.skip("mounting a tmpfs needs root")
     yield folder
     assert _run("umount", "-l", str(folder))
@@ -54,7 +54,7 @@ def test_disk_full(deploy: Callable[..., Any], holds: Callable[..., None], small
     """Full, free and full again: the monitor is not ready meanwhile, goes on by itself, loses no line."""
     service = deploy(audit_log=small_disk / "predictions.jsonl")
     port, filler = free_port(), small_disk / "filler"
-    flowing = service.stream(20_000, seconds=10)
+    flowing = service.flow(100_000, seconds=10)
     service.start("score")
     service.start("monitor", HTTP__MONITOR_PORT=str(port))
     service.await_progress()

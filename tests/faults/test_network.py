@@ -28,8 +28,8 @@ def test_connections_cut(
 ) -> None:
     """Every connection is reset 40 times, anywhere in the loop."""
     service = deploy(scorer_servers=broker.proxied)
-    flowing = service.stream(100_000, seconds=25)
-    service.start("score")
+    flowing = service.flow(100_000, seconds=25)
+    ends = service.supervise(service.start("score"))
     service.await_progress()
     cuts, random_source = 40, random.Random(2)
     for _ in range(cuts):
@@ -37,7 +37,7 @@ def test_connections_cut(
         proxy.cut()
     flowing.result()
     service.await_decided()
-    holds("TCP connections reset", f"{cuts} resets", service.verdict())
+    holds("TCP connections reset", f"{cuts} resets, {len(ends)} restarts", service.verdict())
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_silence(
 ) -> None:
     """Frames vanish for less than a request's timeout and for more than a transaction's."""
     service = deploy(scorer_servers=broker.proxied)
-    flowing = service.stream(40_000, seconds=30)
-    service.start("score")
+    flowing = service.flow(100_000, seconds=30)
+    ends = service.supervise(service.start("score"))
     service.await_progress()
     silences_s = (1, 3, 13)
     recoveries_s = []
@@ -68,17 +68,21 @@ def test_silence(
     flowing.result()
     service.await_decided()
     spans = ", ".join(f"{seconds} s" for seconds in silences_s)
-    holds(fault, f"{len(silences_s)} ({spans})", service.verdict(), recoveries_s)
+    holds(fault, f"{len(silences_s)} ({spans}), {len(ends)} restarts", service.verdict(), recoveries_s)
 
 
 def test_delay(broker: Any, proxy: Any, deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
     """A round trip of 200 ms: slower, not wrong."""
     proxy.delay_ms = 100.0
-    service = deploy(scorer_servers=broker.proxied, max_events=2_000)
-    service.stream(20_000).result()
+    service = deploy(scorer_servers=broker.proxied)
+    service.stream(100_000).result()
     service.start("score")
+    service.await_progress()
+    seconds = 15
+    time.sleep(seconds)
+    proxy.delay_ms = 0.0
     service.await_decided()
-    holds("every frame delayed by 100 ms", "all", service.verdict())
+    holds("every frame delayed by 100 ms", f"for {seconds} s", service.verdict())
 
 
 @pytest.mark.parametrize(("name", "api_key"), [("EndTxn", END_TXN), ("TxnOffsetCommit", TXN_OFFSET_COMMIT)])
@@ -92,8 +96,9 @@ def test_late_request(
 ) -> None:
     """A request that was held back and sent anew arrives after all, within the next transaction."""
     service = deploy(scorer_servers=broker.proxied)
-    service.stream(20_000).result()
-    service.start("score", wire=wiring.Scorer(wiring.SlowProducer))
+    service.stream(100_000).result()
+    slow = service.start("score", wire=wiring.Scorer(wiring.SlowProducer))
+    ends = service.supervise(slow)
     service.await_progress()
     times, random_source = 10, random.Random(3)
     for _ in range(times):
@@ -102,5 +107,8 @@ def test_late_request(
         service.await_progress()
         time.sleep(random_source.uniform(0, wiring.SlowProducer.OPEN_S))
         proxy.release()
+    assert not ends, service.logs()
+    slow.kill()
+    service.start("score")
     service.await_decided()
     holds(f"late {name} in the next transaction", f"{times} held", service.verdict())

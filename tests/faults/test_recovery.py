@@ -41,7 +41,7 @@ def test_restart_of_the_same_instance(
 ) -> None:
     """A supervisor starts a killed scorer again at once: commits within 3 s."""
     service = deploy()
-    flowing = service.stream(20_000, seconds=30)
+    flowing = service.flow(100_000, seconds=20)
     kills, recoveries_s = 5, []
     scorer = start(service, "a")
     service.await_progress()
@@ -63,7 +63,7 @@ def test_another_instance_takes_over(
 ) -> None:
     """Nobody restarts the killed scorer: another one has its partitions, and commits, within 10 s."""
     service = deploy()
-    flowing = service.stream(40_000, seconds=60)
+    flowing = service.flow(100_000, seconds=60)
     start(service, "a")
     service.await_progress()
     kills, recoveries_s = 3, []

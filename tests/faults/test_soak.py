@@ -1,6 +1,7 @@
 """Hours at half the rate that this machine can do: memory and file descriptors stay where they were.
 
-Runs only where ``PURCHASE_STREAM_SOAK_MINUTES`` says for how long.
+Runs only where ``PURCHASE_STREAM_SOAK_MINUTES`` says for how long. The stream is verified in spans while
+it goes on, and what is verified is deleted, so that a soak of any length fits on a disk.
 """
 
 from __future__ import annotations
@@ -18,35 +19,105 @@ pytestmark = pytest.mark.faults
 
 # Taken out of the environment: the product refuses variables with its prefix that it does not know.
 _MINUTES: Final = float(os.environ.pop("PURCHASE_STREAM_SOAK_MINUTES", "0"))
-_PROBE_EVENTS: Final = 200_000
+_PROBE_EVENTS: Final = 600_000
+_SPAN_S: Final = 30.0
 _WARM_UP_RATIO: Final = 0.25
 """Of the time: caches, pools and the allocator find their size."""
 _GROWTH_LIMIT_RATIO: Final = 0.05
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_IDLE_NICENESS: Final = 19
 
 
 @pytest.mark.skipif(_MINUTES == 0, reason="set PURCHASE_STREAM_SOAK_MINUTES")
 def test_soak(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
     """At half the maximum rate, memory and descriptors are flat, and nothing is missing or doubled."""
     service = deploy(max_events=5_000, max_wait_ms=20)
-    service.stream(_PROBE_EVENTS).result()
     roles = {role: service.start(role) for role in ("score", "monitor")}
-    service.await_progress()
-    began_s, begun = time.monotonic(), sum(service.committed().values())
-    service.await_decided()
-    rate = (_PROBE_EVENTS - begun) / (time.monotonic() - began_s) / 2
-    seconds = _MINUTES * 60
-    flowing = service.stream(round(rate * seconds), seconds)
+    rate = _maximum_rate(service) / 2
+    checks = _Checks(service)
     samples: dict[str, list[tuple[int, int]]] = {role: [] for role in roles}
-    while not flowing.done():
-        for role, process in roles.items():
-            samples[role].append((_resident_bytes(process.pid), _descriptors(process.pid)))
-        time.sleep(1)
-    flowing.result()
-    service.await_decided()
+    seconds, n_spans = 0.0, max(round(_MINUTES * 60 / _SPAN_S), 1)
+    for _ in range(n_spans):
+        began_s = time.monotonic()
+        flowing = service.stream(round(rate * _SPAN_S), _SPAN_S)
+        while not flowing.done():
+            for role, process in roles.items():
+                samples[role].append((_resident_bytes(process.pid), _descriptors(process.pid)))
+            time.sleep(1)
+        flowing.result()
+        seconds += time.monotonic() - began_s
+        checks.go_on()
+    sent, verdict = round(rate * _SPAN_S) * n_spans, checks.conclude()
     grown = {role: _growth_ratios(seen) for role, seen in samples.items()}
-    holds(f"soak of {_MINUTES:g} min at {rate:,.0f} events/s", _told(grown), service.await_log(300))
+    holds(f"soak of {seconds / 60:.0f} min at {sent / seconds:,.0f} events/s", _told(grown), verdict)
+    assert sent / seconds > 0.95 * rate, "the events came too slowly"
+    assert all(process.exit_code is None for process in roles.values()), service.logs()
     assert all(ratio <= _GROWTH_LIMIT_RATIO for ratios in grown.values() for ratio in ratios), _told(grown)
+
+
+def _maximum_rate(service: Any) -> float:
+    """Return how many events per second go all the way to the log while they are sent as fast as can be."""
+    began_s = time.monotonic()
+    service.stream(_PROBE_EVENTS).result()
+    service.await_decided()
+    return float(_PROBE_EVENTS / (time.monotonic() - began_s))
+
+
+class _Checks:
+    """Verifies the stream span by span, and deletes what is verified.
+
+    Args:
+        service: whose stream.
+    """
+
+    def __init__(self, service: Any) -> None:
+        from consumer.audit.verdict import Verdict  # noqa: PLC0415 - nothing is imported for other tests
+
+        self._service = service
+        self._total = Verdict()
+        self._begin()
+
+    def go_on(self) -> None:
+        """Begin with the next span if the last one is verified; events pause until all are decided."""
+        if self._oracle.has_answered():
+            self._finish()
+            self._begin()
+
+    def conclude(self) -> Any:
+        """Verify what is left and return the verdict on everything."""
+        self._finish()
+        self._begin()
+        self._finish()
+        return self._total
+
+    def _begin(self) -> None:
+        from consumer.audit.log_reader import segment_paths  # noqa: PLC0415
+        from tests.faults.oracle import Oracle  # noqa: PLC0415
+
+        self._service.await_decided()
+        self._await_log()
+        self._closed = segment_paths(self._service.audit_log)
+        self._oracle = Oracle(self._service.settings, with_log=True, niceness=_IDLE_NICENESS)
+
+    def _await_log(self) -> None:
+        """Wait until the monitor has written what is committed; it may be a moment behind."""
+        from consumer.audit.log_reader import log_bytes  # noqa: PLC0415
+
+        size = -1
+        while (now := log_bytes(self._service.audit_log)) != size:
+            size = now
+            time.sleep(0.5)
+
+    def _finish(self) -> None:
+        from tests.faults.oracle import add  # noqa: PLC0415
+
+        verdict = self._oracle.verdict()
+        add(self._total, verdict)
+        # An output of an event that was verified, and deleted, before is known to no ledger any more.
+        assert verdict.predictions == verdict.prediction_records
+        self._service.delete_records(self._oracle.ranges)
+        for path in self._closed:
+            path.unlink()
 
 
 def _resident_bytes(pid: int) -> int:

@@ -34,12 +34,11 @@ def test_partitions_added(admin: AdminClient, deploy: Callable[..., Any], holds:
     """New partitions of the events are read from their beginning."""
     service = deploy(client={"topic.metadata.refresh.interval.ms": 1_000})
     service.start("score")
-    service.stream(10_000).result()
-    service.await_progress()
+    service.stream(50_000).result()
     wanted = NewPartitions(service.topics["events"], 7)
     admin.create_partitions([wanted])[wanted.topic].result(_ANSWER_WITHIN_S)
     service.await_that(lambda: len(service.ends()) == 7, 30, "no new partitions")
-    service.stream(10_000).result()
+    service.stream(50_000).result()
     service.await_decided()
     assert all(end > 0 for end in service.ends().values())
     holds("partitions added while running", "4 to 7", service.verdict())
@@ -50,7 +49,7 @@ def test_dead_letter_limit_lowered(
 ) -> None:
     """A topic that takes ever less makes batches smaller, then dead letters shorter; nothing is blocked."""
     service = deploy()
-    flowing = service.stream(20_000, seconds=10)
+    flowing = service.flow(100_000, seconds=10)
     service.start("score")
     limits = (10_000, 4_000, 2_000)
     for limit in limits:
@@ -80,7 +79,7 @@ def test_output_topic_deleted(
     service.await_that(lambda: service.conditions(port) == {}, 60, "never ready")
     admin.delete_topics([service.topics[kind]])[service.topics[kind]].result(_ANSWER_WITHIN_S)
     time.sleep(2)
-    service.stream(20_000).result()
+    service.stream(100_000).result()
     service.await_that(lambda: bool(service.conditions(port)), 60, "a lost topic is no trouble")
     time.sleep(5)
     assert scorer.exit_code is None, service.logs()

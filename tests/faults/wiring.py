@@ -20,8 +20,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 # Not used here: the fork server imports this module, and with it whatever a role needs.
 from consumer import bootstrap, cli  # noqa: F401
 from consumer.kafka.at_least_once import AtLeastOnce
+from consumer.kafka.client_config import TRANSACTION_TIMEOUT_MS
 from consumer.kafka.event_consumer import EventConsumer
-from consumer.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -214,8 +214,8 @@ def offsets_first() -> None:
 
 
 def stuck() -> None:
-    """Wire ``score`` with a call that never returns, and a watchdog that does not take a minute."""
-    bootstrap.Watchdog = partial(Watchdog, limit_s=3.0)
+    """Wire ``score`` with a call that never returns, and less patience for it."""
+    bootstrap.COMMIT_MARGIN_S = 3.0 - TRANSACTION_TIMEOUT_MS / 1000
     Scorer(StuckProducer)()
 
 
@@ -235,7 +235,7 @@ def dies_handing_over() -> None:
 
 @dataclass(frozen=True)
 class SteppingClock:
-    """Wires ``score`` with a wall clock that jumps back and forth.
+    """Wires a role with a wall clock that jumps back and forth.
 
     Attributes:
         every_s: time between jumps.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_store.explain import BASE, contributions
@@ -20,6 +20,7 @@ SCORER = LinearScorer(
 )
 
 
+@settings(deadline=None)
 @given(
     country=st.integers(-1, 675),
     numbers=st.lists(st.integers(0, 100_000), min_size=6, max_size=6),
@@ -31,7 +32,8 @@ def test_the_summands_make_the_probability(country: int, numbers: list[int]) -> 
     assert [part.feature for part in parts] == [BASE, "student_country", *NUMERIC_FEATURE_NAMES]
     probability = SCORER.predict_probability(np.array([inputs], dtype=np.float64))[0]
     log_odds = sum(part.log_odds for part in parts)
-    assert 1 / (1 + np.exp(-log_odds)) == pytest.approx(probability, rel=1e-9)
+    with np.errstate(over="ignore"):  # more exams passed than started: no event, and a probability of 0
+        assert 1 / (1 + np.exp(-log_odds)) == pytest.approx(probability, rel=1e-9)
 
 
 def test_a_country_that_is_not_known_adds_nothing() -> None:

@@ -43,6 +43,7 @@ def _line(result: dict[str, Any]) -> dict[str, Any]:
         "rounds": result["rounds"],
         "too_noisy": why_noisy(result),
         "wire_spread": round(result["wire_spread"], 3),
+        "others_ratio": None if result["others_ratio"] is None else round(result["others_ratio"], 3),
         "targets": {target.name: round(statistics.median(target.values), 3) for target in targets(result)},
         "ratios_to_wire": {
             name: round(statistics.median(ratios), 3) for name, ratios in result["ratios_to_wire"].items()

@@ -23,12 +23,13 @@ import history
 from bench import Bench
 from contestants import TRANSACTION_EVENTS
 from drained import Drained
+from noise import Others
 from rich.console import Console
 from stages import stages_us
 from startup import start_s
 from tables import growth_tables, tables
 
-from consumer.demo.available_kafka import available_kafka
+from consumer.demo.available_kafka import BOOTSTRAP_VARIABLE, available_kafka
 
 EVENTS: Final = 400_000
 LATENCY_RATES = (100, 1000, 10_000)
@@ -90,7 +91,7 @@ def main() -> None:
     """Measure and print."""
     given = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
-    load_before = os.getloadavg()[0]
+    others = Others()
     if given.growth:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             result = growth.measure(Path(folder), given.events, given.backlog or growth.BACKLOG_EVENTS, say)
@@ -100,7 +101,7 @@ def main() -> None:
     result |= {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
-        "load_before": load_before,
+        "others_ratio": None if os.environ.get(BOOTSTRAP_VARIABLE) else others.ratio(),
     }
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -12,8 +12,8 @@ import rich.table
 TOO_NOISY: Final = 0.25
 """Spread of the wire's own rate over a run, (max - min) / mean: above it, no verdict."""
 
-_CLOSE_TO_NOTHING: Final = 0.5
-"""Load per core before a run at which other programs certainly took part in it."""
+TOO_BUSY: Final = 0.1
+"""Share of all cores that others have had during a run: above it, no verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,9 @@ def why_noisy(result: dict[str, Any]) -> str | None:
             f"the bare wire itself varied by {result['wire_spread']:.0%}; "
             "this machine was too noisy to judge by"
         )
-    if result["load_before"] > _CLOSE_TO_NOTHING * result["cores"]:
-        return (
-            f"the load was {result['load_before']:.1f} on {result['cores']} cores before the run began; "
-            "this machine was too busy to judge by"
-        )
+    others = result["others_ratio"]  # unknown where the broker is not ours
+    if others is not None and others > TOO_BUSY:
+        return f"other programs had {others:.0%} of the cores; this machine was too noisy to judge by"
     return None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 RESULT: dict[str, Any] = {
     "at": "2026-01-31T12:00:00+00:00",
     "cores": 2,
-    "load_before": 0.1,
+    "others_ratio": 0.01,
     "events": 400_000,
     "rounds": 2,
     "wire_spread": 0.05,
@@ -85,12 +87,39 @@ def test_missed_target_is_said(bench: Any, change: dict[str, Any], name: str) ->
     assert {row[0] for row in rows if row[-1] == "no"} == {name}
 
 
-@pytest.mark.parametrize("change", [{"wire_spread": 0.3}, {"load_before": 1.5}])
+@pytest.mark.parametrize("change", [{"wire_spread": 0.3}, {"others_ratio": 0.2}])
 def test_noisy_run_gives_no_verdict(bench: Any, change: dict[str, float]) -> None:
-    """Where the wire itself varied, or the machine was busy before, nothing is reached or missed."""
+    """Where the wire itself varied, or others had much of the machine, nothing is reached or missed."""
     first = bench("tables").tables(RESULT | change)[0]
     assert "to judge by" in first.title
     assert {row[-1] for row in first.rows} == {"?"}
+
+
+def test_unknown_share_of_others_is_no_noise(bench: Any) -> None:
+    """With a broker that is not ours nobody can tell; the wire's spread still can."""
+    assert bench("tables").why_noisy(RESULT | {"others_ratio": None}) is None
+
+
+def test_ended_children_count_as_ours(bench: Any) -> None:
+    """A second of CPU of a process that we started and saw the end of is ours, so not others'."""
+    noise = bench("noise")
+    before_s = noise._ours_s()
+    burn = "import time; t = time.process_time()\nwhile time.process_time() < t + 1: pass"
+    subprocess.run([sys.executable, "-c", burn], check=True)  # noqa: S603 - our own
+    assert 1 <= noise._ours_s() - before_s < 3
+
+
+def test_others_have_what_is_busy_and_not_ours(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10 s on two cores, 12 were busy and 9 of these ours: others had 3 of 20."""
+    noise = bench("noise")
+    now = {"busy": 100.0, "ours": 5.0, "clock": 50.0}
+    monkeypatch.setattr(noise, "_busy_s", lambda: now["busy"])
+    monkeypatch.setattr(noise, "_ours_s", lambda: now["ours"])
+    monkeypatch.setattr(noise.time, "monotonic", lambda: now["clock"])
+    monkeypatch.setattr(noise.os, "cpu_count", lambda: 2)
+    others = noise.Others()
+    now |= {"busy": 112.0, "ours": 14.0, "clock": 60.0}
+    assert others.ratio() == pytest.approx(0.15)
 
 
 def test_record_keeps_history_plot_and_page(

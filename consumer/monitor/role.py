@@ -135,25 +135,25 @@ class Monitor:
         """Read a batch, and have it written once the log has the one before; after an outage, try again."""
         if self._in_hand is None:
             self._in_hand = self._tail.poll(MAX_RECORDS, MAX_WAIT_S)
-        entry: Entry | None = None
         try:
-            if self._in_hand is not None:
-                entry = self._prepare(self._in_hand)
+            if self._in_hand is None:
+                self._tell(self._land())
+            else:
+                self._take(self._in_hand)
         except Unavailable as outage:
-            self._wait_out(outage)
-        try:
-            landed = self._land()
-        except Unavailable as outage:
-            self._wait_out(outage)
-            return
-        if entry is not None:
-            self._in_hand = None
-            self._launch(entry)
-        self._tell(landed)
+            self._conditions.set(Name(outage.condition), str(outage))
+            self._sleep(PAUSE_S)
 
-    def _wait_out(self, outage: Unavailable) -> None:
-        self._conditions.set(Name(outage.condition), str(outage))
-        self._sleep(PAUSE_S)
+    def _take(self, records: TailBatch) -> None:
+        """Make the lines of a batch while the one before it lands, then let it take off."""
+        entry = self._prepare(records)
+        landed = self._land()
+        self._in_hand = None
+        self._launch(entry)
+        if landed is not None:
+            self._tell(landed)
+        if len(records) < MAX_RECORDS:  # nothing waits to be read meanwhile
+            self._tell(self._land())
 
     def _prepare(self, records: TailBatch) -> Entry:
         """Decode a batch and make its lines."""

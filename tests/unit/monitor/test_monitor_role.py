@@ -15,7 +15,7 @@ from consumer.conditions import Conditions, Name
 from consumer.core.decode import Decoder
 from consumer.errors import Unavailable
 from consumer.kafka.tail import TailBatch
-from consumer.monitor import durable
+from consumer.monitor import durable, role
 from consumer.monitor.audit_log import AuditLog
 from consumer.monitor.committed import CommittedBatch, Round
 from consumer.monitor.role import Monitor
@@ -133,6 +133,15 @@ class Bench:
         return [orjson.loads(line)["event_id"] for line in self.path.read_bytes().splitlines()]
 
 
+@pytest.fixture(params=[False, True], ids=["keeping up", "behind"])
+def behind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether polls come back full, so that a batch is written while the next is read."""
+    if request.param:
+        monkeypatch.setattr(role, "MAX_RECORDS", 2)
+    return bool(request.param)
+
+
+@pytest.mark.usefixtures("behind")
 def test_each_round_is_logged_shown_and_told_of(tmp_path: Path) -> None:
     """A view sees a batch once it is in the log, and the report counts records, lines and foreign bytes."""
     bench = Bench(tmp_path / "log.jsonl", [prediction("a"), b"foreign", prediction("b")])
@@ -158,7 +167,16 @@ def test_foreign_bytes_are_named_by_their_coordinates(
     assert "unknown_framing" in told
 
 
-def test_a_failing_disk_holds_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prediction_is_in_the_log_and_shown_when_its_round_ends(tmp_path: Path) -> None:
+    """Without a backlog nothing waits for the next poll."""
+    bench = Bench(tmp_path / "log.jsonl", [prediction("a")])
+    bench.monitor.run_once()
+    assert bench.view.seen == [(0, 1)]
+
+
+def test_a_failing_disk_holds_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, behind: bool
+) -> None:
     """While the disk refuses, the monitor is not ready, reads one batch ahead at most and loses nothing."""
     bench = Bench(tmp_path / "log.jsonl", [prediction(event_id) for event_id in "abcdef"])
 
@@ -174,7 +192,12 @@ def test_a_failing_disk_holds_the_batch(tmp_path: Path, monkeypatch: pytest.Monk
         for _ in range(4):
             bench.monitor.run_once()
         assert "No space left on device" in bench.conditions.active()[Name.AUDIT_LOG].reason
-    assert (bench.topic.at, bench.view.seen, bench.rounds, len(bench.pauses_s)) == (4, [], [], 3)
+    assert (bench.topic.at, bench.view.seen, bench.rounds, len(bench.pauses_s)) == (
+        4,
+        [],
+        [],
+        3 if behind else 4,
+    )
     while len(bench.rounds) < 3:
         bench.monitor.run_once()
     assert not bench.conditions.active()
@@ -196,12 +219,12 @@ def test_a_registry_outage_holds_the_batch(tmp_path: Path) -> None:
     assert bench.event_ids() == ["a"]
 
 
-def test_stop_ends_the_run_and_releases_everything(tmp_path: Path) -> None:
+def test_stop_ends_the_run_and_releases_everything(tmp_path: Path, *, behind: bool) -> None:
     """After stop, run returns with what it had read logged and shown, the topic closed, the log free."""
     bench = Bench(tmp_path / "log.jsonl", [prediction(event_id) for event_id in "abc"])
     bench.monitor._observe = lambda report: (bench.rounds.append(report), bench.monitor.stop())
     bench.monitor.run()
     assert bench.topic.closed
-    assert bench.event_ids() == ["a", "b", "c"]
-    assert [report.n_lines for report in bench.rounds] == [2, 1]
+    assert bench.event_ids() == (["a", "b", "c"] if behind else ["a", "b"])
+    assert [report.n_lines for report in bench.rounds] == ([2, 1] if behind else [2])
     AuditLog.open(bench.path, rotate_bytes=1, source={}).close()

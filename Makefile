@@ -33,7 +33,7 @@ check: install ## Format, lint, types, import layers.
 bench: install ## Measure, against programs that somebody would write instead; ARGS="--record" or "--growth".
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
-faults: install ## Inject faults for about an hour; see docs/guarantees.md.
+faults: install ## Inject faults for about a quarter of an hour; see docs/guarantees.md.
 	$(BIN)/python -m pytest -m faults -p no:randomly
 
 COMPILE := $(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

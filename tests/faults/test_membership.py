@@ -97,7 +97,7 @@ def test_members_come_and_go(deploy: Callable[..., Any], holds: Callable[..., No
     flowing = service.flow(100_000, seconds=50)
     service.start("score", "a")
     service.await_progress()
-    changes, random_source = 36, random.Random(4)
+    changes, random_source = 32, random.Random(4)
     running: dict[str, Any] = {}
     for i in range(changes):
         name = "bcd"[i % 3]
@@ -107,7 +107,7 @@ def test_members_come_and_go(deploy: Callable[..., Any], holds: Callable[..., No
             leaver.wait(30)
         else:
             running[name] = service.start("score", name)
-        time.sleep(random_source.uniform(0.5, 2))
+        time.sleep(random_source.uniform(0.5, 1.5))
     flowing.result()
     service.await_decided()
     holds("members joining and leaving", f"{changes} changes", service.verdict())

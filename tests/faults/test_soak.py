@@ -86,18 +86,18 @@ class _Checks:
     def conclude(self) -> Any:
         """Verify what is left and return the verdict on everything."""
         self._finish()
-        self._begin()
+        self._begin(niceness=0)
         self._finish()
         return self._total
 
-    def _begin(self) -> None:
+    def _begin(self, niceness: int = _IDLE_NICENESS) -> None:
         from consumer.audit.log_reader import segment_paths  # noqa: PLC0415
         from tests.faults.oracle import Oracle  # noqa: PLC0415
 
         self._service.await_decided()
         self._await_log()
         self._closed = segment_paths(self._service.audit_log)
-        self._oracle = Oracle(self._service.settings, with_log=True, niceness=_IDLE_NICENESS)
+        self._oracle = Oracle(self._service.settings, with_log=True, niceness=niceness)
 
     def _await_log(self) -> None:
         """Wait until the monitor has written what is committed; it may be a moment behind."""

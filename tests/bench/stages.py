@@ -10,36 +10,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from consumer.core.batch import RawBatch
-from consumer.core.country import CountryNumbers
 from consumer.core.dead_letter import dead_letters
 from consumer.core.decode import Decoder
-from consumer.core.pipeline import Pipeline
 from consumer.decision import Laps
+from consumer.measure.core import pipeline_of
 from consumer.monitor.audit_lines import audit_lines
 from consumer.upstream.events import events
-from model_store.countries import country_code
-from model_store.loading import LoadedModel
 from model_store.store import ModelStore
 from model_store.synthetic import generate_students
 from schemas.bundled import BundledSchemas
-from schemas.framing import single_object_header
-from schemas.repository import engagement_event, purchase_prediction
+from schemas.repository import purchase_prediction
 
 BATCH_EVENTS = 10_000
 REPEATS = 31
 _NOW_MS = 1_700_000_000_000
 _LETTER_MAX_BYTES = 1_048_588
-
-
-class _OneModel:
-    """A model that never changes."""
-
-    def __init__(self, model: LoadedModel) -> None:
-        self._model = model
-
-    def current(self) -> LoadedModel:
-        """Return it."""
-        return self._model
 
 
 def stages_us(store: ModelStore) -> dict[str, float]:
@@ -51,12 +36,7 @@ def stages_us(store: ModelStore) -> dict[str, float]:
         ``monitor: decode`` and ``monitor: lines`` per prediction.
     """
     good, broken = _batch(broken_ratio=0.0), _batch(broken_ratio=float(BATCH_EVENTS))
-    pipeline = Pipeline(
-        decoder=Decoder(engagement_event(), BundledSchemas()),
-        models=_OneModel(store.load("champion")),
-        countries=CountryNumbers(country_code),
-        header=single_object_header(purchase_prediction().fingerprint),
-    )
+    pipeline = pipeline_of(store.load("champion"))
     predictions_decoder = Decoder(purchase_prediction(), BundledSchemas())
     timings: dict[str, list[float]] = defaultdict(list)
     for _ in range(REPEATS):

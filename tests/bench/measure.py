@@ -88,15 +88,21 @@ def sampled(
         RuntimeError: one of the processes that make it rise has ended.
     """
     began_s = time.monotonic()
-    samples = [(began_s, value())]
+    samples = [_sample(value)]
     while samples[-1][1] < total:
         for running in processes:
             running.check()
         if time.monotonic() - began_s > timeout_s:
             raise TimeoutError(f"{samples[-1][1]} of {total} after {timeout_s} s")
         time.sleep(SAMPLE_S)
-        samples.append((time.monotonic(), value()))
+        samples.append(_sample(value))
     return samples
+
+
+def _sample(value: Callable[[], int]) -> tuple[float, int]:
+    """Return a value and when it came: a busy broker answers late, with what was true then."""
+    done = value()
+    return time.monotonic(), done
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,19 @@ def test_rate_between_looks_at_when_a_level_was_first_seen(bench: Any) -> None:
     """Samples that repeat a level are waiting, and count as such."""
     samples = [(0.0, 0), (1.0, 100), (2.0, 100), (3.0, 100), (4.0, 200)]
     assert bench("measure").rate_between(samples, 100, 200) == pytest.approx(100 / 3)
+
+
+def test_sample_is_as_late_as_its_answer(bench: Any) -> None:
+    """A value that took its time is true of when it came; dated earlier, it would be too fast a rate."""
+    began_s = time.monotonic()
+
+    def slow() -> int:
+        time.sleep(0.2)
+        return 7
+
+    ((at_s, done),) = bench("measure").sampled(slow, 7, 5)
+    assert done == 7
+    assert at_s - began_s >= 0.2
 
 
 def test_targets_take_ratios_within_a_round(bench: Any) -> None:

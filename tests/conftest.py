@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import sys
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -17,6 +18,14 @@ class NewTopic(Protocol):
 
     def __call__(self, label: str = "topic", *, partitions: int = 1, **config: str) -> str:
         """Create a topic of the running test's own and return its name."""
+
+
+@pytest.fixture(autouse=True)
+def logs_of_its_own() -> Iterator[None]:
+    """Forget where a test that ran a command has sent log lines: its captured stream is closed by then."""
+    yield
+    if "structlog" in sys.modules:
+        sys.modules["structlog"].reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -41,14 +41,12 @@ class TailBatch:
     Attributes:
         partitions: partition of each record.
         offsets: offset of each record; rising within a partition.
-        keys: record keys, opaque.
         values: record values; ``None`` is a tombstone.
         next_offsets: where to read on after this batch, for every partition of the topic.
     """
 
     partitions: Sequence[int] = field(repr=False)
     offsets: Sequence[int] = field(repr=False)
-    keys: Sequence[bytes | None] = field(repr=False)
     values: Sequence[bytes | None] = field(repr=False)
     next_offsets: Mapping[int, int]
 
@@ -143,7 +141,6 @@ class CommittedTail:
         return TailBatch(
             partitions=partitions,
             offsets=offsets,
-            keys=list(map(Message.key, messages)),
             values=list(map(Message.value, messages)),
             next_offsets=self.next_offsets,
         )

@@ -6,6 +6,7 @@ Columns are turned into JSON text column by column, and a line is put together f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, TypeAlias
 
@@ -17,10 +18,6 @@ from consumer.core.batch import EventBatch, IntArray
 from consumer.core.columns import plan
 from consumer.core.spans import all_equal
 from schemas.repository import purchase_prediction
-
-_Column: TypeAlias = str | list[str]
-"""A piece of each line: the same in all, or one for each. One character per byte (Latin-1), whatever the
-bytes mean: strings of characters are cut, joined and encoded faster than bytes, and no text is decoded."""
 
 _YEAR_0001_MS: Final = -62_135_596_800_000
 _YEAR_9999_END_MS: Final = 253_402_300_799_999
@@ -35,12 +32,33 @@ _NUMBERS: Final = (
     "minutes_spent_on_exams",
 )
 
-_SMALL: Final = 1024
-_SMALL_TEXTS: Final = np.array([str(n) for n in range(_SMALL)], object)
+_SMALL_TEXTS: Final = [str(n) for n in range(1024)]
 """Counts, days and partitions are nearly always below; looking them up beats forming them."""
 
 _LINE_ENDS: Final = {ord(char): f"\\u{ord(char):04x}" for char in "\u0085\u2028\u2029"}
 """Unicode's line ends, which JSON leaves as they are, and their escapes: a reader may split at them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """One of few texts for each line: line i has ``texts[which[i]]``."""
+
+    texts: list[str]
+    which: IntArray
+
+    def within(self, before: str = "", after: str = "") -> _Choice:
+        """Return the same between two texts that are in every line."""
+        return _Choice([before + text + after for text in self.texts], self.which)
+
+    def column(self) -> list[str]:
+        """Return the text of each line."""
+        column: list[str] = np.array(self.texts, object)[self.which].tolist()
+        return column
+
+
+_Piece: TypeAlias = str | _Choice | list[str]
+"""A piece of each line: the same in all, one of few, or one for each. One character per byte (Latin-1),
+whatever the bytes mean: strings are cut, joined and encoded faster than bytes, and no text is decoded."""
 
 
 def audit_lines(
@@ -73,10 +91,10 @@ def audit_lines(
 
     characters = predictions.data.decode("latin-1")
 
-    def text(name: str) -> _Column:
+    def text(name: str) -> _Piece:
         return _texts(predictions, name, characters)
 
-    pieces: list[_Column] = [
+    pieces: list[_Piece] = [
         '{"timestamp_utc":', _times(numbers["scored_at"]),
         ',"event_id":"', text("event_id"),
         '","student_id":"', text("student_id"),
@@ -101,39 +119,48 @@ def audit_lines(
     return _interleaved(pieces, m).encode("latin-1")
 
 
-def _interleaved(pieces: list[_Column], m: int) -> str:
+def _interleaved(pieces: list[_Piece], m: int) -> str:
     """Join m lines of the same pieces.
 
-    Filled piece by piece and joined once, this takes half of what formatting line by line does.
+    Filled piece by piece and joined once, this takes half of what formatting line by line does; and
+    the fewer pieces, the less.
     """
-    merged: list[_Column] = []
-    for piece in pieces:
-        if isinstance(piece, str) and merged and isinstance(merged[-1], str):
-            merged[-1] += piece
-        else:
-            merged.append(piece)
-    flat = [""] * (len(merged) * m)
-    for k, piece in enumerate(merged):
-        flat[k :: len(merged)] = [piece] * m if isinstance(piece, str) else piece
+    columns = _merged(pieces)
+    flat = [""] * (len(columns) * m)
+    for k, piece in enumerate(columns):
+        column = piece.column() if isinstance(piece, _Choice) else piece
+        flat[k :: len(columns)] = [column] * m if isinstance(column, str) else column
     return "".join(flat)
 
 
-def _numbers(column: NDArray[Any]) -> _Column:
+def _merged(pieces: list[_Piece]) -> list[_Piece]:
+    """Put what is the same in all lines together with what is beside it, where that is cheap."""
+    merged: list[_Piece] = []
+    for piece in pieces:
+        before = merged[-1] if merged else None
+        if isinstance(before, str) and isinstance(piece, str):
+            merged[-1] = before + piece
+        elif isinstance(before, str) and isinstance(piece, _Choice):
+            merged[-1] = piece.within(before=before)
+        elif isinstance(before, _Choice) and isinstance(piece, str):
+            merged[-1] = before.within(after=piece)
+        else:
+            merged.append(piece)
+    return merged
+
+
+def _numbers(column: NDArray[Any]) -> _Piece:
     """Return each number as JSON; one that is not finite is ``null``."""
     bits = column.view(np.int64)  # 0.0 and -0.0 are equal, and not the same text
     if len(column) > 1 and (bits == bits[0]).all():
         return orjson.dumps(column[0].item()).decode()
-    if column.dtype == np.int64 and column.min() >= 0 and column.max() < _SMALL:
-        return _looked_up(_SMALL_TEXTS, column)
+    largest = int(column.max()) if column.dtype == np.int64 and column.min() >= 0 else len(_SMALL_TEXTS)
+    if largest < min(len(_SMALL_TEXTS), len(column)):
+        return _Choice(_SMALL_TEXTS[: largest + 1], column)
     return orjson.dumps(column.tolist()).decode()[1:-1].split(",")
 
 
-def _looked_up(texts: NDArray[np.object_], where: IntArray) -> list[str]:
-    column: list[str] = texts[where].tolist()
-    return column
-
-
-def _texts(predictions: EventBatch, name: str, characters: str) -> _Column:
+def _texts(predictions: EventBatch, name: str, characters: str) -> _Piece:
     """Return the inside of each text's JSON string; the decoder has made sure that they are UTF-8."""
     data, begins = predictions.data, predictions.texts[name]
     ends = predictions.starts[:, _field_indexes()[name] + 1]
@@ -153,16 +180,16 @@ def _escaped(value: str) -> str:
     return text if text.isascii() else text.translate(_LINE_ENDS).encode().decode("latin-1")
 
 
-def _times(times_ms: IntArray) -> _Column:
+def _times(times_ms: IntArray) -> _Piece:
     """Return milliseconds since the Unix epoch, int64 (m,), as ``"2026-01-31T12:00:00.000Z"``."""
     # Many predictions share a time, and forming one takes longer than anything else here.
-    distinct_ms, where = np.unique(times_ms, return_inverse=True)
+    distinct_ms, which = np.unique(times_ms, return_inverse=True)
     formed = (distinct_ms >= _YEAR_0001_MS) & (distinct_ms <= _YEAR_9999_END_MS)
     texts = np.datetime_as_string(np.where(formed, distinct_ms, 0).astype("datetime64[ms]"), timezone="UTC")
-    column = np.array([f'"{text}"' for text in texts], object)
+    column = [f'"{text}"' for text in texts]
     for i in np.flatnonzero(~formed).tolist():
         column[i] = str(distinct_ms[i])
-    return str(column[0]) if len(column) == 1 else _looked_up(column, where)
+    return column[0] if len(column) == 1 else _Choice(column, which)
 
 
 @cache

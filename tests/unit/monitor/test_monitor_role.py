@@ -41,7 +41,7 @@ class Topic:
             return None
         offsets = list(range(self.at, self.at + len(values)))
         self.at += len(values)
-        return TailBatch([0] * len(values), offsets, [None] * len(values), values, {0: self.at})
+        return TailBatch([0] * len(values), offsets, values, {0: self.at})
 
     def close(self) -> None:
         """Remember it."""

@@ -37,7 +37,7 @@ NOW_S = 1_800_000_000.0
 def committed(predictions: Any) -> CommittedBatch:
     """Return predictions as a batch of one partition."""
     n = len(predictions)
-    records = TailBatch([0] * n, range(n), [b""] * n, [b""] * n, {0: n})
+    records = TailBatch([0] * n, range(n), [b""] * n, {0: n})
     return CommittedBatch(records, predictions, [])
 
 

@@ -8,9 +8,14 @@ import sys
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# How long an example takes says more about what else the machine does than about us.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 class NewTopic(Protocol):

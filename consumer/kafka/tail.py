@@ -10,9 +10,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from consumer.conditions import Conditions, Name
+from consumer.core.batch import IntArray
 from consumer.errors import FatalError, StartupError, Unavailable
 from consumer.kafka.client_config import FETCH
 from consumer.kafka.policy import describe, error_of, is_outage
@@ -36,17 +38,17 @@ _STUCK_CODES: Final = (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG)
 
 @dataclass(frozen=True, slots=True)
 class TailBatch:
-    """n committed records; the sequences have length n.
+    """n committed records.
 
     Attributes:
-        partitions: partition of each record.
-        offsets: offset of each record; rising within a partition.
-        values: record values; ``None`` is a tombstone.
+        partitions: partition of each record, int64 (n,).
+        offsets: offset of each record, int64 (n,); rising within a partition.
+        values: n record values; ``None`` is a tombstone.
         next_offsets: where to read on after this batch, for every partition of the topic.
     """
 
-    partitions: Sequence[int] = field(repr=False)
-    offsets: Sequence[int] = field(repr=False)
+    partitions: IntArray = field(repr=False)
+    offsets: IntArray = field(repr=False)
     values: Sequence[bytes | None] = field(repr=False)
     next_offsets: Mapping[int, int]
 
@@ -131,11 +133,11 @@ class CommittedTail:
             return None
         self._conditions.clear(Name.BROKER)
         # The client's types allow for a message without coordinates; a record has them.
-        partitions: list[int] = list(map(Message.partition, messages))  # type: ignore[arg-type]
-        offsets: list[int] = list(map(Message.offset, messages))  # type: ignore[arg-type]
-        last = dict(zip(partitions, offsets, strict=True))
-        self._next_offsets |= {partition: offset + 1 for partition, offset in last.items()}
-        self._stuck -= last.keys()
+        partitions = np.fromiter(map(Message.partition, messages), np.int64, len(messages))
+        offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
+        read = np.unique(partitions).tolist()
+        self._next_offsets |= {part: int(offsets[partitions == part][-1]) + 1 for part in read}
+        self._stuck -= set(read)
         if not self._stuck:
             self._conditions.clear(Name.PARTITION)
         return TailBatch(

@@ -66,8 +66,8 @@ def audit_lines(
     *,
     source_topic: str,
     output_topic: str,
-    partitions: Sequence[int],
-    offsets: Sequence[int],
+    partitions: Sequence[int] | IntArray,
+    offsets: Sequence[int] | IntArray,
 ) -> bytes:
     """Write one line per prediction.
 

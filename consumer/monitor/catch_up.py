@@ -65,8 +65,8 @@ def catch_up(
                 continue
             patient_until_s = time.monotonic() + _PATIENCE_S
             predictions, _ = decoder.decode(batch.values)
-            limits = np.array([end.get(p, 0) for p in batch.partitions], np.int64)
-            wanted = (np.array(batch.offsets, np.int64) < limits)[predictions.rows]
+            limits = np.array([end.get(p, 0) for p in batch.partitions.tolist()], np.int64)
+            wanted = (batch.offsets < limits)[predictions.rows]
             take(predictions if wanted.all() else predictions.select(np.flatnonzero(wanted)))
     except (StartupError, Unavailable) as error:
         log.warning("drift cannot catch up with the audit log", reason=str(error))

@@ -271,7 +271,8 @@ def _warn_of(batch: CommittedBatch, topic: str) -> None:
         topic=topic,
         n_records=len(rows),
         coordinates=[
-            (batch.records.partitions[row], batch.records.offsets[row]) for row in rows[:_COORDINATES_LOGGED]
+            (int(batch.records.partitions[row]), int(batch.records.offsets[row]))
+            for row in rows[:_COORDINATES_LOGGED]
         ],
         first=f"{batch.undecodable[0].code}: {batch.undecodable[0].detail}",
     )

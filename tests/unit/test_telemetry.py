@@ -164,7 +164,7 @@ def test_a_batch_without_scored_events_is_counted() -> None:
         max_size=4,
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_an_array_is_counted_as_one_by_one(arrays: list[list[float]]) -> None:
     """The same buckets, edges included below (le), as the client library's own histogram."""
     ours, theirs = CollectorRegistry(), CollectorRegistry()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import orjson
 
-from consumer.core.batch import EventBatch, FloatArray
+from consumer.core.batch import EventBatch, FloatArray, IntArray
 from consumer.monitor.audit_lines import audit_lines
 from consumer.monitor.committed import CommittedBatch
 
@@ -65,8 +65,8 @@ class _Tail:
     """The last predictions of a batch, and where each record of that batch stands in Kafka."""
 
     predictions: EventBatch
-    partitions: Sequence[int]
-    offsets: Sequence[int]
+    partitions: IntArray
+    offsets: IntArray
 
 
 class RecentPredictions:

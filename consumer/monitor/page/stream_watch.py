@@ -169,7 +169,7 @@ class StreamWatch:
             wrong = [condition.reason for condition in conditions.active().values()]
             self._rejections_problem = "; ".join(wrong)
             if batch is not None:
-                at = zip(batch.partitions, batch.offsets, strict=True)
+                at = zip(batch.partitions.tolist(), batch.offsets.tolist(), strict=True)
                 self._rejections.add(batch.values, counted=[offset >= begin.get(p, 0) for p, offset in at])
             self._next_offsets = tail.next_offsets
 

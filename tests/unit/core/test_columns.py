@@ -62,7 +62,7 @@ def _accepted_by_the_walk(schema: Any, record: bytes) -> bool:
 
 
 @given(events=st.lists(VALID_EVENTS, max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_events_decode_to_what_was_encoded(events: list[dict[str, Any]]) -> None:
     """Every field of every event comes back, to the last bit."""
     columns = _decode(_EVENT, [encoded(fields) for fields in events])
@@ -72,7 +72,7 @@ def test_events_decode_to_what_was_encoded(events: list[dict[str, Any]]) -> None
 
 
 @given(data=st.data(), kinds=st.lists(st.sampled_from(sorted(_VALUES)), min_size=1, max_size=6))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_records_of_any_primitive_schema_decode(data: st.DataObject, kinds: list[str]) -> None:
     """Nothing in the decoder is about events: any primitive fields in any order will do."""
     schema = _schema(kinds)
@@ -96,7 +96,7 @@ def _mangled(draw: st.DrawFn, record: bytes) -> bytes:
 
 
 @given(data=st.data(), kinds=st.lists(st.sampled_from(sorted(_VALUES)), min_size=1, max_size=5))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_the_decoder_accepts_exactly_what_the_strict_walk_accepts(
     data: st.DataObject, kinds: list[str]
 ) -> None:
@@ -223,7 +223,7 @@ def test_no_records_decode_to_empty_columns() -> None:
 @given(bits=st.integers(0, 2**64 - 1))
 @example(bits=0x7FF0000000000001)
 @example(bits=0x8000000000000000)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_doubles_keep_all_their_bits(bits: int) -> None:
     """Signs of zero and payloads of NaN included."""
     record = bits.to_bytes(8, "little")

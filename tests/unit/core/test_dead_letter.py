@@ -210,7 +210,7 @@ _BYTES = st.builds(lambda n, byte: byte * n, _SIZES, st.sampled_from([b"a", b"\x
     headers=st.lists(st.tuples(st.sampled_from(["h", "é" * 60]), st.none() | _BYTES), max_size=4),
     max_bytes=st.integers(700, 12_000),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_dead_letter_always_fits_and_says_what_it_left_out(
     rejection: Rejection, value: bytes | None, key: bytes | None, headers: Headers, max_bytes: int
 ) -> None:
@@ -332,7 +332,7 @@ _LETTERS = st.lists(
 
 
 @given(letters=_LETTERS, offset=st.integers(0, 2**63 - 10), timestamp_ms=st.sampled_from([-1, 0, 2**62]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_letters_share_is_in_each_of_them_as_if_it_were_alone(
     letters: list[tuple[Any, ...]], offset: int, timestamp_ms: int
 ) -> None:

@@ -165,7 +165,7 @@ _VALUES = (
 
 
 @given(values=st.lists(_VALUES, max_size=8))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_every_row_is_decoded_or_rejected_and_none_is_both(values: list[bytes | None]) -> None:
     """Row conservation, for any bytes; both sides rise."""
     events, rejections = REGISTRY.decode(values)

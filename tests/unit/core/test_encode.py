@@ -46,7 +46,7 @@ _TABLES = st.lists(
 
 
 @given(table=_TABLES, threshold=st.floats(0, 1), version=st.text(min_size=1, max_size=40), scored_at_ms=INT64)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_a_prediction_carries_its_event_bit_for_bit(
     table: list[tuple[dict[str, Any], float, int, int]], threshold: float, version: str, scored_at_ms: int
 ) -> None:
@@ -79,7 +79,7 @@ def test_a_prediction_carries_its_event_bit_for_bit(
 
 
 @given(values=st.lists(INT64, max_size=20))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_longs_are_encoded_as_fastavro_does(values: list[int]) -> None:
     """Zig-zag, seven bits a byte, no byte too many."""
     assert encode_varints(np.array(values, np.int64)) == [_long(value) for value in values]

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from consumer.core.pipeline import Pipeline
 
 # The fixtures hold no state that an example could change.
-_PROPERTY = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+_PROPERTY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 _EVENTS = VALID_EVENTS.map(lambda fields: framed(encoded(fields)))
 _VALUES = st.lists(

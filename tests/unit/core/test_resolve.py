@@ -106,7 +106,7 @@ def test_bytes_are_read_as_a_string_if_they_are_utf8() -> None:
 
 
 @given(fields=VALID_EVENTS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_fields_in_another_order_find_their_place(fields: dict[str, Any]) -> None:
     """Fields are matched by name."""
     writer = _writer(lambda own: own.reverse())
@@ -249,7 +249,7 @@ def test_logical_types_of_unknown_fields_are_not_interpreted(logical: str, kind:
 
 
 @given(record=st.binary(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_are_converted_or_malformed(record: bytes) -> None:
     """No bytes make anything but a verdict."""
     writer = _with(NESTED, {"type": "array", "items": ["null", "int"]}, {"type": "map", "values": "bytes"})

@@ -97,7 +97,7 @@ def test_the_decision_is_one_from_the_threshold_on() -> None:
 
 
 @given(poison=st.sets(st.integers(0, 30)), n=st.integers(0, 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rows_that_make_the_model_raise_are_rejected_alone(poison: set[int], n: int) -> None:
     """However many and wherever they stand; the others are scored as ever."""
     scored, rejections = score(_numbered(n), Fragile(raises=frozenset(poison)), COUNTRIES)

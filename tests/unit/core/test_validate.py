@@ -71,7 +71,7 @@ _ALMOST_GOOD = st.builds(
 @given(events=st.lists(_ANY_EVENTS | _ALMOST_GOOD, min_size=1, max_size=4))
 @example(events=[event(student_country="𝄞")])
 @example(events=[event(student_country="é")])
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_every_event_that_breaks_a_rule_is_suspected(events: list[dict[str, Any]]) -> None:
     """The cheap look over arrays never misses what pydantic, asked about every event, rejects."""
     suspects = _suspects(_batch(*events))
@@ -80,7 +80,7 @@ def test_every_event_that_breaks_a_rule_is_suspected(events: list[dict[str, Any]
 
 
 @given(events=st.lists(_ANY_EVENTS | _ALMOST_GOOD, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_validation_is_what_pydantic_says_of_each_event_alone(events: list[dict[str, Any]]) -> None:
     """Row conservation, and the verdict on an event does not depend on its neighbours."""
     valid, rejections = validate(_batch(*events))
@@ -104,7 +104,7 @@ _BROKEN_ALIKE = st.fixed_dictionaries(
 
 
 @given(events=st.lists(_BROKEN_ALIKE, min_size=2, max_size=25))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_is_said_of_an_event_that_others_are_broken_like_is_what_pydantic_says_of_it(
     events: list[dict[str, Any]],
 ) -> None:
@@ -133,7 +133,7 @@ def test_every_limit_of_every_field_is_told_apart() -> None:
 
 
 @given(events=st.lists(VALID_EVENTS, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_good_events_pass_as_they_are(events: list[dict[str, Any]]) -> None:
     """Up to the edges: one character, 128 of four bytes each, 2^63 - 1, -0.0, the largest double."""
     valid, rejections = validate(_batch(*events))

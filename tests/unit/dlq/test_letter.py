@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.core.batch import Code, Headers, Rejection
@@ -37,7 +37,6 @@ def letter_of(
     return Letter(0, offset, 1_700_000_000_000, made.key, made.value, made.headers, parse_body(made.value))
 
 
-@settings(deadline=None)
 @given(
     value=st.none() | BYTES,
     key=st.none() | BYTES,
@@ -97,7 +96,6 @@ def test_what_is_not_whole_is_refused_with_the_reason(letter: Letter, why: str) 
         original(letter, TOPIC)
 
 
-@settings(deadline=None)
 @given(
     st.none()
     | BYTES

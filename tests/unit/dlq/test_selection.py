@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.core.batch import Code
@@ -48,7 +48,6 @@ class World:
             self.committed = dict(selection.committable())
 
 
-@settings(deadline=None)
 @given(
     codes=st.lists(st.sampled_from(SOME), max_size=20),
     runs=st.lists(
@@ -76,7 +75,6 @@ def test_any_runs_and_a_last_one_send_each_exactly_once(codes: list[Code], runs:
     assert len(world.sent) == len(world.letters)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(CODES), st.integers(0, 50)), st.integers(0, 50))
 def test_a_position_is_read_back_as_it_was_committed(ahead: dict[str, int], offset: int) -> None:
     """All of it is in what Kafka keeps: an offset and a text."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.errors import StartupError
@@ -27,7 +27,6 @@ def probe_of(numbers: list[int | None]) -> Any:
     return probe
 
 
-@settings(deadline=None)
 @given(
     steps=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 3)), max_size=60),
     wanted=st.integers(-1, 100),
@@ -47,7 +46,6 @@ def test_a_number_is_in_the_part_if_it_is_anywhere(
     assert (wanted in numbers[begin:end]) == (wanted in numbers)
 
 
-@settings(deadline=None)
 @given(
     runs=st.lists(st.integers(0, 8), min_size=1, max_size=6),
     wanted=st.integers(0, 40),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store.explain import BASE, contributions
@@ -20,7 +20,6 @@ SCORER = LinearScorer(
 )
 
 
-@settings(deadline=None)
 @given(
     country=st.integers(-1, 675),
     numbers=st.lists(st.integers(0, 100_000), min_size=6, max_size=6),

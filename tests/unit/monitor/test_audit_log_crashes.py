@@ -257,7 +257,7 @@ deaths_anywhere = st.tuples(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(deaths=st.lists(deaths_anywhere, max_size=12))
 @example(  # killed before the first checkpoint's name was durable, then lost power
     deaths=[(10, True, None, Loss.NOTHING), (7, False, None, Loss.CONTENTS_AND_NAMES)]

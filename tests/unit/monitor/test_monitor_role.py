@@ -7,6 +7,7 @@ import io
 import os
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 import pytest
 from fastavro import schemaless_writer
@@ -41,7 +42,7 @@ class Topic:
             return None
         offsets = list(range(self.at, self.at + len(values)))
         self.at += len(values)
-        return TailBatch([0] * len(values), offsets, values, {0: self.at})
+        return TailBatch(np.zeros(len(values), np.int64), np.array(offsets), values, {0: self.at})
 
     def close(self) -> None:
         """Remember it."""

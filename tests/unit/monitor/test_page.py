@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
@@ -37,7 +38,7 @@ NOW_S = 1_800_000_000.0
 def committed(predictions: Any) -> CommittedBatch:
     """Return predictions as a batch of one partition."""
     n = len(predictions)
-    records = TailBatch([0] * n, range(n), [b""] * n, {0: n})
+    records = TailBatch(np.zeros(n, np.int64), np.arange(n), [b""] * n, {0: n})
     return CommittedBatch(records, predictions, [])
 
 

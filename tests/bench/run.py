@@ -31,7 +31,7 @@ from tables import growth_tables, tables
 
 from consumer.demo.available_kafka import BOOTSTRAP_VARIABLE, available_kafka
 
-EVENTS: Final = 400_000
+EVENTS: Final = 1_000_000
 LATENCY_RATES = (100, 1000, 10_000)
 LATENCY_S = 20.0
 BROKEN_SHARE = 0.5

@@ -13,6 +13,7 @@ from consumer.core.batch import RawBatch
 from consumer.core.dead_letter import dead_letters
 from consumer.core.decode import Decoder
 from consumer.decision import Laps
+from consumer.garbage import collect_seldom
 from consumer.measure.core import pipeline_of
 from consumer.monitor.audit_lines import audit_lines
 from consumer.upstream.events import events
@@ -39,6 +40,7 @@ def stages_us(store: ModelStore) -> dict[str, float]:
     pipeline = pipeline_of(store.load("champion"))
     predictions_decoder = Decoder(purchase_prediction(), BundledSchemas())
     timings: dict[str, list[float]] = defaultdict(list)
+    collect_seldom()  # as the roles do
     for _ in range(REPEATS):
         laps = Laps()
         outcome = pipeline.run(good, scored_at_ms=_NOW_MS, lap=laps)

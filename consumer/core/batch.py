@@ -105,7 +105,8 @@ class RawBatch:
 
     def next_offsets(self) -> dict[int, int]:
         """Offset to go on from, per partition: one past the last of this batch."""
-        return {p: o + 1 for p, o in zip(self.partitions, self.offsets, strict=True)}
+        last = dict(zip(self.partitions, self.offsets, strict=True))
+        return {partition: offset + 1 for partition, offset in last.items()}
 
     def take(self, rows: Sequence[int]) -> RawBatch:
         """Return a batch of some of the rows, in the given order."""

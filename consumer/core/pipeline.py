@@ -74,14 +74,14 @@ class Pipeline:
         lap("validate")
         scored, failed = score(valid, self.models.current(), self.countries)
         lap("score")
-        rows = scored.events.rows.tolist()
+        which = scored.events.rows
         predictions = encode_predictions(
             scored,
             header=self.header,
             scored_at_ms=scored_at_ms,
-            partitions=[raw.partitions[row] for row in rows],
-            offsets=np.array([raw.offsets[row] for row in rows], np.int64),
+            partitions=np.asarray(raw.partitions, np.int64)[which].tolist(),
+            offsets=np.asarray(raw.offsets, np.int64)[which],
         )
         lap("encode")
         rejections = sorted([*undecodable, *invalid, *failed], key=attrgetter("row"))
-        return Outcome(rows, predictions, rejections, scored)
+        return Outcome(which.tolist(), predictions, rejections, scored)

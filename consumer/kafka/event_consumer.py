@@ -171,26 +171,28 @@ class EventConsumer:
             events = [message for message in events if message.partition() in ours]
         if not events:
             return None
-        self._unreadable.read({message.partition() for message in events}, self._assigned)
         # The client's types allow for a message without coordinates; an event has them.
-        partitions: list[int] = [message.partition() for message in events]  # type: ignore[misc]
-        offsets: list[int] = [message.offset() for message in events]  # type: ignore[misc]
+        partitions: list[int] = list(map(Message.partition, events))  # type: ignore[arg-type]
+        offsets: list[int] = list(map(Message.offset, events))  # type: ignore[arg-type]
+        self._unreadable.read(set(partitions), self._assigned)
         return RawBatch(
             topic=self.topic,
             partitions=partitions,
             offsets=offsets,
-            keys=[message.key() for message in events],
-            values=[message.value() for message in events],
+            keys=list(map(Message.key, events)),
+            values=list(map(Message.value, events)),
             timestamp_ms=lambda row: int(events[row].timestamp()[1]),
             headers=lambda row: headers_of(events[row]),
         )
 
     def _without_errors(self, messages: list[Message]) -> list[Message]:
         """Return the events; heed what else came."""
-        troubled = [message for message in messages if message.error() is not None]
-        for message in troubled:
-            self._on_message_error(message, message.error())  # type: ignore[arg-type]  # not None, see above
-        return messages if not troubled else [message for message in messages if message.error() is None]
+        if not any(map(Message.error, messages)):
+            return messages
+        for message in messages:
+            if (error := message.error()) is not None:
+                self._on_message_error(message, error)
+        return [message for message in messages if message.error() is None]
 
     def _on_message_error(self, message: Message, error: KafkaError) -> None:
         """Heed what came in place of a message."""

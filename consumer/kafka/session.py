@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from confluent_kafka import Consumer, TopicPartition
 
@@ -18,6 +18,8 @@ from consumer.decision import Decision
 from consumer.errors import Unavailable
 from consumer.kafka.event_consumer import EventConsumer
 from consumer.kafka.records import Records
+
+_T = TypeVar("_T")
 
 
 class Publisher(Protocol):
@@ -107,13 +109,13 @@ class Session:
         outgoing = [
             Records(
                 topic=self._predictions_topic,
-                partitions=[raw.partitions[row] % n_predictions for row in rows],
-                keys=[raw.keys[row] for row in rows],
+                partitions=_modulo(_of_rows(raw.partitions, rows), n_predictions),
+                keys=_of_rows(raw.keys, rows),
                 values=decision.predictions,
             ),
             Records(
                 topic=self._dead_letters_topic,
-                partitions=[raw.partitions[letter.row] % n_letters for letter in letters],
+                partitions=_modulo([raw.partitions[letter.row] for letter in letters], n_letters),
                 keys=[letter.key for letter in letters],
                 values=[letter.value for letter in letters],
                 headers=[letter.headers for letter in letters],
@@ -181,3 +183,13 @@ class Session:
         """Leave the group and let go of everything."""
         self._publisher.close()
         self._consumer.close()
+
+
+def _of_rows(column: Sequence[_T], rows: Sequence[int]) -> Sequence[_T]:
+    """Return the column of some rows, each at most once and rising; of all rows it is the column itself."""
+    return column if len(rows) == len(column) else [column[row] for row in rows]
+
+
+def _modulo(partitions: Sequence[int], count: int) -> Sequence[int]:
+    """Return each partition modulo a topic's number of partitions."""
+    return partitions if max(partitions, default=0) < count else [part % count for part in partitions]

@@ -54,6 +54,8 @@ class Result:
         Returns:
             The rate of the wire in each round, the mean of the two.
         """
+        for _ in range(WARM_UP_RUNS):
+            say(f"warm-up: {WIRE} {wire():,.0f} events/s")
         bases: list[float] = []
         for n in range(self._given.rounds):
             around = [self._run(n, WIRE, wire)]
@@ -83,6 +85,10 @@ class Result:
         """Return the monitor's rate on the predictions of the last scorer."""
         return self._bench.monitor(self._predictions, total).lines_per_second
 
+
+WARM_UP_RUNS: Final = 4
+"""Runs of the wire that do not count: a broker that has just started becomes nearly twice as fast while its
+virtual machine compiles what is used most."""
 
 WIRE: Final = "pass-through, transactions"
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,14 @@ pytestmark = [
     pytest.mark.broker,
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the roles in /proc"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Have children heed SIGINT: tests that run in the background hand on that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def start(folder: Path, kafka: str, *options: str) -> subprocess.Popen[str]:

@@ -99,6 +99,9 @@ def producer(kafka: KafkaSettings) -> dict[str, Any]:
         "message.timeout.ms": TRANSACTION_TIMEOUT_MS,
         "delivery.report.only.error": True,  # successes are known from the flush; spare a callback each
         "queue.buffering.max.messages": 1_000_000,  # one batch must fit; its size is bounded elsewhere
+        # Of a batch's records half the bytes are alike, of dead letters nine tenths. Every client can read
+        # it, and it costs client, network and broker together less than moving what it spares.
+        "compression.type": "lz4",
         **common(kafka),
     }
 

@@ -15,12 +15,12 @@ pytestmark = pytest.mark.faults
 def test_broker_killed_and_restarted(
     broker: Any, deploy: Callable[..., Any], holds: Callable[..., None]
 ) -> None:
-    """The only broker goes ten times, in turn by SIGKILL and cleanly, while events flow."""
+    """The only broker goes twenty times, in turn by SIGKILL and cleanly, while events flow."""
     service = deploy()
-    flowing = service.flow(100_000, seconds=60)
+    flowing = service.flow(100_000, seconds=120)
     ends = [service.supervise(service.start("score", instance)) for instance in "ab"]
     service.await_that(lambda: bool(service.owned("b")), 60, "b gets no partitions")
-    times, recoveries_s = 10, []
+    times, recoveries_s = 20, []
     for i in range(times):
         (broker.kafka.kill if i % 2 else broker.kafka.stop)(1)
         broker.kafka.restart(1)

@@ -143,6 +143,6 @@ def _raw_batch(requests: Sequence[PredictionRequest], now_ms: int) -> RawBatch:
         offsets=[_NOT_FROM_THE_STREAM] * n,
         keys=keys,
         values=values,
-        timestamp_ms=lambda _: now_ms,
-        headers=lambda _: [],
+        timestamps_ms=lambda rows: [now_ms] * len(rows),
+        headers=lambda rows: [[] for _ in rows],
     )

@@ -25,7 +25,6 @@ from consumer.core.decode import Decoder
 from consumer.core.pipeline import Pipeline
 from consumer.decision import Decider
 from consumer.errors import StartupError
-from consumer.garbage import collect_seldom
 from consumer.health import HttpServer, health_routes
 from consumer.kafka import client_config
 from consumer.kafka.at_least_once import AtLeastOnce
@@ -34,6 +33,7 @@ from consumer.kafka.prediction_producer import PredictionProducer
 from consumer.kafka.session import Publisher, Session
 from consumer.kafka.topics import describe_topics
 from consumer.kafka.transaction import Transaction
+from consumer.memory import settle
 from consumer.model_watch import ModelWatch
 from consumer.scorer import Scorer
 from consumer.settings import Settings
@@ -125,7 +125,7 @@ def run_scorer(
     routes = health_routes(conditions, registry, watchdog.stalled_for_s)
     port = settings.http.score_port + worker if settings.http.score_port else 0
     http = HttpServer(routes, settings.http.host, port)
-    collect_seldom()
+    settle()
     with stopping_on_signals(scorer.stop), running(http, watchdog, models):
         scorer.run()
 
@@ -148,7 +148,7 @@ def run_monitor(settings: Settings) -> None:
     opened = open_all(settings, writer_schemas(settings), conditions, registry)
     routes = [*health_routes(conditions, registry), *opened.routes]
     http = HttpServer(routes, settings.http.host, settings.http.monitor_port)
-    collect_seldom()
+    settle()
     with stopping_on_signals(opened.monitor.stop), running(opened.watch, http):
         opened.run()
 

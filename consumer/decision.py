@@ -10,7 +10,8 @@ from typing import Final
 
 from consumer.conditions import Name
 from consumer.core.batch import Code, RawBatch, Rejection
-from consumer.core.dead_letter import DeadLetter, dead_letters
+from consumer.core.dead_letter import DeadLetters, dead_letters
+from consumer.core.event_json import events_json
 from consumer.core.pipeline import Outcome, Pipeline
 from consumer.core.score import ModelFails
 from consumer.errors import InvariantError, Unavailable
@@ -49,7 +50,7 @@ class Decision:
     raw: RawBatch
     rows: Sequence[int] = field(repr=False)
     predictions: Sequence[bytes] = field(repr=False)
-    letters: Sequence[DeadLetter] = field(repr=False)
+    letters: DeadLetters = field(repr=False)
     report: BatchReport = field(repr=False)
 
 
@@ -90,7 +91,7 @@ class Decider:
         _check(outcome, len(raw))
         rows, predictions, rejections = outcome.rows, outcome.predictions, outcome.rejections
         if refused_bytes is not None and rows:
-            event = outcome.scored.events.event(0)
+            (event,) = events_json(outcome.scored.events)
             rejections = [
                 Rejection(0, Code.PUBLISH_REFUSED, "The prediction is larger than its topic takes.", event)
             ]

@@ -113,6 +113,6 @@ def raw_batch(
         offsets=range(first_offset, first_offset + n),
         keys=keys or [b"s-1"] * n,
         values=values,
-        timestamp_ms=lambda _: timestamp_ms,
-        headers=lambda row: list(headers[row]) if headers else [],
+        timestamps_ms=lambda rows: [timestamp_ms] * len(rows),
+        headers=lambda rows: [list(headers[row]) if headers else [] for row in rows],
     )

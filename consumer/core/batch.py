@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ IntArray: TypeAlias = NDArray[np.int64]
 
 FloatArray: TypeAlias = NDArray[np.float64]
 """Probabilities, minutes, features."""
+
+_T = TypeVar("_T")
 
 Headers: TypeAlias = list[tuple[str, bytes | None]]
 """A record's headers, in their order; names may repeat."""
@@ -68,13 +70,13 @@ class Rejection(NamedTuple):
         row: index in the poll batch.
         code: the closed reason.
         detail: the reason in words, for the people who sent the event. Rejections may share a list.
-        event: the decoded fields, or ``None`` where decoding itself failed.
+        event: the decoded fields as JSON, or ``None`` where decoding itself failed.
     """
 
     row: int
     code: Code
     detail: Detail
-    event: dict[str, Any] | None = None
+    event: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,9 @@ class RawBatch:
         offsets: source offset of each row; rising within a partition.
         keys: record keys, opaque.
         values: record values; ``None`` is a tombstone.
-        timestamp_ms: looks up the record timestamp of a row, -1 where there is none. Like the headers,
-            only rejected rows need it.
-        headers: looks up the headers of a row.
+        timestamps_ms: looks up the record timestamps of some rows, -1 where there is none. Like the
+            headers, only rejected rows need theirs.
+        headers: looks up the headers of some rows.
     """
 
     topic: str
@@ -97,8 +99,8 @@ class RawBatch:
     offsets: Sequence[int]
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
-    timestamp_ms: Callable[[int], int] = field(repr=False)
-    headers: Callable[[int], Headers] = field(repr=False)
+    timestamps_ms: Callable[[Sequence[int]], list[int]] = field(repr=False)
+    headers: Callable[[Sequence[int]], list[Headers]] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -116,9 +118,14 @@ class RawBatch:
             offsets=[self.offsets[row] for row in rows],
             keys=[self.keys[row] for row in rows],
             values=[self.values[row] for row in rows],
-            timestamp_ms=lambda row: self.timestamp_ms(rows[row]),
-            headers=lambda row: self.headers(rows[row]),
+            timestamps_ms=lambda some: self.timestamps_ms([rows[row] for row in some]),
+            headers=lambda some: self.headers([rows[row] for row in some]),
         )
+
+
+def of_rows(column: Sequence[_T], rows: Sequence[int]) -> Sequence[_T]:
+    """Return the column of some rows, each at most once and rising; of all rows it is the column itself."""
+    return column if len(rows) == len(column) else [column[row] for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,20 +153,12 @@ class EventBatch:
 
     def event(self, i: int) -> dict[str, Any]:
         """Return the fields of the i-th event as plain values, in the schema's order."""
-        (fields,) = self.select(np.array([i])).events()
-        return fields
-
-    def events(self) -> list[dict[str, Any]]:
-        """Return the fields of every event as plain values, in the schema's order."""
-        data = self.data
-        columns: list[list[Any]] = []
-        for j, name in enumerate(EVENT_FIELDS):
-            if name in self.texts:
-                begins, ends = self.texts[name].tolist(), self.starts[:, j + 1].tolist()
-                columns.append([data[begin:end].decode() for begin, end in zip(begins, ends, strict=True)])
-            else:
-                columns.append(self.numbers[name].tolist())
-        return [dict(zip(EVENT_FIELDS, fields, strict=True)) for fields in zip(*columns, strict=True)]
+        return {
+            name: self.data[self.texts[name][i] : self.starts[i, j + 1]].decode()
+            if name in self.texts
+            else self.numbers[name][i].item()
+            for j, name in enumerate(EVENT_FIELDS)
+        }
 
     def select(self, indexes: IntArray) -> EventBatch:
         """Return the events at these indexes, in this order."""

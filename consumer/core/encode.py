@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from consumer.core.batch import INPUTS_BEGIN, IntArray
 from consumer.core.score import Scored
 
 _OCCURRED_AT: Final = 2
 _VARINT_MAX_BYTES: Final = 10
-_DECISION: Final = (b"\x00", b"\x02")
-"""Avro int 0 and 1: zig-zag 0 and 2."""
+_PROBABILITY_BYTES: Final = 8
 
 
 def encode_predictions(
@@ -43,28 +43,47 @@ def encode_predictions(
     ids_end = events.starts[:, _OCCURRED_AT].tolist()
     inputs = events.starts[:, INPUTS_BEGIN].tolist()
     end = events.starts[:, -1].tolist()
-    probabilities = scored.probabilities.astype("<f8").tobytes()
-    version = scored.model_version.encode()
-    after = np.float64(scored.threshold).tobytes() + _varint(len(version)) + version
-    decisions = [_DECISION[0] + after, _DECISION[1] + after]
-    decided = scored.decisions.tolist()
+    scores = _scores(scored)
+    width, scores_bytes = scores.shape[1], scores.tobytes()
     scored_at = _varint(scored_at_ms)
     source = {partition: scored_at + _varint(partition) for partition in set(partitions)}
     return [
         b"".join(
             (
                 header,
-                data[begin[i] : ids_end[i]],
-                probabilities[8 * i : 8 * i + 8],
-                decisions[decided[i]],
-                data[ids_end[i] : inputs[i]],
+                data[event_at:ids_end_at],
+                scores_bytes[score_at : score_at + width],
+                data[ids_end_at:inputs_at],
                 source[partition],
                 offset,
-                data[inputs[i] : end[i]],
+                data[inputs_at:end_at],
             )
         )
-        for i, (partition, offset) in enumerate(zip(partitions, encode_varints(offsets), strict=True))
+        for event_at, ids_end_at, inputs_at, end_at, score_at, partition, offset in zip(
+            begin,
+            ids_end,
+            inputs,
+            end,
+            range(0, scores.size, width),
+            partitions,
+            encode_varints(offsets),
+            strict=True,
+        )
     ]
+
+
+def _scores(scored: Scored) -> NDArray[np.uint8]:
+    """Return probability, decision, threshold and model version of each event, encoded: uint8 (m, w)."""
+    version = scored.model_version.encode()
+    shared = np.float64(scored.threshold).tobytes() + _varint(len(version)) + version
+    scores = np.empty((len(scored.probabilities), _PROBABILITY_BYTES + 1 + len(shared)), np.uint8)
+    scores[:, :_PROBABILITY_BYTES] = (
+        scored.probabilities.astype("<f8").view(np.uint8).reshape(-1, _PROBABILITY_BYTES)
+    )
+    scores[:, _PROBABILITY_BYTES] = scored.decisions
+    scores[:, _PROBABILITY_BYTES] *= 2  # an Avro int of 0 or 1 is zig-zag 0 or 2
+    scores[:, _PROBABILITY_BYTES + 1 :] = np.frombuffer(shared, np.uint8)
+    return scores
 
 
 def _varint(value: int) -> bytes:

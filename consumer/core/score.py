@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.core.batch import EVENT_FIELDS, INPUTS_BEGIN, Code, EventBatch, FloatArray, Rejection
+from consumer.core.event_json import events_json
 
 _COUNTRY: Final = INPUTS_BEGIN
 _MIN_RAISES, _MAX_RAISES = 64, 10_000
@@ -79,9 +80,12 @@ def score(events: EventBatch, model: Model, countries: Mapping[bytes, int]) -> t
     probabilities, failures = _Bisection(model.predict_probability, len(events)).score(features)
     rejections = []
     if failures:
+        failed = events.select(np.fromiter(failures, np.int64))
         rejections = [
-            Rejection(int(events.rows[i]), Code.MODEL_FAILED, why, events.event(i))
-            for i, why in failures.items()
+            Rejection(row, Code.MODEL_FAILED, why, event)
+            for row, why, event in zip(
+                failed.rows.tolist(), failures.values(), events_json(failed), strict=True
+            )
         ]
         keep = np.setdiff1d(np.arange(len(events)), np.fromiter(failures, np.int64))
         events, features, probabilities = events.select(keep), features[keep], probabilities[keep]

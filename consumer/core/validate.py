@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from consumer.core.batch import EVENT_FIELDS, INPUTS_BEGIN, Code, Detail, EventBatch, Rejection
+from consumer.core.batch import EVENT_FIELDS, INPUTS_BEGIN, Code, Detail, EventBatch, IntArray, Rejection
+from consumer.core.event_json import events_json
 
 CROSS_FIELD_DETAIL: Final = "practice_exams_passed cannot exceed practice_exams_started."
 
@@ -21,6 +23,7 @@ _ID_MAX_CHARACTERS: Final = 128
 _COUNTRY_MIN_CHARACTERS, _COUNTRY_MAX_CHARACTERS = 2, 64
 _UTF8_MAX_BYTES: Final = 4
 """What one character can take."""
+_ASCII_END: Final = 0x80
 
 _Id = Annotated[str, Field(min_length=1, max_length=_ID_MAX_CHARACTERS)]
 _Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -89,23 +92,22 @@ def validate(events: EventBatch) -> tuple[EventBatch, list[Rejection]]:
     if not len(suspected):
         return events, []
     suspects = events.select(suspected)
-    fields = suspects.events()
-    rejections = []
+    _, examples, kinds = np.unique(_kinds(suspects), return_index=True, return_inverse=True)
+    verdicts = [broken_rule(suspects.event(i)) for i in examples.tolist()]
+    is_broken = np.array([verdict is not None for verdict in verdicts])[kinds]
+    broken = suspects.select(np.flatnonzero(is_broken))
     keep = np.ones(len(events), np.bool_)
-    verdicts: dict[int, tuple[Code, Detail] | None] = {}
-    for i, row, kind, event in zip(
-        suspected.tolist(), suspects.rows.tolist(), _kinds(suspects, fields), fields, strict=True
-    ):
-        if kind not in verdicts:
-            verdicts[kind] = broken_rule(event)
-        broken = verdicts[kind]
-        if broken is not None:
-            keep[i] = False
-            rejections.append(Rejection(row, *broken, event))
+    keep[suspected[is_broken]] = False
+    reasons = [verdicts[kind] for kind in kinds[is_broken].tolist()]
+    rejections = [
+        Rejection(row, reason[0], reason[1], event)
+        for row, reason, event in zip(broken.rows.tolist(), reasons, events_json(broken), strict=True)
+        if reason is not None
+    ]
     return events.select(np.flatnonzero(keep)), rejections
 
 
-def _kinds(events: EventBatch, fields: list[dict[str, Any]]) -> list[int]:
+def _kinds(events: EventBatch) -> IntArray:
     """Number the ways in which events break the rules: what is said of one goes for all of its number.
 
     pydantic's words depend on which limit a value exceeds, never on the value. So a number has a digit
@@ -113,17 +115,35 @@ def _kinds(events: EventBatch, fields: list[dict[str, Any]]) -> list[int]:
     """
     kinds = np.zeros(len(events), np.int64)
     for name, at_least, at_most in _TEXT_LIMITS:
-        n_characters = np.fromiter((len(event[name]) for event in fields), np.int64, len(events))
+        n_characters = _characters(events, name, at_most)
         kinds = 3 * kinds + (n_characters < at_least) + 2 * (n_characters > at_most)
     for name in _NUMBERS:
         column = events.numbers[name]
         kinds = 3 * kinds + np.where(np.isfinite(column), column < 0, 2)
     more_passed = events.numbers["practice_exams_passed"] > events.numbers["practice_exams_started"]
-    kinds = 2 * kinds + more_passed
-    return kinds.tolist()
+    return 2 * kinds + more_passed
 
 
-def _suspects(events: EventBatch) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _characters(events: EventBatch, name: str, at_most: int) -> IntArray:
+    """Count the characters of texts, int64 (m,): exactly where a limit is near, else not below it.
+
+    A text that begins with ASCII and has no more bytes than characters are allowed keeps both limits
+    if its bytes do.
+    """
+    begins, ends = events.texts[name], events.starts[:, EVENT_FIELDS.index(name) + 1]
+    counts = ends - begins
+    for i in np.flatnonzero((counts > at_most) | _begins_above_ascii(events, name)).tolist():
+        counts[i] = len(events.data[begins[i] : ends[i]].decode())
+    return counts
+
+
+def _begins_above_ascii(events: EventBatch, name: str) -> NDArray[np.bool_]:
+    """Tell which texts, or what follows where they are empty, begin with a byte above ASCII: bool (m,)."""
+    above: NDArray[np.bool_] = np.frombuffer(events.data, np.uint8)[events.texts[name]] >= _ASCII_END
+    return above
+
+
+def _suspects(events: EventBatch) -> NDArray[np.bool_]:
     """Find the events that some rule may reject: bool (m,), true for all that one does reject.
 
     Texts are measured in bytes here and in characters by the rules: b bytes of UTF-8 are between
@@ -135,8 +155,7 @@ def _suspects(events: EventBatch) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         n_bytes = events.starts[:, j + 1] - events.texts[name]
         suspects |= (n_bytes < at_least) | (n_bytes > at_most)
     # One character may take as many bytes as a good country code: it starts above ASCII.
-    first = np.frombuffer(events.data, np.uint8)[events.texts["student_country"]]
-    suspects |= (first >= 0x80) & (n_bytes <= _UTF8_MAX_BYTES)  # noqa: PLR2004 - end of ASCII
+    suspects |= _begins_above_ascii(events, "student_country") & (n_bytes <= _UTF8_MAX_BYTES)
     for name in _NUMBERS:
         column = events.numbers[name]
         suspects |= ~(column >= 0)  # true for NaN, too

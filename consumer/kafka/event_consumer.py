@@ -181,8 +181,8 @@ class EventConsumer:
             offsets=offsets,
             keys=list(map(Message.key, events)),
             values=list(map(Message.value, events)),
-            timestamp_ms=lambda row: int(events[row].timestamp()[1]),
-            headers=lambda row: headers_of(events[row]),
+            timestamps_ms=lambda rows: [events[row].timestamp()[1] for row in rows],
+            headers=lambda rows: [headers_of(events[row]) for row in rows],
         )
 
     def _without_errors(self, messages: list[Message]) -> list[Message]:

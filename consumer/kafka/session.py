@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from confluent_kafka import Consumer, TopicPartition
 
 from consumer.conditions import Conditions, Name
-from consumer.core.batch import RawBatch
+from consumer.core.batch import RawBatch, of_rows
 from consumer.decision import Decision
 from consumer.errors import Unavailable
 from consumer.kafka.event_consumer import EventConsumer
 from consumer.kafka.records import Records
-
-_T = TypeVar("_T")
 
 
 class Publisher(Protocol):
@@ -109,16 +107,16 @@ class Session:
         outgoing = [
             Records(
                 topic=self._predictions_topic,
-                partitions=_modulo(_of_rows(raw.partitions, rows), n_predictions),
-                keys=_of_rows(raw.keys, rows),
+                partitions=_modulo(of_rows(raw.partitions, rows), n_predictions),
+                keys=of_rows(raw.keys, rows),
                 values=decision.predictions,
             ),
             Records(
                 topic=self._dead_letters_topic,
-                partitions=_modulo([raw.partitions[letter.row] for letter in letters], n_letters),
-                keys=[letter.key for letter in letters],
-                values=[letter.value for letter in letters],
-                headers=[letter.headers for letter in letters],
+                partitions=_modulo(of_rows(raw.partitions, letters.rows), n_letters),
+                keys=letters.keys,
+                values=letters.values,
+                headers=letters.headers,
             ),
         ]
         self._publisher.stage(outgoing)
@@ -183,11 +181,6 @@ class Session:
         """Leave the group and let go of everything."""
         self._publisher.close()
         self._consumer.close()
-
-
-def _of_rows(column: Sequence[_T], rows: Sequence[int]) -> Sequence[_T]:
-    """Return the column of some rows, each at most once and rising; of all rows it is the column itself."""
-    return column if len(rows) == len(column) else [column[row] for row in rows]
 
 
 def _modulo(partitions: Sequence[int], count: int) -> Sequence[int]:

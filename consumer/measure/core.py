@@ -124,6 +124,6 @@ def _batch(n: int, broken_ratio: float) -> RawBatch:
         offsets=range(n),
         keys=[event.key for event in some],
         values=[event.value for event in some],
-        timestamp_ms=lambda _: _NOW_MS,
-        headers=lambda _: [],
+        timestamps_ms=lambda rows: [_NOW_MS] * len(rows),
+        headers=lambda rows: [[] for _ in rows],
     )

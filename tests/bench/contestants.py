@@ -21,8 +21,8 @@ import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from consumer.garbage import collect_seldom
 from consumer.kafka.client_config import FETCH
+from consumer.memory import settle
 from model_store.countries import country_code
 from model_store.inputs import INPUT_NAMES
 from schemas.framing import single_object_header
@@ -66,7 +66,7 @@ def next_offsets(messages: list[Any]) -> list[TopicPartition]:
 def pass_through(servers: str, topic: str, output: str, group: str, *, transactional: bool) -> None:
     """Move the same bytes through the same kind of transactions, and do nothing else."""
     consumer, producer = clients(servers, topic, group, transactional=transactional)
-    collect_seldom()
+    settle()
     while True:
         messages = [m for m in consumer.consume(TRANSACTION_EVENTS, 0.1) if m.error() is None]
         if not messages:

@@ -13,8 +13,8 @@ from consumer.core.batch import RawBatch
 from consumer.core.dead_letter import dead_letters
 from consumer.core.decode import Decoder
 from consumer.decision import Laps
-from consumer.garbage import collect_seldom
 from consumer.measure.core import pipeline_of
+from consumer.memory import settle
 from consumer.monitor.audit_lines import audit_lines
 from consumer.upstream.events import events
 from model_store.store import ModelStore
@@ -40,7 +40,7 @@ def stages_us(store: ModelStore) -> dict[str, float]:
     pipeline = pipeline_of(store.load("champion"))
     predictions_decoder = Decoder(purchase_prediction(), BundledSchemas())
     timings: dict[str, list[float]] = defaultdict(list)
-    collect_seldom()  # as the roles do
+    settle()  # as the roles do
     for _ in range(REPEATS):
         laps = Laps()
         outcome = pipeline.run(good, scored_at_ms=_NOW_MS, lap=laps)
@@ -92,8 +92,8 @@ def _batch(broken_ratio: float) -> RawBatch:
         offsets=np.arange(n).tolist(),
         keys=[event.key for event in chosen],
         values=[event.value for event in chosen],
-        timestamp_ms=lambda _: _NOW_MS,
-        headers=lambda _: [],
+        timestamps_ms=lambda rows: [_NOW_MS] * len(rows),
+        headers=lambda rows: [[] for _ in rows],
     )
 
 

@@ -50,7 +50,7 @@ def reject(service: Any, events: list[tuple[Event, Code]], **limits: int) -> Non
             raw.offsets,
             raw.keys,
             raw.values,
-            raw.timestamp_ms,
+            raw.timestamps_ms,
             raw.headers,
         )
         (letter,) = dead_letters(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from typing import Any
 
 import orjson
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from consumer.core.batch import Code, Headers, RawBatch, Rejection
 from consumer.core.dead_letter import DROPPED_HEADER, DeadLetter, dead_letters, message
-from tests.builders import TOPIC, definition, event, good, raw_batch
+from tests.builders import TOPIC, event, good, raw_batch
 
 PROBLEM = {
     "type": "greater_than_equal",
@@ -50,7 +49,7 @@ def _letter(
         timestamp_ms=timestamp_ms,
     )
     (letter,) = dead_letters(
-        [rejection or Rejection(1, Code.FIELD_INVALID, [PROBLEM], event(minutes_watched=-1.0))],
+        [rejection or Rejection(1, Code.FIELD_INVALID, [PROBLEM], orjson.dumps(event(minutes_watched=-1.0)))],
         raw,
         group="purchase-stream",
         rejected_at_ms=1_700_000_001_234,
@@ -165,23 +164,6 @@ def test_a_key_is_shown_as_text_and_kept_as_bytes(key: bytes | None, shown: str 
     assert orjson.loads(letter.value)["source"]["key"] == shown
 
 
-@pytest.mark.parametrize(("number", "text"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
-@pytest.mark.parametrize("name", [f["name"] for f in definition()["fields"] if f["type"] == "double"])
-def test_numbers_that_json_lacks_are_text(name: str, number: float, text: str) -> None:
-    """A null would hide what was wrong, in whichever of the schema's doubles."""
-    letter = _letter(Rejection(1, Code.FIELD_INVALID, [PROBLEM], event(**{name: number})))
-    assert orjson.loads(letter.value)["event"] == event(**{name: text})
-
-
-def test_the_widest_numbers_and_texts_survive_json() -> None:
-    """64-bit counts are not rounded, control characters not lost."""
-    fields = event(days_on_platform=2**63 - 1, courses_started=-(2**63), event_id='\x00"\n\u2028\x1b[2J')
-    letter = _letter(Rejection(1, Code.FIELD_INVALID, [PROBLEM], fields))
-    assert orjson.loads(letter.value)["event"] == fields
-    assert b"\n" not in letter.value
-    assert b"\x1b" not in letter.value
-
-
 def test_a_detail_is_said_in_one_line() -> None:
     """The header has room for a sentence."""
     other = PROBLEM | {"loc": ["event", "courses_started"]}
@@ -193,10 +175,10 @@ def test_a_detail_is_said_in_one_line() -> None:
 ALL_BROKEN = [PROBLEM | {"loc": ["event", name]} for name in event()]
 REJECTIONS = st.sampled_from(
     [
-        Rejection(1, Code.FIELD_INVALID, ALL_BROKEN, event(event_id="x" * 3000)),
+        Rejection(1, Code.FIELD_INVALID, ALL_BROKEN, orjson.dumps(event(event_id="x" * 3000))),
         Rejection(1, Code.UNDECODABLE, "Not a record of " + "x" * 2000),
         Rejection(1, Code.UNDECODABLE, '"€' * 300),
-        Rejection(1, Code.RULE_VIOLATED, "short", event()),
+        Rejection(1, Code.RULE_VIOLATED, "short", orjson.dumps(event())),
     ]
 )
 _SIZES = st.integers(0, 20) | st.integers(0, 5000)
@@ -298,7 +280,7 @@ def test_letters_come_in_the_order_of_their_rejections() -> None:
     """One letter each, for the row it speaks of."""
     raw = raw_batch([good(), b"x", None], keys=[b"a", b"b", b"c"])
     rejections = [Rejection(1, Code.UNKNOWN_FRAMING, "f"), Rejection(2, Code.TOMBSTONE, "t")]
-    letters = dead_letters(rejections, raw, group="g", rejected_at_ms=0, max_bytes=10_000)
+    letters = list(dead_letters(rejections, raw, group="g", rejected_at_ms=0, max_bytes=10_000))
     assert [(letter.row, letter.key) for letter in letters] == [(1, b"b"), (2, b"c")]
     assert orjson.loads(letters[0].value)["rejected_at"] == "1970-01-01T00:00:00.000Z"
 
@@ -310,13 +292,8 @@ _DETAILS = (
     "as it is",
     'zitiert "“€”" \\ \n',
 )
-_FIELDS = st.builds(
-    lambda identity, watched, spent: event(
-        event_id=identity, minutes_watched=watched, minutes_spent_on_exams=spent
-    ),
-    st.sampled_from(["e-1", "", 'a":null,"b', "é\x00€𝄞"]),
-    st.floats(),
-    st.floats(),
+_FIELDS = st.sampled_from(["e-1", "", 'a":null,"b', "é\x00€𝄞"]).map(
+    lambda identity: orjson.dumps(event(event_id=identity))
 )
 _LETTERS = st.lists(
     st.tuples(
@@ -349,13 +326,13 @@ def test_what_letters_share_is_in_each_of_them_as_if_it_were_alone(
         Rejection(row, code, detail, fields) for row, (code, detail, fields, *_) in enumerate(letters)
     ]
     built = dead_letters(rejections, raw, group="g€", rejected_at_ms=1_700_000_001_234, max_bytes=100_000)
-    assert built == [_plainly(rejection, raw) for rejection in rejections]
+    assert list(built) == [_plainly(rejection, raw) for rejection in rejections]
 
 
 def _plainly(rejection: Rejection, raw: RawBatch) -> DeadLetter:
     """Build a complete dead letter as the contract words it, with no thought of its cost."""
     row, code, detail, fields = rejection
-    value, key, timestamp_ms = raw.values[row], raw.keys[row], raw.timestamp_ms(row)
+    value, key, (timestamp_ms,) = raw.values[row], raw.keys[row], raw.timestamps_ms([row])
     status = 500 if code in ("model_failed", "publish_refused") else 422
     body = {
         "status": status,
@@ -369,11 +346,7 @@ def _plainly(rejection: Rejection, raw: RawBatch) -> DeadLetter:
             "timestamp": timestamp_ms if timestamp_ms >= 0 else None,
             "key": None if key is None else key.decode(errors="backslashreplace"),
         },
-        "event": fields
-        and {
-            name: str(field) if isinstance(field, float) and not math.isfinite(field) else field
-            for name, field in fields.items()
-        },
+        "event": fields and orjson.loads(fields),
         "raw": None if value is None else base64.b64encode(value).decode(),
         "raw_truncated": False,
         "raw_sha256": None if value is None else hashlib.sha256(value).hexdigest(),
@@ -389,4 +362,4 @@ def _plainly(rejection: Rejection, raw: RawBatch) -> DeadLetter:
         str(status),
     ]
     headers = [(name, text.encode()) for name, text in zip(OWN_HEADERS, own, strict=True)]
-    return DeadLetter(row, key, orjson.dumps(body), raw.headers(row) + headers)
+    return DeadLetter(row, key, orjson.dumps(body), raw.headers([row])[0] + headers)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,7 +117,7 @@ def test_a_row_that_the_model_fails_on_says_so() -> None:
     assert rejection.code is Code.MODEL_FAILED
     assert rejection.code.status == 500
     assert rejection.detail == "The model failed on this event: ZeroDivisionError."
-    assert rejection.event == event(days_on_platform=1)
+    assert orjson.loads(rejection.event or b"") == event(days_on_platform=1)
 
 
 @pytest.mark.parametrize("answer", [np.nan, np.inf, -np.inf, 1.0000000000000002, -5e-324])

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from consumer.core.batch import IntArray
 
-_PAD: Final = b"\0" * 16
-"""Lets a window be read at any cursor: no field's fixed part is longer than 8 bytes."""
+PAD: Final = b"\0" * 16
+"""Lets a window be read at any cursor: no field's fixed part is longer than 8 bytes, no frame than 10."""
 
 _CONTINUATION: Final = np.uint64(0x8080808080808080)
 _PAYLOAD: Final = np.uint64(0x7F7F7F7F7F7F7F7F)
@@ -86,7 +86,7 @@ def decode_columns(fields: list[tuple[str, str]], data: bytes, begins: IntArray,
 
     Args:
         fields: what :func:`plan` returned for the schema.
-        data: the buffer.
+        data: the buffer, ended by :data:`PAD`.
         begins: int64 (m,), where each record begins.
         ends: int64 (m,), where each must end.
     """
@@ -116,13 +116,12 @@ class _Reader:
     """m cursors that move forward together; a malformed record's cursor no longer matters."""
 
     def __init__(self, data: bytes, begins: IntArray, ends: IntArray) -> None:
-        padded = data + _PAD
-        windows = len(padded) - 7
-        self._bytes = np.frombuffer(padded, np.uint8)
+        windows = len(data) - 7
+        self._bytes = np.frombuffer(data, np.uint8)
         # One element per byte position, each reading 8 bytes: a gather reads a field of all records.
-        self._u64 = np.ndarray((windows,), "<u8", padded, 0, (1,))
-        self._f64 = np.ndarray((windows,), "<f8", padded, 0, (1,))
-        self._f32 = np.ndarray((windows,), "<f4", padded, 0, (1,))
+        self._u64 = np.ndarray((windows,), "<u8", data, 0, (1,))
+        self._f64 = np.ndarray((windows,), "<f8", data, 0, (1,))
+        self._f32 = np.ndarray((windows,), "<f4", data, 0, (1,))
         self._data = data
         self._ends = ends
         self.cursor = begins.astype(np.int64)
@@ -215,7 +214,7 @@ class _Reader:
         length = end - begin
         suspects = length > _LOOK_AT_BYTES
         for at in range(0, min(int(length.max(initial=0)), _LOOK_AT_BYTES), 8):
-            window = self._u64[np.minimum(begin + at, len(self._data))]
+            window = self._u64[np.minimum(begin + at, len(self._data) - len(PAD))]
             suspects |= (window & _HIGH_BITS[np.clip(length - at, 0, 8)]) != 0
         return suspects
 

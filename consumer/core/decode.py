@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from consumer.core.batch import Code, EventBatch, IntArray, Rejection
-from consumer.core.columns import Columns, decode_columns, plan
+from consumer.core.columns import PAD, Columns, decode_columns, plan
 from consumer.core.resolve import Malformed, Resolution, named_types, why_malformed
 from schemas.framing import (
     CONFLUENT_HEADER_BYTES,
@@ -68,7 +69,7 @@ class Decoder:
         """
         n = len(values)
         present = [value or b"" for value in values]
-        data = b"".join(present)
+        data = b"".join((*present, PAD))
         lengths = np.fromiter(map(len, present), np.int64, n)
         ends = np.cumsum(lengths)
         begins = ends - lengths + SINGLE_OBJECT_HEADER_BYTES
@@ -106,7 +107,7 @@ class Decoder:
         rows: IntArray,
         rejections: list[Rejection],
     ) -> tuple[bytes, IntArray, IntArray]:
-        """Append the records of other framings to the buffer, in the reader's encoding."""
+        """Append the records of other framings to the padded buffer, in the reader's encoding."""
         extra: list[bytes] = []
         at = len(data)
         for row in rows.tolist():
@@ -117,7 +118,7 @@ class Decoder:
             extra.append(record)
             begins[row], ends[row] = at, at + len(record)
             at += len(record)
-        return data + b"".join(extra), begins, ends
+        return b"".join((data, *extra, PAD)), begins, ends
 
     def _record(self, row: int, value: bytes | None) -> bytes | Rejection:
         """Unframe one value that is not framed with the reader's own schema."""
@@ -161,16 +162,14 @@ class Decoder:
         return converted
 
 
-def _has_header(
-    header: bytes, data: bytes, begins: IntArray, lengths: IntArray
-) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _has_header(header: bytes, data: bytes, begins: IntArray, lengths: IntArray) -> NDArray[np.bool_]:
     """Tell which values begin with these 10 bytes: one compare of 8 bytes and one of 2."""
-    padded = data + b"\0" * SINGLE_OBJECT_HEADER_BYTES
-    first = np.ndarray((len(padded) - 7,), "<u8", padded, 0, (1,))
-    last = np.ndarray((len(padded) - 1,), "<u2", padded, 0, (1,))
-    same = first[begins] == np.frombuffer(header, "<u8", 1)[0]
+    first = np.ndarray((len(data) - 7,), "<u8", data, 0, (1,))
+    last = np.ndarray((len(data) - 1,), "<u2", data, 0, (1,))
+    same: NDArray[np.bool_] = first[begins] == np.frombuffer(header, "<u8", 1)[0]
     same &= last[begins + 8] == np.frombuffer(header, "<u2", 1, 8)[0]
-    return same & (lengths >= len(header))  # type: ignore[no-any-return]  # numpy's comparison stubs
+    same &= lengths >= len(header)
+    return same
 
 
 def _framing_detail(value: bytes, *, reads_confluent: bool) -> str:

@@ -53,6 +53,7 @@ def psi(
 
 
 @lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def psi_threshold(n_observed: int, n_expected: int, bins: int, tolerated_psi: float, z: float) -> float:
     """Return the index that a sample exceeds with probability alpha if the true one is the tolerated one.
 
@@ -78,6 +79,7 @@ def psi_threshold(n_observed: int, n_expected: int, bins: int, tolerated_psi: fl
     return float(scale * mean * (1 - spread + z * sqrt(spread)) ** 3)
 
 
+@lru_cache(maxsize=256)
 def ratio_threshold(
     n_observed: int, n_expected: int, expected_ratio: float, tolerated_shift_ratio: float, z: float
 ) -> float:

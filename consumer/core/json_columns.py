@@ -21,6 +21,11 @@ from consumer.core.spans import all_equal
 _SMALL_TEXTS: Final = [str(n) for n in range(1024)]
 """Counts, days and partitions are nearly always below; looking them up beats forming them."""
 
+_PAIR_BYTES: Final = 2
+
+_FIRST_WITHOUT_ESCAPE: Final = 0x20
+"""JSON has no character below as it is (RFC 8259, section 7)."""
+
 _LINE_ENDS: Final = {ord(char): f"\\u{ord(char):04x}" for char in "\u0085\u2028\u2029"}
 """Unicode's line ends, which JSON leaves as they are, and their escapes: a reader may split at them."""
 
@@ -109,8 +114,20 @@ def strings(data: bytes, characters: str, begins: IntArray, ends: IntArray) -> P
     """
     if len(begins) > 1 and all_equal(data, begins, ends):
         return escaped(data[begins[0] : ends[0]].decode())
+    if (ends - begins == _PAIR_BYTES).all():
+        return _pairs(data, begins)
     texts = [characters[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
     return texts if are_plain(texts) else [escaped(text.encode("latin-1").decode()) for text in texts]
+
+
+def _pairs(data: bytes, begins: IntArray) -> Choice:
+    """Return texts of two bytes, of which there are few different ones: countries, nearly always."""
+    pairs = np.ndarray((len(data) - 1,), "<u2", data, 0, (1,))[begins]
+    distinct = np.unique(pairs)
+    numbers_of = np.zeros(2 ** (8 * _PAIR_BYTES), np.int64)
+    numbers_of[distinct] = np.arange(len(distinct))
+    texts = [escaped(pair.tobytes().decode()) for pair in distinct.astype("<u2")]
+    return Choice(texts, numbers_of[pairs])
 
 
 def are_plain(texts: list[str]) -> bool:
@@ -119,7 +136,10 @@ def are_plain(texts: list[str]) -> bool:
     One look at all of them costs less than a look at each.
     """
     together = "".join(texts)
-    return together.isascii() and together.isprintable() and '"' not in together and "\\" not in together
+    if not together.isascii() or '"' in together or "\\" in together:
+        return False
+    codes = np.frombuffer(together.encode(), np.uint8)
+    return int(codes.min(initial=_FIRST_WITHOUT_ESCAPE)) >= _FIRST_WITHOUT_ESCAPE
 
 
 def escaped(value: str) -> str:

@@ -209,7 +209,8 @@ class Window:
             new = new[:lacking]
             end = int(new[-1]) + 1
         if end > begin:
-            self._count(sample, new)
+            # Students who are all new, the usual case, are looked at where they lie.
+            self._count(sample, slice(begin, end) if len(new) == end - begin else new)
             counts = self.counts
             counts.predictions += end - begin
             counts.last_ms = max(int(sample.scored_at_ms[begin:end].max()), counts.last_ms or 0)
@@ -225,14 +226,14 @@ class Window:
         self._expired = True
         return begin + int(late.argmax())
 
-    def _count(self, sample: Sample, rows: IntArray) -> None:
-        counts = self.counts
-        counts.students += len(rows)
-        self._just_seen.append(sample.students[rows])
-        bins = np.take(sample.bins, rows, axis=1)
+    def _count(self, sample: Sample, rows: IntArray | slice) -> None:
+        counts, students = self.counts, sample.students[rows]
+        counts.students += len(students)
+        self._just_seen.append(students)
+        bins = sample.bins[:, rows]
         self.in_one_row += np.bincount(bins.ravel(), minlength=len(self.in_one_row))
         with np.errstate(over="ignore", invalid="ignore"):  # a mean beyond all numbers is no mean
-            totals = np.take(sample.values, rows, axis=1).sum(axis=1).tolist()
+            totals = sample.values[:, rows].sum(axis=1).tolist()
         for name, total in zip(NUMERIC, totals, strict=True):
             counts.totals[name] += total
 

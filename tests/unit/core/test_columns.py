@@ -11,7 +11,7 @@ from fastavro import parse_schema
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consumer.core.columns import Columns, decode_columns, plan
+from consumer.core.columns import PAD, Columns, decode_columns, plan
 from consumer.core.resolve import Malformed, Resolution
 from tests.builders import INT64, VALID_EVENTS, definition, encoded, event
 
@@ -34,7 +34,7 @@ def _schema(kinds: list[str]) -> Any:
 def _decode(schema: Any, records: list[bytes]) -> Columns:
     ends = np.cumsum([len(record) for record in records], dtype=np.int64)
     begins = ends - np.array([len(record) for record in records], np.int64)
-    return decode_columns(plan(schema), b"".join(records), begins, ends)
+    return decode_columns(plan(schema), b"".join((*records, PAD)), begins, ends)
 
 
 def _row(schema: Any, columns: Columns, i: int) -> dict[str, Any]:

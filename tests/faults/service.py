@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.error import HTTPError
@@ -191,7 +192,7 @@ class Service:
         return Flow(self.stream, events, upstream, sent)
 
     def _send(self, events: int, rate: float | None) -> tuple[Upstream, Future[Sent]]:
-        n_good = round(events / (1 + BROKEN_RATIO))
+        n_good = ceil(events / (1 + BROKEN_RATIO))
         # The broker may be away for longer than a producer waits by default.
         kafka = self.settings.kafka.model_copy(update={"client": {"message.timeout.ms": 300_000}})
         settings = self.settings.model_copy(update={"kafka": kafka})

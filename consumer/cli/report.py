@@ -1,4 +1,4 @@
-"""``report``: drift over a span of the audit log, as a file."""
+"""``report``: drift over a span of the audit log or the predictions topic, as a file."""
 
 from __future__ import annotations
 
@@ -30,15 +30,21 @@ def report(
     ] = None,
     until: Annotated[
         str | None,
-        typer.Option(help="End (exclusive), in the same form; the log's end without it.", metavar="T"),
+        typer.Option(help="End (exclusive), in the same form; without it, what there is now.", metavar="T"),
     ] = None,
     log: Annotated[Path | None, typer.Option(help="Audit log instead of the configured one.")] = None,
+    topic: Annotated[
+        bool, typer.Option("--topic", help="Read the predictions topic instead of an audit log.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
 ) -> None:
-    """Write a drift report of a span of the audit log, as one HTML file."""
-    from consumer.monitor.baselines import Baselines  # noqa: PLC0415 - NumPy is not needed for --help
+    """Write a drift report of a span of the audit log, or of the topic, as one HTML file."""
+    from consumer.audit.log_reader import audit_log_lines  # noqa: PLC0415 - NumPy is not needed for --help
+    from consumer.bootstrap import writer_schemas  # noqa: PLC0415
+    from consumer.monitor.baselines import Baselines  # noqa: PLC0415
     from consumer.monitor.page.routes import static_text  # noqa: PLC0415
     from consumer.monitor.report import document, span  # noqa: PLC0415
+    from consumer.monitor.report.topic_lines import topic_lines  # noqa: PLC0415
     from model_store.countries import country_code  # noqa: PLC0415
     from model_store.store import ModelStore  # noqa: PLC0415
 
@@ -46,9 +52,14 @@ def report(
     settings = given.settings()
     now = datetime.now(UTC)
     store = ModelStore(settings.model_store.path, settings.model_store.model)
+    begin = moment_of(since, now, "--since")
+    if topic and log:
+        raise UsageError("--topic and --log name two sources; give one of them")
+    path = log or settings.audit.path
     found = span.read_span(
-        log or settings.audit.path,
-        moment_of(since, now, "--since"),
+        topic_lines(settings, writer_schemas(settings), begin) if topic else audit_log_lines(path),
+        f"the topic {settings.topics.predictions}" if topic else f"the audit log {path.name}",
+        begin,
         moment_of(until, now, "--until"),
         Baselines(store),
         country_code,

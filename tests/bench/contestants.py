@@ -32,8 +32,10 @@ TRANSACTION_EVENTS = 5000
 HAND_WRITTEN_EVENTS = 500
 
 
-def clients(servers: str, topic: str, group: str, *, transactional: bool) -> tuple[Consumer, Producer]:
-    """Return a subscribed consumer and a producer, configured as the scorer's are where it matters."""
+def clients(
+    servers: str, topic: str, group: str, *, transactional: bool, compression: str = "none"
+) -> tuple[Consumer, Producer]:
+    """Return a subscribed consumer and a producer; the one fetches as the scorer's does."""
     consumer = Consumer(
         {
             "bootstrap.servers": servers,
@@ -48,6 +50,7 @@ def clients(servers: str, topic: str, group: str, *, transactional: bool) -> tup
         "bootstrap.servers": servers,
         "enable.idempotence": True,
         "queue.buffering.max.messages": 1_000_000,
+        "compression.type": compression,
     }
     if transactional:
         config["transactional.id"] = f"{group}-{uuid.uuid4()}"
@@ -63,9 +66,11 @@ def next_offsets(messages: list[Any]) -> list[TopicPartition]:
     return [TopicPartition(messages[0].topic(), partition, offset) for partition, offset in last.items()]
 
 
-def pass_through(servers: str, topic: str, output: str, group: str, *, transactional: bool) -> None:
+def pass_through(
+    servers: str, topic: str, output: str, group: str, *, transactional: bool, compression: str
+) -> None:
     """Move the same bytes through the same kind of transactions, and do nothing else."""
-    consumer, producer = clients(servers, topic, group, transactional=transactional)
+    consumer, producer = clients(servers, topic, group, transactional=transactional, compression=compression)
     settle()
     while True:
         messages = [m for m in consumer.consume(TRANSACTION_EVENTS, 0.1) if m.error() is None]
@@ -175,4 +180,8 @@ if __name__ == "__main__":
     if name == "hand_written":
         hand_written(*arguments)
     else:
-        pass_through(*arguments[:4], transactional=name == "pass_through_transactional")
+        pass_through(
+            *arguments[:4],
+            transactional=name != "pass_through",
+            compression="lz4" if name == "pass_through_lz4" else "none",
+        )

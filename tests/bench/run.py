@@ -163,6 +163,7 @@ def measure(bench: Bench, given: argparse.Namespace) -> dict[str, Any]:
         bench.fill(fewer_events, few)
         n_broken = bench.fill(broken, 1, broken_ratio=float(int(total * BROKEN_SHARE)))
         contestants |= {
+            "pass-through, transactions, lz4": partial(bench.contestant, "pass_through_lz4", events, total),
             "pass-through, no transactions": partial(bench.contestant, "pass_through", events, total),
             "scorer, at least once": lambda: result.scorer(events, total, "at_least_once"),
             "scorer, all rejected": lambda: bench.scorer(broken, n_broken).events_per_second,

@@ -163,3 +163,27 @@ def test_outcomes_are_joined_once_and_decay_is_told(deploy: Callable[..., Any], 
     assert answer["should_retrain"]
     assert answer["announced_action"] is None
     assert "recommendation not announced" in deployment.logs()
+
+
+def test_a_report_says_the_same_of_the_topic_as_of_the_log(
+    deploy: Callable[..., Any], trained_store: Any
+) -> None:
+    """Where the log is lost, or is another machine's, the predictions themselves are there to be judged."""
+    deployment = deploy()
+    published = Published(deployment, ModelStore(trained_store, "purchase"))
+    monitor = Served(deployment, free_port())
+    published.predict(0, 600)
+    monitor.until("/monitoring/drift", lambda a: a["samples_observed"] == 600, deployment.logs)
+    monitor.process.send_signal(signal.SIGTERM)
+    assert monitor.process.wait(20) == 0, deployment.logs()
+
+    def report(*options: str) -> str:
+        process = deployment.start("report", "--out", "report.html", *options)
+        assert process.wait(60) == 0, deployment.logs()
+        page = (deployment.folder / "report.html").read_text()
+        return page[page.index("<table") : page.index("</main>")]
+
+    of_the_log = report()
+    assert "600" in of_the_log
+    assert report("--topic") == of_the_log
+    assert report("--topic", "--since", "1h") == of_the_log

@@ -120,10 +120,7 @@ def _explanation(settings: DriftSettings) -> ET.Element:
 
 
 def _named(span: Span) -> str:
-    return (
-        f"the audit log {span.log.name}, from {_time(span.since, 'its beginning')} to"
-        f" {_time(span.until, 'its end')}"
-    )
+    return f"{span.source}, from {_time(span.since, 'its beginning')} to {_time(span.until, 'its end')}"
 
 
 def _time(time: datetime | None, otherwise: str) -> str:

@@ -1,4 +1,4 @@
-"""A span of the audit log, counted and judged as the monitor counts and judges its windows.
+"""A span of the audit log or the topic, counted and judged as the monitor counts and judges its windows.
 
 The span is one window, however long: every student counts once, with the first prediction in it.
 """
@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import orjson
 
-from consumer.audit.log_reader import audit_log_lines
 from consumer.errors import BadInputError
 from consumer.monitor.baselines import Baselines, ModelBaseline
 from consumer.monitor.drift_verdict import WindowVerdict, judge
@@ -59,15 +57,15 @@ class Span:
     """A span that was read.
 
     Attributes:
-        since: where it begins, or ``None`` for the beginning of the log.
-        until: where it ends (exclusive), or ``None`` for the end of the log.
-        log: the audit log.
+        since: where it begins, or ``None`` for the beginning.
+        until: where it ends (exclusive), or ``None`` for the end.
+        source: what was read, in words.
         versions: what each model version predicted, the one with the most predictions first.
     """
 
     since: datetime | None
     until: datetime | None
-    log: Path
+    source: str
     versions: Sequence[VersionSpan]
 
     @property
@@ -77,17 +75,19 @@ class Span:
 
 
 def read_span(
-    log: Path,
+    chunks: Iterable[tuple[str, int, list[bytes]]],
+    source: str,
     since: datetime | None,
     until: datetime | None,
     baselines: Baselines,
     countries: Callable[[str], int],
     settings: DriftSettings,
 ) -> Span:
-    """Read a span of the audit log and judge it.
+    """Read a span and judge it.
 
     Args:
-        log: the log; its closed segments are read, too.
+        chunks: lines of the audit log in batches: a name, the number of the first line, and the lines.
+        source: what they are read from, in words.
         since: predictions made at or after this time, which has a time zone.
         until: predictions made before this time.
         baselines: what each version saw in training.
@@ -95,18 +95,17 @@ def read_span(
         settings: what is tolerated.
 
     Raises:
-        StartupError: the log cannot be read.
         BadInputError: a line is no line of the audit log.
     """
     counters: dict[str, _Counter] = {}
-    for by_version in _batches(log, since, until):
+    for by_version in _batches(chunks, since, until):
         for version, lines in by_version.items():
             if version not in counters:
                 counters[version] = _Counter(version, baselines, countries)
             counters[version].add(lines)
     found = [counter.result(settings) for counter in counters.values()]
     found.sort(key=lambda version: -version.predictions)
-    return Span(since=since, until=until, log=log, versions=found)
+    return Span(since=since, until=until, source=source, versions=found)
 
 
 class _Counter:
@@ -156,12 +155,12 @@ class _Counter:
 
 
 def _batches(
-    log: Path, since: datetime | None, until: datetime | None
+    chunks: Iterable[tuple[str, int, list[bytes]]], since: datetime | None, until: datetime | None
 ) -> Iterator[dict[str, list[tuple[float, Line]]]]:
     """Yield the lines of the span in batches, by model version."""
     begin_s = since.timestamp() if since else float("-inf")
     end_s = until.timestamp() if until else float("inf")
-    for name, first, texts in audit_log_lines(log):
+    for name, first, texts in chunks:
         by_version: dict[str, list[tuple[float, Line]]] = {}
         for n, text in enumerate(texts, first):
             try:

@@ -10,6 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from consumer.audit.log_reader import audit_log_lines
 from consumer.cli.context import Context
 from consumer.cli.report import add_to, moment_of
 from consumer.errors import BadInputError, UsageError
@@ -47,7 +48,9 @@ def written(folder: Path, *batches: Any) -> Path:
 
 def read(log: Path, store: Any, since: datetime | None = None, until: datetime | None = None) -> Span:
     """Read a span."""
-    return read_span(log, since, until, Baselines(store), country_code, SETTINGS)
+    return read_span(
+        audit_log_lines(log), "the audit log", since, until, Baselines(store), country_code, SETTINGS
+    )
 
 
 def test_the_numbers_are_the_monitors(trained: Any, predict: Any, tmp_path: Path) -> None:

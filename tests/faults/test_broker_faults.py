@@ -66,8 +66,16 @@ def _transaction_coordinator(admin: AdminClient, service: Any) -> int:
 
 
 def _group_coordinator(admin: AdminClient, service: Any) -> int:
-    group = admin.describe_consumer_groups([service.group])[service.group].result(30)
-    return int(group.coordinator.id)
+    found: list[int] = []
+
+    def told() -> bool:
+        group = admin.describe_consumer_groups([service.group])[service.group].result(30)
+        found.append(int(group.coordinator.id))
+        return True
+
+    # After a kill it moves; a broker that has it no longer says no more than that.
+    service.await_that(told, 60, "the group has no coordinator")
+    return found[0]
 
 
 def _leader(admin: AdminClient, service: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,9 @@ from consumer.demo.broker_properties import free_port
 from consumer.kafka.topics import TopicSpec, create_topics
 
 pytestmark = pytest.mark.faults
+
+_BATCH_LENGTH_AT = 8
+"""Where a record batch tells its length from there on (Kafka protocol, "Record Batch")."""
 _ANSWER_WITHIN_S = 30
 
 
@@ -125,7 +129,9 @@ def test_damaged_batch(broker: Any, deploy: Callable[..., Any]) -> None:
     broker.kafka.stop(1)
     (segment,) = broker.kafka._data_dir.glob(f"node-1/data/{service.topics['events']}-0/*.log")
     with segment.open("r+b") as log:
-        log.seek(200)  # within the first batch's records, which its checksum covers
+        # The end of the first batch, which its checksum covers; how long it is depends on who was quicker.
+        log.seek(_BATCH_LENGTH_AT)
+        log.seek(int.from_bytes(log.read(4), "big") - 4, os.SEEK_CUR)
         log.write(b"\xff\xff\xff\xff")
     broker.kafka.restart(1)
     port = free_port()

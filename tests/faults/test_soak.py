@@ -42,6 +42,7 @@ def test_soak(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
         began_s = time.monotonic()
         flowing = service.stream(round(rate * _SPAN_S), _SPAN_S)
         while not flowing.done():
+            assert all(process.exit_code is None for process in roles.values()), service.logs()
             for role, process in roles.items():
                 samples[role].append((_resident_bytes(process.pid), _descriptors(process.pid)))
             time.sleep(1)
@@ -52,7 +53,6 @@ def test_soak(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
     grown = {role: _growth_ratios(seen) for role, seen in samples.items()}
     holds(f"soak of {seconds / 60:.0f} min at {sent / seconds:,.0f} events/s", _told(grown), verdict)
     assert sent / seconds > 0.95 * rate, "the events came too slowly"
-    assert all(process.exit_code is None for process in roles.values()), service.logs()
     assert all(ratio <= _GROWTH_LIMIT_RATIO for ratios in grown.values() for ratio in ratios), _told(grown)
 
 

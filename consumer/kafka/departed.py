@@ -10,12 +10,13 @@ it wakes up, as after any other transaction that was ended for it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConsumerGroupDescription  # type: ignore[attr-defined]  # exported
 
 from consumer.kafka.client_config import common, transactional_producer
 from consumer.kafka.policy import describe, error_of
@@ -27,12 +28,19 @@ _ANSWER_WITHIN_S: Final = 2.0
 """Both calls take milliseconds. A broker that is away costs a rebalance so much once, and no more."""
 
 
+class Answer(Protocol):
+    """What a broker will have said of a group."""
+
+    def result(self) -> ConsumerGroupDescription:
+        """Wait for it; raises ``KafkaException``."""
+
+
 class DepartedMembers:
     """Follows who is in the group.
 
     Args:
         kafka: the group, and who we are in it.
-        present: asks for the instance ids of the group's members; raises ``KafkaException``.
+        ask: asks who is in the group.
         fence: takes a transactional id and so ends its transaction; raises ``KafkaException``.
     """
 
@@ -40,30 +48,39 @@ class DepartedMembers:
         self,
         kafka: KafkaSettings,
         *,
-        present: Callable[[], set[str]] | None = None,
+        ask: Callable[[], Answer] | None = None,
         fence: Callable[[str], None] | None = None,
     ) -> None:
         config = transactional_producer(kafka)
         self._ours: str = config["transactional.id"]
-        self._present = present or _Group(kafka).instances
+        self._ask = ask or _Group(kafka).ask
         self._fence = fence or _Fence(config)
-        self._known: set[str] = set()
+        self._asked: Answer | None = None
+        self._others: set[str] = set()
 
     def end_transactions(self) -> None:
         """Note who is in the group now, and end what those who have left it may have left open.
 
-        Without an answer nothing is lost but time; the next rebalance tries again.
+        The answer is waited for only if there was anybody else before: a first start, and a restart,
+        lose no time. Without an answer nothing is lost but time; the next rebalance tries again.
         """
+        before, self._asked = self._asked, self._ask()
+        if before is not None:
+            with contextlib.suppress(KafkaException):
+                self._others |= _instances(before) - {self._ours}
         try:
-            present = self._present()
-            for gone in sorted(self._known - present - {self._ours}):
+            if not self._others:
+                return
+            for gone in sorted(self._others - _instances(self._asked)):
                 self._fence(gone)
-                self._known.remove(gone)
+                self._others.remove(gone)
                 log.info("ended what a member that is gone may have left open", instance=gone)
         except KafkaException as exception:
             log.warning("members that are gone cannot be told", error=describe(error_of(exception)))
-        else:
-            self._known = present
+
+
+def _instances(answer: Answer) -> set[str]:
+    return {member.group_instance_id for member in answer.result().members if member.group_instance_id}
 
 
 class _Group:
@@ -71,10 +88,10 @@ class _Group:
         self._group_id = kafka.group_id
         self._admin = AdminClient(common(kafka))
 
-    def instances(self) -> set[str]:
+    def ask(self) -> Answer:
         answers = self._admin.describe_consumer_groups([self._group_id], request_timeout=_ANSWER_WITHIN_S)
-        members = answers[self._group_id].result().members
-        return {member.group_instance_id for member in members if member.group_instance_id}
+        answer: Answer = answers[self._group_id]
+        return answer
 
 
 class _Fence:

@@ -43,7 +43,6 @@ class EventConsumer:
         conditions: where an outage or a stuck partition is noted.
         consumer_factory: makes the consumer; tests may pass their own.
         on_rebalance: told whenever partitions come or go.
-        before_start: called when partitions have come, before it is asked where to begin.
     """
 
     def __init__(
@@ -54,12 +53,10 @@ class EventConsumer:
         *,
         consumer_factory: Callable[[dict[str, Any]], Consumer] = Consumer,
         on_rebalance: Callable[[], None] = lambda: None,
-        before_start: Callable[[], None] = lambda: None,
     ) -> None:
         self.topic = topic
         self._conditions = conditions
         self._on_rebalance = on_rebalance
-        self._before_start = before_start
         self._assigned: set[int] = set()
         self._revoked: set[int] = set()
         self._unreadable = Unreadable(conditions)
@@ -251,7 +248,6 @@ class EventConsumer:
         self._assigned |= {at.partition for at in partitions}
         self._on_rebalance()
         log.info("partitions assigned", partitions=sorted(at.partition for at in partitions))
-        self._before_start()
         self._positions.start(consumer, partitions)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

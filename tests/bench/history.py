@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,8 @@ def _draw(runs: list[dict[str, Any]]) -> None:
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     numbers = range(1, len(runs) + 1)
     for name in runs[-1]["ratios_to_wire"]:
-        values = [run["ratios_to_wire"].get(name) for run in runs]
+        # A gap where a run did not have this one yet.
+        values = [run["ratios_to_wire"].get(name, math.nan) for run in runs]
         (line,) = axes.plot(numbers, values, label=name)
         for n, run, value in zip(numbers, runs, values, strict=True):
             face = "white" if run["too_noisy"] else line.get_color()

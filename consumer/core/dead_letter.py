@@ -141,7 +141,7 @@ class _Batch:
         events = [rejection.event for rejection in self._rejections]
         values = self._bodies(range(len(told)), told, events, self._keys, self._values)
         headers: list[Headers] = [
-            [*original, *tells.headers_before, ("__dlq.errors.offset", offset.encode()), *tells.headers_after]
+            original + tells.headers(offset.encode())
             for original, tells, offset in zip(self._original_headers, told, self._offsets, strict=True)
         ]
         letters = DeadLetters(self._rows, self._keys, values, headers)

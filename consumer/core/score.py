@@ -80,14 +80,15 @@ def score(events: EventBatch, model: Model, countries: Mapping[bytes, int]) -> t
     probabilities, failures = _Bisection(model.predict_probability, len(events)).score(features)
     rejections = []
     if failures:
-        failed = events.select(np.fromiter(failures, np.int64))
+        indexes = np.fromiter(failures, np.int64)
+        failed = events.select(indexes)
         rejections = [
             Rejection(row, Code.MODEL_FAILED, why, event)
             for row, why, event in zip(
                 failed.rows.tolist(), failures.values(), events_json(failed), strict=True
             )
         ]
-        keep = np.setdiff1d(np.arange(len(events)), np.fromiter(failures, np.int64))
+        keep = np.setdiff1d(np.arange(len(events)), indexes)
         events, features, probabilities = events.select(keep), features[keep], probabilities[keep]
     decisions = probabilities >= model.threshold
     return Scored(events, features, probabilities, decisions, model.threshold, model.version), rejections

@@ -28,6 +28,7 @@ from consumer.errors import StartupError
 from consumer.health import HttpServer, health_routes
 from consumer.kafka import client_config
 from consumer.kafka.at_least_once import AtLeastOnce
+from consumer.kafka.departed import DepartedMembers
 from consumer.kafka.event_consumer import EventConsumer
 from consumer.kafka.prediction_producer import PredictionProducer
 from consumer.kafka.session import Publisher, Session
@@ -89,6 +90,10 @@ def run_scorer(
     def heartbeat() -> None:
         scorer.heartbeat()
 
+    def nothing() -> None:
+        pass
+
+    before_start = DepartedMembers(settings.kafka).end_transactions if exactly_once else nothing
     publisher_class: Callable[..., Publisher] = Transaction if exactly_once else AtLeastOnce
     session = Session(
         EventConsumer(
@@ -97,6 +102,7 @@ def run_scorer(
             conditions,
             consumer_factory=consumer_factory,
             on_rebalance=telemetry.rebalanced,
+            before_start=before_start,
         ),
         publisher_class(
             publisher_config(settings.kafka),

@@ -32,6 +32,10 @@ _FENCED_CODES: Final = (KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, Kafka
 """The last is what a fatal error comes as in place of a message; the client drops the mark there."""
 _FENCED_AGAIN_S: Final = 20.0
 """Several times the session's timeout, by the end of which twins have met."""
+_HOLD_S: Final = 0.2
+"""How long a batch that is not full is held open at most; beyond it, the commit has met an outage."""
+_BEHIND_COMMIT_S: Final = 0.002
+"""A moment for the broker to finish what a commit leaves it to do, before the next transaction begins."""
 
 
 class EventConsumer:
@@ -43,6 +47,7 @@ class EventConsumer:
         conditions: where an outage or a stuck partition is noted.
         consumer_factory: makes the consumer; tests may pass their own.
         on_rebalance: told whenever partitions come or go.
+        before_start: called when partitions have come, before it is asked where to begin.
     """
 
     def __init__(
@@ -53,10 +58,12 @@ class EventConsumer:
         *,
         consumer_factory: Callable[[dict[str, Any]], Consumer] = Consumer,
         on_rebalance: Callable[[], None] = lambda: None,
+        before_start: Callable[[], None] = lambda: None,
     ) -> None:
         self.topic = topic
         self._conditions = conditions
         self._on_rebalance = on_rebalance
+        self._before_start = before_start
         self._assigned: set[int] = set()
         self._revoked: set[int] = set()
         self._unreadable = Unreadable(conditions)
@@ -89,7 +96,7 @@ class EventConsumer:
 
         Args:
             max_events: at most so many.
-            max_wait_s: how long to wait for more once there is one.
+            max_wait_s: how long to wait for more once there is one; longer if a commit is under way.
             idle_s: how long to wait for the first.
 
         Raises:
@@ -100,6 +107,7 @@ class EventConsumer:
         messages = self._consume(1, idle_s)
         if messages and max_events > 1:
             messages += self._consume(max_events - 1, max_wait_s)
+            messages += self._while_committing(max_events - len(messages))
         if not self._joined and self.client.memberid():
             self._joined = True
             self._conditions.clear(Name.STARTING)
@@ -160,6 +168,16 @@ class EventConsumer:
         except KafkaException as exception:
             self._rejoin(error_of(exception))
             return []
+
+    def _while_committing(self, n: int) -> list[Message]:
+        """Return up to n events more that come while the batch before is committed.
+
+        This one cannot take off sooner, and what is left behind waits for the commit after its own.
+        """
+        if not n or self._commit_under_way is None or self._commit_under_way.done():
+            return []
+        futures.wait([self._commit_under_way], _HOLD_S)
+        return self._consume(n, _BEHIND_COMMIT_S)
 
     def _batch(self, messages: list[Message]) -> RawBatch | None:
         """Sort out what is no event, and what is no longer ours."""
@@ -248,6 +266,7 @@ class EventConsumer:
         self._assigned |= {at.partition for at in partitions}
         self._on_rebalance()
         log.info("partitions assigned", partitions=sorted(at.partition for at in partitions))
+        self._before_start()
         self._positions.start(consumer, partitions)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

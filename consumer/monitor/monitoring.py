@@ -34,6 +34,10 @@ log = structlog.get_logger(__name__)
 SAVE_EVERY_S: Final = 30.0
 """Between saves: what came after the last one is read again from the topic after a kill."""
 
+BEHIND_EVERY_S: Final = 0.25
+"""Between two turns whose findings are put in place while there is a backlog: they take as long as
+some thousand predictions do."""
+
 
 class Monitoring:
     """Keeps drift and outcomes, and what follows from them.
@@ -78,7 +82,7 @@ class Monitoring:
         self._look_s = look_s
         self._now_s = now_s
         self._clock_s = clock_s
-        self._look_at_s = clock_s()
+        self._find_at_s = self._look_at_s = clock_s()
         self._save_at_s = clock_s() + SAVE_EVERY_S
         self._next_offsets: dict[int, int] = {}
         self._recommendation: Recommendation | None = None
@@ -135,14 +139,18 @@ class Monitoring:
         """Read outcomes, look at the champion, put the findings in place, announce, save; what is due.
 
         Args:
-            n_records: how many predictions the turn took in. While there are more to come at once, the
-                outcomes wait: each has to find its student's last prediction.
+            n_records: how many predictions the turn took in. While there are more to come at once,
+                findings are made now and then, and the outcomes wait: each has to find its student's
+                last prediction.
         """
-        now_s = self._clock_s()
+        now_s, behind = self._clock_s(), n_records >= MAX_RECORDS
+        if behind and now_s < self._find_at_s:
+            return
+        self._find_at_s = now_s + BEHIND_EVERY_S
         if now_s >= self._look_at_s:
             self._look_at_s = now_s + self._look_s
             self._drift.look_at_champion()
-        if self._feed is not None and n_records < MAX_RECORDS:
+        if self._feed is not None and not behind:
             before = self._feed.next_offsets
             self._feed.read()
             self._changed |= before != self._feed.next_offsets

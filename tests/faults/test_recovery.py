@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults import wiring
+
 pytestmark = pytest.mark.faults
 
 
@@ -80,6 +82,31 @@ def test_another_instance_takes_over(
     service.await_decided()
     holds("recovery: another instance takes over", f"{kills} kills", service.verdict(), recoveries_s)
     assert sorted(recoveries_s)[kills // 2] <= 10 * _patience()
+
+
+def test_another_instance_takes_over_from_one_with_pending_offsets(
+    deploy: Callable[..., Any], holds: Callable[..., None]
+) -> None:
+    """Killed between its offsets and its commit: nobody waits until its transaction times out."""
+    service = deploy()
+    flowing = service.flow(100_000, seconds=60)
+    service.start("score", "a")
+    service.await_progress()
+    kills, recoveries_s = 5, []
+    for i in range(kills):
+        victim = f"b{i}"
+        process = service.start("score", victim, wire=wiring.dies("after offsets", 20))
+        orphaned: frozenset[int] = frozenset()
+        while process.exit_code is None:
+            orphaned = service.owned(victim) or orphaned
+            time.sleep(0.05)
+        assert process.exit_code == -9, service.logs()
+        recoveries_s.append(service.recovery_s(service.interruption(orphaned)))
+    flowing.result()
+    service.await_decided()
+    fault = "recovery: another takes over, offsets pending"
+    holds(fault, f"{kills} kills", service.verdict(), recoveries_s)
+    assert max(recoveries_s) <= 10 * _patience()
 
 
 def _patience() -> float:

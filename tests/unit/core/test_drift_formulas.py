@@ -125,6 +125,12 @@ def test_bins_are_open_below_and_closed_above(column: np.ndarray, edges: list[fl
     assert np.array_equal(bins_of(column, ascending), np.searchsorted(ascending, column, side="left"))
 
 
+def test_many_bins_are_counted_as_well() -> None:
+    """A baseline may have more of them than a byte can count."""
+    edges = tuple(float(edge) for edge in range(300))
+    assert bins_of(np.array([-1.0, 127.5, 300.0]), edges).tolist() == [0, 128, 300]
+
+
 @given(st.lists(st.integers(0, 8), max_size=300))
 def test_previous_rows_are_where_an_id_stood_last(ids: list[int]) -> None:
     """Of an id that comes again, its last row before; of any other, none."""

@@ -128,7 +128,7 @@ def bins_of(column: FloatArray, edges: tuple[float, ...]) -> IntArray:
     A few edges are compared with the whole column faster than each value is searched among them, and
     bytes are counted up faster than longer numbers.
     """
-    bins = np.zeros(len(column), np.int8 if len(edges) <= np.iinfo(np.int8).max else np.int64)
+    bins: NDArray[Any] = np.zeros(len(column), np.int8 if len(edges) <= np.iinfo(np.int8).max else np.int64)
     for edge in edges:
         bins += (column > edge).view(np.int8)
     return bins.astype(np.int64)

@@ -82,8 +82,7 @@ class DepartedMembers:
 
 class _Group:
     def __init__(self, kafka: KafkaSettings) -> None:
-        self._group_id = kafka.group_id
-        self._admin = AdminClient(common(kafka))
+        self._kafka = kafka
         self._asking = ThreadPoolExecutor(1, thread_name_prefix="group-members")
 
     def ask(self) -> Future[set[str]]:
@@ -92,7 +91,9 @@ class _Group:
     def _client_ids(self) -> set[str]:
         # Not describe_consumer_groups: its requests end the process, an assertion of
         # rd_kafka_enq_once_del_source_return, when a broker goes away at the wrong moment.
-        groups = self._admin.list_groups(self._group_id, timeout=_ANSWER_WITHIN_S)
+        # Made for the question, which is seldom asked: a client is threads and connections to each broker.
+        admin = AdminClient(common(self._kafka))
+        groups = admin.list_groups(self._kafka.group_id, timeout=_ANSWER_WITHIN_S)
         return {str(member.client_id) for group in groups for member in group.members}
 
 

@@ -115,7 +115,7 @@ class BatchSettings(_Section):
     Chosen by measurement on one broker. A transaction that begins right behind a commit is told
     CONCURRENT_TRANSACTIONS, as the broker is still writing the commit's markers, and the client then
     waits 20 ms before it asks again. At 1,000 events/s the 99th percentile from produced to readable
-    was 43 ms with a wait of 20 ms; with 5 or 10 it was as much, and the median 17 instead of 23 ms, for
+    was 43 to 45 ms with a wait of 20 ms; with 5 or 10 it was as much, and the median 17 instead of 23 ms, for
     twice as many transactions. Behind a backlog, batches of 5,000 made 193,000, of 10,000 made
     213,000, of 20,000 made 212,000 events/s.
     """

@@ -5,16 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from consumer.conditions import Condition, Conditions, Name
-
-
-class Clock:
-    """Tells the time it was set to."""
-
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        """Tell it."""
-        return self.now_s
+from tests.clock import Clock
 
 
 def test_nothing_is_wrong_at_first() -> None:

@@ -14,17 +14,7 @@ from consumer.monitor.monitoring import BEHIND_EVERY_S, Monitoring
 from consumer.monitor.role import MAX_RECORDS
 from consumer.settings import DriftSettings
 from model_store.countries import country_code
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.s = 0.0
-
-    def __call__(self) -> float:
-        """Return the time."""
-        return self.s
+from tests.clock import Clock
 
 
 class Silent:
@@ -76,7 +66,7 @@ def test_behind_a_backlog_findings_are_made_now_and_then(
 
     assert found_after(MAX_RECORDS) == 10
     assert found_after(MAX_RECORDS) == 10
-    clock.s += BEHIND_EVERY_S
+    clock.now_s += BEHIND_EVERY_S
     assert found_after(MAX_RECORDS) == 30
     assert found_after(MAX_RECORDS) == 30
     assert found_after(MAX_RECORDS - 1) == 50

@@ -21,12 +21,13 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.kafka.client_config import common, transactional_producer
 from consumer.kafka.policy import describe, error_of
+from consumer.kafka.producer_id import acquire_producer_id
 from consumer.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
 
 _ANSWER_WITHIN_S: Final = 2.0
-"""Both calls take milliseconds. A broker that is away costs a rebalance so much once, and no more."""
+"""Each call takes milliseconds. A broker that is away costs a rebalance so much once, and no more."""
 
 
 class DepartedMembers:
@@ -103,4 +104,5 @@ class _Fence:
 
     def __call__(self, transactional_id: str) -> None:
         # An instance's transactional id is its client id (client_config.py).
-        Producer(self._config | {"transactional.id": transactional_id}).init_transactions(_ANSWER_WITHIN_S)
+        producer = Producer(self._config | {"transactional.id": transactional_id})
+        acquire_producer_id(producer, _ANSWER_WITHIN_S)

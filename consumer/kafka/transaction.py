@@ -13,12 +13,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from consumer.errors import BatchAborted, FatalError, RecordRefused, Unavailable
 from consumer.kafka.client_config import RETRY_BACKOFF_MS
 from consumer.kafka.policy import Policy, describe, error_of, is_outage, policy_of, served
+from consumer.kafka.producer_id import acquire_producer_id
 from consumer.kafka.records import Records
 
 log = structlog.get_logger(__name__)
 
-INIT_TIMEOUT_S: Final = 5.0
-"""How long one attempt to get a producer id may take; it is repeated for as long as the outage lasts."""
+_STEP_TIMEOUT_S: Final = 5.0
+"""How long a step of getting a producer id may take; all is repeated for as long as the outage lasts."""
 
 _RETRY_PAUSE_S: Final = 0.1
 SENT_AGAIN_AFTER_S: Final = 0.8 * RETRY_BACKOFF_MS / 1000
@@ -74,7 +75,7 @@ class Transaction:
         self._heartbeat()
         producer = self._producer_factory(self._config)
         try:
-            producer.init_transactions(INIT_TIMEOUT_S)
+            acquire_producer_id(producer, _STEP_TIMEOUT_S)
         except KafkaException as exception:
             error = error_of(exception)
             if error.retriable() or is_outage(error):

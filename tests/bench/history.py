@@ -51,7 +51,8 @@ def _line(result: dict[str, Any]) -> dict[str, Any]:
         },
         "stages_us": {name: round(value, 3) for name, value in result["stages_us"].items()},
         "latency_ms": {
-            rate: {p: round(ms, 1) for p, ms in at.items()} for rate, at in result["latency_ms"].items()
+            rate: {p: round(statistics.median(at[p] for at in rounds), 1) for p in rounds[0]}
+            for rate, rounds in result["latency_ms"].items()
         },
     }
 

@@ -100,12 +100,12 @@ def targets(result: dict[str, Any]) -> list[Target]:
         Target("monitor / scorer", against("monitor", scorer), 1.0),
     ]
     if "latency_ms" in result:
-        p99_ms = result["latency_ms"]["1000"]["p99"]
+        p99_ms = [at["p99"] for at in result["latency_ms"]["1000"]]
         starts_s = [start["first_prediction"] for start in result["starts_s"]]
         found += [
             Target("scorer / hand-written", against(scorer, "hand-written"), 4.0, form="{:.1f}"),
             Target("all rejected / good traffic", against("scorer, all rejected", scorer), 0.5),
-            Target("p99 produced → readable at 1,000 events/s", [p99_ms], 50, at_most=True, form="{:.0f} ms"),
+            Target("p99 produced → readable at 1,000 events/s", p99_ms, 50, at_most=True, form="{:.0f} ms"),
             Target("start to first prediction", starts_s, 3, at_most=True, form="{:.1f} s"),
         ]
     memory_mb = [result["scorer_peak_memory_mb"]]
@@ -139,6 +139,10 @@ def _rate_row(name: str, result: dict[str, Any]) -> list[str]:
     return [name, median, f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} … {max(ratios):.2f}"]
 
 
+def _spread_ms(values: list[float]) -> str:
+    return f"{statistics.median(values):.0f} ({min(values):.0f} … {max(values):.0f})"
+
+
 def _single_tables(result: dict[str, Any]) -> list[Table]:
     both, backlog = result["both"], result["backlog"]
     together = (
@@ -157,11 +161,11 @@ def _single_tables(result: dict[str, Any]) -> list[Table]:
             [[f"{value:.2f}" for value in result["stages_us"].values()]],
         ),
         Table(
-            "From produced to readable by a read_committed reader",
+            "From produced to readable by a read_committed reader: medians of the rounds, min … max",
             ["events/s", "p50 ms", "p99 ms", "p99.9 ms"],
             [
-                [f"{int(rate):,}", *(f"{at[p]:.0f}" for p in ("p50", "p99", "p99.9"))]
-                for rate, at in result["latency_ms"].items()
+                [f"{int(rate):,}", *(_spread_ms([at[p] for at in rounds]) for p in ("p50", "p99", "p99.9"))]
+                for rate, rounds in result["latency_ms"].items()
             ],
         ),
         Table(

@@ -37,7 +37,13 @@ RESULT: dict[str, Any] = {
     "stages_us": {"decode": 0.5, "encode": 1.0},
     "starts_s": [{"model_loaded": 1.0, "first_prediction": 1.2}],
     "both": [{"scorer_events_per_second": 100_000.0, "log_behind_s": 0.5}],
-    "latency_ms": {"1000": {"p50": 30.0, "p99": 45.0, "p99.9": 60.0}},
+    "latency_ms": {
+        "1000": [
+            {"p50": 30.0, "p99": 55.0, "p99.9": 60.0},
+            {"p50": 31.0, "p99": 45.0, "p99.9": 70.0},
+            {"p50": 29.0, "p99": 40.0, "p99.9": 50.0},
+        ]
+    },
     "backlog": {"events": 1_000_000, "events_per_second": 180_000.0, "peak_memory_mb": 210.0},
     "scorer_peak_memory_mb": 210.0,
 }

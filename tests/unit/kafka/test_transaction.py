@@ -231,9 +231,10 @@ def test_a_slow_end_recycles_the_producer(call: str, monkeypatch: pytest.MonkeyP
     assert broker.producers == 2
 
 
-def test_no_producer_is_an_outage_until_the_broker_refuses_one() -> None:
+@pytest.mark.parametrize("call", ["list_topics", "init_transactions"])
+def test_no_producer_is_an_outage_until_the_broker_refuses_one(call: str) -> None:
     """The next try makes a new one; a refusal ends the process."""
-    broker = Broker(init_transactions=[RETRIABLE, None])
+    broker = Broker(**{call: [RETRIABLE, None]})
     publisher = on(broker)
     with pytest.raises(Unavailable):
         publisher.open()

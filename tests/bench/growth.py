@@ -1,6 +1,6 @@
 """``make bench ARGS=--growth``: more partitions, more workers, more events; and a cluster on paper.
 
-Runs on a broker of its own, whose CPU and disk can be looked at.
+Runs on a broker of its own, whose CPU can be looked at.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from bench import ROLE, Bench
 from drained import Drained, Logged
-from measure import cpu_s, memory_mb, process, rate_between, sampled
+from measure import cpu_s, memory_mb, process, rate_between, record_bytes, sampled
 from startup import first_prediction_s
 
 from consumer.demo.embedded_kafka import EmbeddedKafka
@@ -53,7 +53,7 @@ def measure(folder: Path, n_events: int, n_backlog: int, say: Callable[[str], No
         say: told how far we are.
     """
     with EmbeddedKafka(folder / "kafka") as kafka:
-        growth = Growth(Bench(kafka.bootstrap_servers, folder), kafka, folder / "kafka", say)
+        growth = Growth(Bench(kafka.bootstrap_servers, folder), kafka, say)
         source = growth.bench.topic("events")
         growth.bench.fill(source, n_events)
         growth.drain(source, n_events, 1, 1)  # the broker's first minute is not like the others
@@ -76,10 +76,9 @@ def measure(folder: Path, n_events: int, n_backlog: int, say: Callable[[str], No
 class Growth:
     """The measurements."""
 
-    def __init__(self, bench: Bench, kafka: EmbeddedKafka, data: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, bench: Bench, kafka: EmbeddedKafka, say: Callable[[str], None]) -> None:
         self.bench = bench
         self._broker_pid = kafka.pid(1)
-        self._data = data
         self._say = say
 
     def drain(self, source: str, total: int, workers: int, partitions: int) -> dict[str, float]:
@@ -104,7 +103,7 @@ class Growth:
         }
 
     def cost(self, source: str, total: int) -> dict[str, float]:
-        """Return what one event costs: bytes in the topics, and CPU in every part."""
+        """Return what one event costs: bytes before compression, and CPU in every part."""
         before_s = [0.0]
 
         def note() -> None:
@@ -114,17 +113,13 @@ class Growth:
         broker_us = (cpu_s(self._broker_pid) - before_s[0]) / total * 1e6
         logged = self.bench.monitor(drained.predictions, total)
         return {
-            "event_bytes": self._topic_bytes(source) / total,
-            "prediction_bytes": self._topic_bytes(drained.predictions) / total,
+            "event_bytes": record_bytes(self.bench.servers, source),
+            "prediction_bytes": record_bytes(self.bench.servers, drained.predictions),
             "worker_us": drained.cpu_us_per_event,
             "broker_us": broker_us,
             "monitor_us": logged.cpu_us_per_line,
             "monitor_rate": logged.lines_per_second,
         }
-
-    def _topic_bytes(self, topic: str) -> int:
-        """Return what a topic takes on disk, which is what it takes on the wire."""
-        return sum(path.stat().st_size for path in self._data.glob(f"node-1/data/{topic}-[0-9]*/*.log"))
 
     def backlog(self, total: int) -> dict[str, Any]:
         """Work off a long backlog; look at rate and memory tenth by tenth."""

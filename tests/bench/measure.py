@@ -16,6 +16,9 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 SAMPLE_S = 0.02
+_SIZED_RECORDS = 1000
+_RECORD_OVERHEAD_BYTES = 12
+"""Around key and value: lengths, attributes, differences of time and offset (Kafka protocol, "Record")."""
 _STOP_S = 20.0
 _LOG_TAIL_CHARS = 2000
 
@@ -175,3 +178,17 @@ def record_offsets(servers: str, topic: str) -> int:
 def last_offsets(servers: str, topic: str, partitions: int) -> int:
     """Return where a reader of a topic stops, partitions added up: before its last transaction marker."""
     return record_offsets(servers, topic) - partitions
+
+
+def record_bytes(servers: str, topic: str) -> float:
+    """Return what a record of a topic takes before it is compressed, on average over the first of them."""
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": "bench-sizes"})
+    try:
+        consumer.assign([TopicPartition(topic, 0, 0)])
+        records = consumer.consume(_SIZED_RECORDS, 10)
+    finally:
+        consumer.close()
+    sizes = [
+        len(r.key() or b"") + len(r.value() or b"") + _RECORD_OVERHEAD_BYTES for r in records if not r.error()
+    ]
+    return float(np.mean(sizes))

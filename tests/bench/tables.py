@@ -233,8 +233,8 @@ def growth_tables(result: dict[str, Any]) -> list[Table]:
             "Cost of one event",
             ["what", "measured"],
             [
-                ["event in its topic", f"{cost['event_bytes']:.0f} bytes"],
-                ["prediction in its topic", f"{cost['prediction_bytes']:.0f} bytes"],
+                ["event, uncompressed", f"{cost['event_bytes']:.0f} bytes"],
+                ["prediction, uncompressed", f"{cost['prediction_bytes']:.0f} bytes"],
                 ["CPU of a scorer", f"{cost['worker_us']:.1f} µs"],
                 ["CPU of the monitor", f"{cost['monitor_us']:.1f} µs"],
                 ["CPU of the broker, one replica", f"{cost['broker_us']:.1f} µs"],

@@ -16,12 +16,10 @@ import orjson
 from numpy.typing import NDArray
 
 from consumer.core.batch import IntArray
-from consumer.core.spans import all_equal
+from consumer.core.spans import PAIR_BYTES, all_equal, pairs
 
 _SMALL_TEXTS: Final = [str(n) for n in range(1024)]
 """Counts, days and partitions are nearly always below; looking them up beats forming them."""
-
-_PAIR_BYTES: Final = 2
 
 _FIRST_WITHOUT_ESCAPE: Final = 0x20
 """JSON has no character below as it is (RFC 8259, section 7)."""
@@ -114,20 +112,11 @@ def strings(data: bytes, characters: str, begins: IntArray, ends: IntArray) -> P
     """
     if len(begins) > 1 and all_equal(data, begins, ends):
         return escaped(data[begins[0] : ends[0]].decode())
-    if (ends - begins == _PAIR_BYTES).all():
-        return _pairs(data, begins)
+    if (ends - begins == PAIR_BYTES).all():
+        distinct, which = pairs(data, begins)
+        return Choice([escaped(pair.decode()) for pair in distinct], which)
     texts = [characters[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
     return texts if are_plain(texts) else [escaped(text.encode("latin-1").decode()) for text in texts]
-
-
-def _pairs(data: bytes, begins: IntArray) -> Choice:
-    """Return texts of two bytes, of which there are few different ones: countries, nearly always."""
-    pairs = np.ndarray((len(data) - 1,), "<u2", data, 0, (1,))[begins]
-    distinct = np.unique(pairs)
-    numbers_of = np.zeros(2 ** (8 * _PAIR_BYTES), np.int64)
-    numbers_of[distinct] = np.arange(len(distinct))
-    texts = [escaped(pair.tobytes().decode()) for pair in distinct.astype("<u2")]
-    return Choice(texts, numbers_of[pairs])
 
 
 def are_plain(texts: list[str]) -> bool:

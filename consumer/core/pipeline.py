@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from consumer.core.batch import RawBatch, Rejection
+from consumer.core.batch import RawBatch, Rejection, of_rows
 from consumer.core.decode import Decoder
 from consumer.core.encode import encode_predictions
 from consumer.core.score import Model, Scored, score
@@ -75,13 +75,14 @@ class Pipeline:
         scored, failed = score(valid, self.models.current(), self.countries)
         lap("score")
         which = scored.events.rows
+        rows = which.tolist()
         predictions = encode_predictions(
             scored,
             header=self.header,
             scored_at_ms=scored_at_ms,
-            partitions=np.asarray(raw.partitions, np.int64)[which].tolist(),
+            partitions=of_rows(raw.partitions, rows),
             offsets=np.asarray(raw.offsets, np.int64)[which],
         )
         lap("encode")
         rejections = sorted([*undecodable, *invalid, *failed], key=attrgetter("row"))
-        return Outcome(which.tolist(), predictions, rejections, scored)
+        return Outcome(rows, predictions, rejections, scored)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from consumer.core.batch import EVENT_FIELDS, INPUTS_BEGIN, Code, EventBatch, FloatArray, Rejection
 from consumer.core.event_json import events_json
+from consumer.core.spans import PAIR_BYTES, pairs
 
 _COUNTRY: Final = INPUTS_BEGIN
 _MIN_RAISES, _MAX_RAISES = 64, 10_000
@@ -61,13 +62,19 @@ def featurize(events: EventBatch, countries: Mapping[bytes, int]) -> FloatArray:
         countries: from a country as received (UTF-8) to the model's number for it.
     """
     features = np.empty((len(events), _N_INPUTS), np.float64, order="F")
-    begins = events.texts["student_country"].tolist()
-    ends = events.starts[:, _COUNTRY + 1].tolist()
-    data = events.data
-    features[:, 0] = [countries[data[begin:end]] for begin, end in zip(begins, ends, strict=True)]
+    features[:, 0] = _country_numbers(events, countries)
     for j, name in enumerate(EVENT_FIELDS[INPUTS_BEGIN + 1 :], start=1):
         features[:, j] = events.numbers[name]
     return features
+
+
+def _country_numbers(events: EventBatch, countries: Mapping[bytes, int]) -> FloatArray:
+    data, begins, ends = events.data, events.texts["student_country"], events.starts[:, _COUNTRY + 1]
+    if (ends - begins == PAIR_BYTES).all():  # codes, as nearly always: look each up once
+        distinct, which = pairs(data, begins)
+        return np.array([countries[pair] for pair in distinct], np.float64)[which]
+    spans = zip(begins.tolist(), ends.tolist(), strict=True)
+    return np.array([countries[data[begin:end]] for begin, end in spans], np.float64)
 
 
 def score(events: EventBatch, model: Model, countries: Mapping[bytes, int]) -> tuple[Scored, list[Rejection]]:

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from consumer.core.batch import IntArray
 
+PAIR_BYTES: Final = 2
+"""The length of most countries."""
+
 _WORD_BYTES: Final = 8
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
@@ -68,6 +71,23 @@ def all_equal(data: bytes, begins: IntArray, ends: IntArray) -> bool:
         if ((word ^ word[0]) & _mask(np.uint64(length - at))).any():
             return False
     return True
+
+
+def pairs(data: bytes, begins: IntArray) -> tuple[list[bytes], IntArray]:
+    """Return the different texts of two bytes that begin at these places, and which of them each is.
+
+    Args:
+        data: the buffer.
+        begins: int64 (m,).
+
+    Returns:
+        k texts, and int64 (m,) indexes into them.
+    """
+    found = np.ndarray((len(data) - 1,), "<u2", data, 0, (1,))[begins]
+    distinct = np.unique(found)
+    numbers_of = np.zeros(2 ** (8 * PAIR_BYTES), np.int64)
+    numbers_of[distinct] = np.arange(len(distinct))
+    return [pair.tobytes() for pair in distinct.astype("<u2")], numbers_of[found]
 
 
 def _words(data: bytes, ends: IntArray) -> NDArray[np.uint64]:

@@ -65,6 +65,17 @@ def test_the_inputs_are_the_seven_in_the_order_of_the_contract() -> None:
     assert features.dtype == np.float64
 
 
+_CODES = st.sampled_from(["NA", "DE", "na", "zz", "é"])  # two bytes each
+_NAMES = st.sampled_from(["Namibia", "Île", "Atlantis"])
+
+
+@given(st.one_of(st.lists(_CODES, max_size=9), st.lists(_CODES | _NAMES, max_size=9)))
+def test_each_row_has_the_number_of_its_own_country(countries: list[str]) -> None:
+    """Whether all are codes, which are looked up together, or some are names."""
+    features = featurize(_batch(*(event(student_country=country) for country in countries)), COUNTRIES)
+    assert features[:, 0].tolist() == [country_code(country) for country in countries]
+
+
 def test_a_country_that_is_none_is_minus_one() -> None:
     """Scored as unknown, not rejected."""
     features = featurize(_batch(event(student_country="Atlantis"), event(student_country="Île")), COUNTRIES)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.core.batch import IntArray
+from consumer.core.spans import windows
 
 PAD: Final = b"\0" * 16
 """Lets a window be read at any cursor: no field's fixed part is longer than 8 bytes, no frame than 10."""
@@ -116,12 +117,11 @@ class _Reader:
     """m cursors that move forward together; a malformed record's cursor no longer matters."""
 
     def __init__(self, data: bytes, begins: IntArray, ends: IntArray) -> None:
-        windows = len(data) - 7
         self._bytes = np.frombuffer(data, np.uint8)
-        # One element per byte position, each reading 8 bytes: a gather reads a field of all records.
-        self._u64 = np.ndarray((windows,), "<u8", data, 0, (1,))
-        self._f64 = np.ndarray((windows,), "<f8", data, 0, (1,))
-        self._f32 = np.ndarray((windows,), "<f4", data, 0, (1,))
+        # One element per byte position: a gather reads a field of all records.
+        self._u64 = windows(data, "<u8")
+        self._f64 = windows(data, "<f8")
+        self._f32 = windows(data, "<f4")
         self._data = data
         self._ends = ends
         self.cursor = begins.astype(np.int64)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from consumer.core.batch import Code, EventBatch, IntArray, Rejection
 from consumer.core.columns import PAD, Columns, decode_columns, plan
 from consumer.core.resolve import Malformed, Resolution, named_types, why_malformed
+from consumer.core.spans import windows
 from schemas.framing import (
     CONFLUENT_HEADER_BYTES,
     CONFLUENT_MARKER,
@@ -164,8 +165,7 @@ class Decoder:
 
 def _has_header(header: bytes, data: bytes, begins: IntArray, lengths: IntArray) -> NDArray[np.bool_]:
     """Tell which values begin with these 10 bytes: one compare of 8 bytes and one of 2."""
-    first = np.ndarray((len(data) - 7,), "<u8", data, 0, (1,))
-    last = np.ndarray((len(data) - 1,), "<u2", data, 0, (1,))
+    first, last = windows(data, "<u8"), windows(data, "<u2")
     same: NDArray[np.bool_] = first[begins] == np.frombuffer(header, "<u8", 1)[0]
     same &= last[begins + 8] == np.frombuffer(header, "<u2", 1, 8)[0]
     same &= lengths >= len(header)

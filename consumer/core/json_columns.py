@@ -16,7 +16,7 @@ import orjson
 from numpy.typing import NDArray
 
 from consumer.core.batch import IntArray
-from consumer.core.spans import PAIR_BYTES, all_equal, pairs
+from consumer.core.spans import all_equal, distinct_pairs
 
 _SMALL_TEXTS: Final = [str(n) for n in range(1024)]
 """Counts, days and partitions are nearly always below; looking them up beats forming them."""
@@ -112,8 +112,8 @@ def strings(data: bytes, characters: str, begins: IntArray, ends: IntArray) -> P
     """
     if len(begins) > 1 and all_equal(data, begins, ends):
         return escaped(data[begins[0] : ends[0]].decode())
-    if (ends - begins == PAIR_BYTES).all():
-        distinct, which = pairs(data, begins)
+    if (pairs := distinct_pairs(data, begins, ends)) is not None:
+        distinct, which = pairs
         return Choice([escaped(pair.decode()) for pair in distinct], which)
     texts = [characters[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
     return texts if are_plain(texts) else [escaped(text.encode("latin-1").decode()) for text in texts]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from consumer.core.batch import EVENT_FIELDS, INPUTS_BEGIN, Code, EventBatch, FloatArray, Rejection
 from consumer.core.event_json import events_json
-from consumer.core.spans import PAIR_BYTES, pairs
+from consumer.core.spans import distinct_pairs
 
 _COUNTRY: Final = INPUTS_BEGIN
 _MIN_RAISES, _MAX_RAISES = 64, 10_000
@@ -70,8 +70,8 @@ def featurize(events: EventBatch, countries: Mapping[bytes, int]) -> FloatArray:
 
 def _country_numbers(events: EventBatch, countries: Mapping[bytes, int]) -> FloatArray:
     data, begins, ends = events.data, events.texts["student_country"], events.starts[:, _COUNTRY + 1]
-    if (ends - begins == PAIR_BYTES).all():  # codes, as nearly always: look each up once
-        distinct, which = pairs(data, begins)
+    if (pairs := distinct_pairs(data, begins, ends)) is not None:  # as nearly always: look each up once
+        distinct, which = pairs
         return np.array([countries[pair] for pair in distinct], np.float64)[which]
     spans = zip(begins.tolist(), ends.tolist(), strict=True)
     return np.array([countries[data[begin:end]] for begin, end in spans], np.float64)

@@ -1,17 +1,15 @@
-"""Hash many texts of one buffer at once, so that equal texts can be found without making each a string."""
+"""Many texts of one buffer at once: which of them are equal, without making each a string."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from consumer.core.batch import IntArray
 
-PAIR_BYTES: Final = 2
-"""The length of most countries."""
-
+_PAIR_BYTES: Final = 2
 _WORD_BYTES: Final = 8
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
@@ -73,28 +71,36 @@ def all_equal(data: bytes, begins: IntArray, ends: IntArray) -> bool:
     return True
 
 
-def pairs(data: bytes, begins: IntArray) -> tuple[list[bytes], IntArray]:
-    """Return the different texts of two bytes that begin at these places, and which of them each is.
+def distinct_pairs(data: bytes, begins: IntArray, ends: IntArray) -> tuple[list[bytes], IntArray] | None:
+    """Return the different texts, and which of them each is, if all have two bytes: codes of countries.
 
     Args:
         data: the buffer.
         begins: int64 (m,).
+        ends: int64 (m,).
 
     Returns:
-        k texts, and int64 (m,) indexes into them.
+        k texts, and int64 (m,) indexes into them; ``None`` if a text is longer or shorter.
     """
-    found = np.ndarray((len(data) - 1,), "<u2", data, 0, (1,))[begins]
+    if (ends - begins != _PAIR_BYTES).any():
+        return None
+    found = windows(data, "<u2")[begins]
     distinct = np.unique(found)
-    numbers_of = np.zeros(2 ** (8 * PAIR_BYTES), np.int64)
+    numbers_of = np.zeros(2 ** (8 * _PAIR_BYTES), np.int64)
     numbers_of[distinct] = np.arange(len(distinct))
     return [pair.tobytes() for pair in distinct.astype("<u2")], numbers_of[found]
+
+
+def windows(data: bytes, dtype: str) -> NDArray[Any]:
+    """Return what stands at each position of a buffer, read as this type; nothing is copied."""
+    return np.ndarray((len(data) - np.dtype(dtype).itemsize + 1,), dtype, data, 0, (1,))
 
 
 def _words(data: bytes, ends: IntArray) -> NDArray[np.uint64]:
     """Return the word of 8 bytes at each position that a text can begin or go on at."""
     if int(ends.max(initial=0)) + _WORD_BYTES > len(data):
         data += b"\0" * _WORD_BYTES
-    return np.ndarray((len(data) - _WORD_BYTES + 1,), "<u8", data, 0, (1,))
+    return windows(data, "<u8")
 
 
 def _mask(n_bytes: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64] | np.uint64:

@@ -63,12 +63,11 @@ class Target:
     def row(self) -> list[str]:
         """Return it as a row."""
         limit = f"{'at most' if self.at_most else 'at least'} {self.form.format(self.bound)}"
-        spread = f"{self.form.format(min(self.values))} … {self.form.format(max(self.values))}"
         value = self.form.format(statistics.median(self.values))
         return [
             self.name,
             value,
-            spread if len(self.values) > 1 else "",
+            _spread(self.values, self.form) if len(self.values) > 1 else "",
             limit,
             "yes" if self.reached else "no",
         ]
@@ -136,11 +135,19 @@ def _rate_row(name: str, result: dict[str, Any]) -> list[str]:
     ratios = result["ratios_to_wire"].get(name)
     if ratios is None:
         return [name, median, "1", ""]
-    return [name, median, f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} … {max(ratios):.2f}"]
+    return [name, median, f"{statistics.median(ratios):.2f}", _spread(ratios, "{:.2f}")]
 
 
-def _spread_ms(values: list[float]) -> str:
-    return f"{statistics.median(values):.0f} ({min(values):.0f} … {max(values):.0f})"
+def _spread(values: Sequence[float], form: str) -> str:
+    return f"{form.format(min(values))} … {form.format(max(values))}"
+
+
+def _latency_row(rate: str, rounds: list[dict[str, float]]) -> list[str]:
+    row = [f"{int(rate):,}"]
+    for percentile in ("p50", "p99", "p99.9"):
+        values = [at[percentile] for at in rounds]
+        row.append(f"{statistics.median(values):.0f} ({_spread(values, '{:.0f}')})")
+    return row
 
 
 def _single_tables(result: dict[str, Any]) -> list[Table]:
@@ -163,16 +170,13 @@ def _single_tables(result: dict[str, Any]) -> list[Table]:
         Table(
             "From produced to readable by a read_committed reader: medians of the rounds, min … max",
             ["events/s", "p50 ms", "p99 ms", "p99.9 ms"],
-            [
-                [f"{int(rate):,}", *(_spread_ms([at[p] for at in rounds]) for p in ("p50", "p99", "p99.9"))]
-                for rate, rounds in result["latency_ms"].items()
-            ],
+            [_latency_row(rate, rounds) for rate, rounds in result["latency_ms"].items()],
         ),
         Table(
             "Seconds from exec of the scorer",
             ["to", "median", "min … max"],
             [
-                [name.replace("_", " "), f"{statistics.median(at):.2f}", f"{min(at):.2f} … {max(at):.2f}"]
+                [name.replace("_", " "), f"{statistics.median(at):.2f}", _spread(at, "{:.2f}")]
                 for name, at in starts.items()
             ],
         ),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from consumer.conditions import Name
-from consumer.core.batch import Code, RawBatch, Rejection
+from consumer.core.batch import RawBatch
 from consumer.core.dead_letter import DeadLetters, dead_letters
 from consumer.core.event_json import events_json
 from consumer.core.pipeline import Outcome, Pipeline
+from consumer.core.rejections import Code, Reason, Rejections
 from consumer.core.score import ModelFails
 from consumer.errors import InvariantError, Unavailable
 from consumer.telemetry import BatchReport
@@ -91,10 +93,13 @@ class Decider:
         _check(outcome, len(raw))
         rows, predictions, rejections = outcome.rows, outcome.predictions, outcome.rejections
         if refused_bytes is not None and rows:
-            (event,) = events_json(outcome.scored.events)
-            rejections = [
-                Rejection(0, Code.PUBLISH_REFUSED, "The prediction is larger than its topic takes.", event)
-            ]
+            refusal = Reason(Code.PUBLISH_REFUSED, "The prediction is larger than its topic takes.")
+            rejections = Rejections(
+                outcome.scored.events.rows,
+                np.zeros(1, np.int64),
+                [refusal],
+                events_json(outcome.scored.events),
+            )
             rows, predictions = [], []
         letters = dead_letters(
             rejections,
@@ -115,12 +120,12 @@ def _check(outcome: Outcome, n_events: int) -> None:
         InvariantError: rows were lost or doubled.
         Unavailable: the model fails on most events; that is an outage, and no fault of theirs.
     """
-    decided = sorted([*outcome.rows, *(rejection.row for rejection in outcome.rejections)])
-    if decided != list(range(n_events)):
+    decided = np.concatenate([outcome.scored.events.rows, outcome.rejections.rows])
+    if len(decided) != n_events or (np.bincount(decided, minlength=n_events) != 1).any():
         raise InvariantError(
             f"{n_events} events came in and {len(decided)} were decided on; nothing was published"
         )
-    failed = sum(rejection.code is Code.MODEL_FAILED for rejection in outcome.rejections)
+    failed = outcome.rejections.counts().get(Code.MODEL_FAILED, 0)
     if failed > max(_MODEL_FAILURES_BORNE, n_events // 2):
         raise Unavailable(
             f"the model fails on {failed} of {n_events} events; promote another version", Name.MODEL
@@ -128,13 +133,13 @@ def _check(outcome: Outcome, n_events: int) -> None:
 
 
 def _report(
-    outcome: Outcome, n_published: int, rejections: Sequence[Rejection], now_s: float, laps: Laps
+    outcome: Outcome, n_published: int, rejections: Rejections, now_s: float, laps: Laps
 ) -> BatchReport:
     """Say what telemetry is told; an event whose prediction is not published counts as rejected."""
     scored = outcome.scored
     return BatchReport(
         n_events=len(outcome.rows) + len(outcome.rejections),
-        rejections=Counter(rejection.code for rejection in rejections),
+        rejections=rejections.counts(),
         model_version=scored.model_version,
         probabilities=scored.probabilities[:n_published],
         n_positive=int(scored.decisions[:n_published].sum()),

@@ -2,7 +2,7 @@
 
 ::
 
-    Rejection (a value, core/batch.py)  the event's fault   dead letter, the offset advances
+    Rejection (a value, core/rejections.py)  the event's fault   dead letter, the offset advances
     ServiceError
       UsageError          64  the caller's words            correct the command line
       BadInputError       65  a file's content              correct the file

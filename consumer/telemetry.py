@@ -15,7 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from consumer.core.batch import Code, FloatArray
+from consumer.core.batch import FloatArray
+from consumer.core.rejections import Code
 
 STAGES: Final = ("decode", "validate", "score", "encode", "commit")
 _PREFIX: Final = "purchase_stream_"

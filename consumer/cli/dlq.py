@@ -12,7 +12,7 @@ import typer
 from consumer.cli.context import Context
 from consumer.cli.places import hex_lines, place_of, printable, shortened
 from consumer.cli.report import moment_of
-from consumer.core.batch import Code
+from consumer.core.rejections import Code
 from consumer.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:

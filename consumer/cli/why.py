@@ -14,7 +14,7 @@ from consumer.cli.report import moment_of
 from consumer.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
-    from consumer.core.decode import WriterSchemas
+    from consumer.core.unframe import WriterSchemas
     from consumer.settings import Settings
 
 

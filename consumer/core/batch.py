@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,45 +37,6 @@ EVENT_FIELDS: Final = (
 
 INPUTS_BEGIN: Final = EVENT_FIELDS.index("student_country")
 """From here on, the fields are the model's seven inputs."""
-
-
-class Code(StrEnum):
-    """Why an event was rejected. A closed set: it is a metric's label and a dead letter's ``code``."""
-
-    TOMBSTONE = "tombstone"
-    UNKNOWN_FRAMING = "unknown_framing"
-    UNKNOWN_SCHEMA = "unknown_schema"
-    UNDECODABLE = "undecodable"
-    TRAILING_BYTES = "trailing_bytes"
-    FIELD_INVALID = "field_invalid"
-    RULE_VIOLATED = "rule_violated"
-    MODEL_FAILED = "model_failed"
-    PUBLISH_REFUSED = "publish_refused"
-
-    @property
-    def status(self) -> int:
-        """The HTTP status that an API would have answered with: whose fault it was."""
-        return 500 if self in (Code.MODEL_FAILED, Code.PUBLISH_REFUSED) else 422
-
-
-Detail: TypeAlias = str | list[dict[str, Any]]
-"""What is wrong: one sentence, or a list in the form of FastAPI's 422."""
-
-
-class Rejection(NamedTuple):
-    """One row that goes no further.
-
-    Attributes:
-        row: index in the poll batch.
-        code: the closed reason.
-        detail: the reason in words, for the people who sent the event. Rejections may share a list.
-        event: the decoded fields as JSON, or ``None`` where decoding itself failed.
-    """
-
-    row: int
-    code: Code
-    detail: Detail
-    event: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ class Columns:
             bool (m,) for ``boolean``, by field name (nested: ``outer.inner``).
         texts: int64 (m,) begin of each text, which ends where the next field begins.
         malformed: bool (m,), records that break the encoding; their other values mean nothing.
+        ended_in: int64 (m,), the field in which a malformed record ended early; -1 for every other.
         trailing: bool (m,), records with bytes left over.
     """
 
@@ -60,6 +61,7 @@ class Columns:
     numbers: dict[str, NDArray[Any]]
     texts: dict[str, IntArray]
     malformed: NDArray[np.bool_]
+    ended_in: IntArray
     trailing: NDArray[np.bool_]
 
 
@@ -97,6 +99,7 @@ def decode_columns(fields: list[tuple[str, str]], data: bytes, begins: IntArray,
     texts: dict[str, IntArray] = {}
     for j, (name, kind) in enumerate(fields):
         starts[j] = reader.cursor
+        reader.field = j
         if kind == "string":
             texts[name] = reader.text()
         elif kind == "long":
@@ -107,10 +110,11 @@ def decode_columns(fields: list[tuple[str, str]], data: bytes, begins: IntArray,
             numbers[name] = reader.fixed_width(kind)
     starts[-1] = reader.cursor
     trailing = (reader.cursor < ends) & ~reader.malformed
-    reader.refuse_bad_utf8(
-        [(texts[name], starts[j + 1]) for j, (name, _) in enumerate(fields) if name in texts]
-    )
-    return Columns(data, starts.T, numbers, texts, reader.malformed, trailing & ~reader.malformed)
+    for j, (name, _) in enumerate(fields):
+        if name in texts:
+            reader.refuse_bad_utf8(j, texts[name], starts[j + 1])
+    malformed, ended_in = reader.malformed, reader.ended_in
+    return Columns(data, starts.T, numbers, texts, malformed, ended_in, trailing & ~malformed)
 
 
 class _Reader:
@@ -125,7 +129,9 @@ class _Reader:
         self._data = data
         self._ends = ends
         self.cursor = begins.astype(np.int64)
+        self.field = 0
         self.malformed = np.zeros(len(begins), np.bool_)
+        self.ended_in = np.full(len(begins), -1)
 
     def varint(self) -> IntArray:
         """Read a zig-zag varint of at most 64 bits."""
@@ -144,20 +150,22 @@ class _Reader:
         decoded = (value >> np.uint64(1)).view(np.int64) ^ -((value & np.uint64(1)).view(np.int64))
         if long_ones is not None:
             for i in long_ones.tolist():
-                decoded[i], length[i] = self._long_varint(int(self.cursor[i]), int(self._ends[i]))
+                decoded[i], length[i] = self._long_varint(i)
         self._advance(length)
         return decoded
 
-    def _long_varint(self, at: int, end: int) -> tuple[int, int]:
-        """Read one varint of 9 or 10 bytes; a length past the end marks it malformed."""
+    def _long_varint(self, i: int) -> tuple[int, int]:
+        """Read one varint of 9 or 10 bytes, and return its value and length; past the end where it is cut."""
+        at, end = int(self.cursor[i]), int(self._ends[i])
         value = 0
         for n, byte in enumerate(self._data[at : min(end, at + _VARINT_MAX_BYTES)]):
             value |= (byte & 0x7F) << (7 * n)
-            if byte < 0x80:  # noqa: PLR2004 - the continuation bit
-                if value >> 64:
-                    break
+            if byte < 0x80 and not value >> 64:  # noqa: PLR2004 - the continuation bit
                 return (value >> 1) ^ -(value & 1), n + 1
-        return 0, len(self._data) + 1
+        if end - at < _VARINT_MAX_BYTES:
+            return 0, end - at + 1
+        self.malformed[i] = True
+        return 0, 0
 
     def int32(self) -> IntArray:
         """Read a varint that must fit in 32 bits."""
@@ -185,29 +193,34 @@ class _Reader:
         length = self.varint()
         begin = self.cursor
         # Compared with what is left, not added: a huge length must not wrap around.
-        self._fail((length < 0) | (length > self._ends - begin))
+        self._fail(length < 0)
+        self._end_early(length > self._ends - begin)
         self._advance(np.where(self.malformed, 0, length))
         return begin
 
     def _advance(self, length: NDArray[np.int64] | np.int64) -> None:
         """Move every cursor; whoever passes its record's end is malformed."""
         moved = self.cursor + length
-        past = moved > self._ends
-        if past.any():
-            self._fail(past)
+        self._end_early(moved > self._ends)
         self.cursor = np.where(self.malformed, self._ends, moved) if self.malformed.any() else moved
 
     def _fail(self, mask: NDArray[np.bool_]) -> None:
         self.malformed |= mask
 
-    def refuse_bad_utf8(self, spans: list[tuple[IntArray, IntArray]]) -> None:
+    def _end_early(self, mask: NDArray[np.bool_]) -> None:
+        """Mark records that have too few bytes for the field; what was wrong before stays wrong."""
+        if mask.any():
+            self.ended_in[mask & ~self.malformed] = self.field
+            self.malformed |= mask
+
+    def refuse_bad_utf8(self, field: int, begin: IntArray, end: IntArray) -> None:
         """Mark records with a text that is not UTF-8. Pure ASCII, the usual case, needs no look."""
-        for begin, end in spans:
-            for i in np.flatnonzero(self._maybe_not_ascii(begin, end) & ~self.malformed).tolist():
-                try:
-                    self._data[begin[i] : end[i]].decode()
-                except UnicodeDecodeError:
-                    self.malformed[i] = True
+        was_read = ~self.malformed | (self.ended_in > field)
+        for i in np.flatnonzero(self._maybe_not_ascii(begin, end) & was_read).tolist():
+            try:
+                self._data[begin[i] : end[i]].decode()
+            except UnicodeDecodeError:
+                self.malformed[i], self.ended_in[i] = True, -1
 
     def _maybe_not_ascii(self, begin: IntArray, end: IntArray) -> NDArray[np.bool_]:
         """Tell which texts have a byte above ASCII, or are too long to be looked at like this."""

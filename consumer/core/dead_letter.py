@@ -3,24 +3,22 @@
 A dead letter must always fit: it is built complete, and if it is too large for its topic it gives
 up, in this order, the decoded fields and the end of ``raw``, the original headers, the key, the end
 of the detail and the headers that repeat the JSON.
-
-A producer that goes wrong breaks every event, and mostly in the same few ways. So the dead letters of
-a batch are built column by column, and what those of one reason share is made once (:class:`_Told`).
 """
 
 from __future__ import annotations
 
 from binascii import b2a_base64
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final, NamedTuple
 
 import orjson
 
-from consumer.core.batch import Code, Detail, Headers, RawBatch, Rejection, of_rows
-from consumer.core.json_columns import Piece, are_plain, each_joined, each_number, escaped
+from consumer.core.batch import Headers, RawBatch, of_rows
+from consumer.core.json_columns import are_plain, each_number, escaped
+from consumer.core.rejections import Detail, Reason, Rejections
 
 _RECORD_OVERHEAD_BYTES: Final = 61 + 36
 """The record batch around a single record, and the record's own length, times, counts and lengths
@@ -29,7 +27,8 @@ at their longest (Kafka protocol, "Record Batch")."""
 _HEADER_OVERHEAD_BYTES: Final = 2 * 5
 """The two lengths of a header at their longest."""
 
-_LONGEST_NUMBER: Final = b"%d" % (2**63 - 1)
+_PARTITION, _OFFSET = "__dlq.errors.partition", "__dlq.errors.offset"
+_LONGEST_PLACE: Final = [(_PARTITION, b"%d" % (2**31 - 1)), (_OFFSET, b"%d" % (2**63 - 1))]
 _SHORT_DETAIL_BYTES: Final = 100
 _HEADERS_FOR_SORTING: Final = 2
 """The last of our own headers, code and status, by which tools sort dead letters."""
@@ -65,41 +64,33 @@ class DeadLetters:
 
 
 def dead_letters(
-    rejections: Sequence[Rejection], raw: RawBatch, *, group: str, rejected_at_ms: int, max_bytes: int
+    rejections: Rejections, raw: RawBatch, *, group: str, rejected_at_ms: int, max_bytes: int
 ) -> DeadLetters:
     """Build one dead letter per rejection.
 
     Args:
-        rejections: the rejected rows of ``raw``, rising.
+        rejections: the rejected rows of ``raw``.
         raw: the batch they came in.
         group: the consumer group.
         rejected_at_ms: milliseconds since the epoch.
         max_bytes: the largest record that the dead-letter topic takes.
     """
-    if not rejections:
+    if not len(rejections):
         return DeadLetters([], [], [], [])
     return _Batch(rejections, raw, group, rejected_at_ms).letters(max_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What the dead letters of one code, detail and partition share.
+    """What the dead letters of one reason say of it.
 
     Attributes:
-        begin: the JSON as far as the source's offset.
-        headers_before: our own headers before the one that has the offset.
-        headers_after: and those after it.
-        headers_at_most_bytes: what all seven of our own take on the wire, whatever the offset.
+        begin: the JSON as far as the source's partition.
+        headers: our own headers after those that say where the original was.
     """
 
     begin: str
-    headers_before: Headers
-    headers_after: Headers
-    headers_at_most_bytes: int
-
-    def headers(self, offset: bytes) -> Headers:
-        """Headers by which tools find the original: names of KIP-1191, values as text."""
-        return [*self.headers_before, ("__dlq.errors.offset", offset), *self.headers_after]
+    headers: Headers
 
 
 class _Batch:
@@ -112,20 +103,20 @@ class _Batch:
         rejected_at_ms: milliseconds since the epoch.
     """
 
-    def __init__(
-        self, rejections: Sequence[Rejection], raw: RawBatch, group: str, rejected_at_ms: int
-    ) -> None:
-        self._rejections = rejections
+    def __init__(self, rejections: Rejections, raw: RawBatch, group: str, rejected_at_ms: int) -> None:
         self._topic = raw.topic
-        self._group = group
+        self._topic_header = "__dlq.errors.topic", raw.topic.encode()
+        self._group_header = "__dlq.errors.group", group.encode()
         rejected_at = datetime.fromtimestamp(rejected_at_ms / 1000, UTC).isoformat(timespec="milliseconds")
         self._rejected_at = rejected_at.replace("+00:00", "Z")
-        self._told: dict[tuple[Code, str | int, int], _Told] = {}
-        self._rows = rows = [rejection.row for rejection in rejections]
-        self._partitions = of_rows(raw.partitions, rows)
-        self._keys = list(of_rows(raw.keys, rows))
+        self._reasons = rejections.reasons
+        self._which = rejections.which.tolist()
+        self._events = rejections.events
+        self._rows = rows = rejections.rows.tolist()
+        self._keys = of_rows(raw.keys, rows)
         self._values = of_rows(raw.values, rows)
         self._original_headers = raw.headers(rows)
+        self._partitions = each_number(list(of_rows(raw.partitions, rows)))
         self._offsets = each_number(list(of_rows(raw.offsets, rows)))
         timestamps_ms = raw.timestamps_ms(rows)
         self._timestamps = each_number(timestamps_ms)
@@ -134,21 +125,17 @@ class _Batch:
 
     def letters(self, max_bytes: int) -> DeadLetters:
         """Build complete dead letters, or the most complete ones that fit."""
-        told = [
-            self._tell(code, detail, partition)
-            for (_, code, detail, _), partition in zip(self._rejections, self._partitions, strict=True)
-        ]
-        events = [rejection.event for rejection in self._rejections]
-        values = self._bodies(range(len(told)), told, events, self._keys, self._values)
-        headers: list[Headers] = [
-            original + tells.headers(offset.encode())
-            for original, tells, offset in zip(self._original_headers, told, self._offsets, strict=True)
-        ]
-        letters = DeadLetters(self._rows, self._keys, values, headers)
+        told = [self._tell(reason) for reason in self._reasons]
+        tells = [told[which] for which in self._which]
+        keys = list(self._keys)
+        values = self._bodies(range(len(tells)), tells, self._events, keys, self._values)
+        headers = self._headers(range(len(tells)), tells, self._original_headers)
+        letters = DeadLetters(self._rows, keys, values, headers)
         at_most_bytes = (
             max(map(len, values))
-            + max(map(len, filter(None, self._keys)), default=0)
-            + max(tells.headers_at_most_bytes for tells in self._told.values())
+            + max(map(len, filter(None, keys)), default=0)
+            + _headers_bytes([self._topic_header, *_LONGEST_PLACE, self._group_header])
+            + max(_headers_bytes(tell.headers) for tell in told)
             + max(map(_headers_bytes, filter(None, self._original_headers)), default=0)
             + _RECORD_OVERHEAD_BYTES
         )
@@ -156,7 +143,7 @@ class _Batch:
             for i, letter in enumerate(letters):
                 if _size_bytes(letter.key, letter.value, letter.headers) > max_bytes:
                     fitting = self._fitting(i, max_bytes)
-                    letters.keys[i], values[i], headers[i] = fitting.key, fitting.value, fitting.headers
+                    keys[i], values[i], headers[i] = fitting.key, fitting.value, fitting.headers
         return letters
 
     def _fitting(self, i: int, max_bytes: int) -> DeadLetter:
@@ -168,115 +155,113 @@ class _Batch:
 
     def _ever_smaller(self, i: int, max_bytes: int) -> Iterator[DeadLetter]:
         """Yield dead letters that keep ever less, the last of which always fits."""
-        row, code, detail, _ = self._rejections[i]
+        code, detail = self._reasons[self._which[i]]
         value, key, original = self._values[i], self._keys[i], self._original_headers[i]
-        told = self._tell(code, detail, self._partitions[i])
-        own = told.headers(self._offsets[i].encode())
+        tell = self._tell(Reason(code, detail))
+        (own,) = self._headers([i], [tell], [[]])
         short = message(detail).encode()[:_SHORT_DETAIL_BYTES].decode(errors="ignore")
         without_headers = _dropped(headers=bool(original), key=False)
         without_key = _dropped(headers=bool(original), key=key is not None)
         for tells, kept_key, headers in (
-            (told, key, original + own),
-            (told, key, without_headers + own),
-            (told, None, without_key + own),
-            (self._tell(code, short, self._partitions[i]), None, without_key + own[-_HEADERS_FOR_SORTING:]),
+            (tell, key, original + own),
+            (tell, key, without_headers + own),
+            (tell, None, without_key + own),
+            (self._tell(Reason(code, short)), None, without_key + own[-_HEADERS_FOR_SORTING:]),
         ):
             (smallest,) = self._bodies([i], [tells], [None], [kept_key], [value and b""])
             # Base64 takes four bytes for three, and "false" one more than the "true" of a truncated raw.
             room = (max_bytes - _size_bytes(kept_key, smallest, headers) - 1) // 4 * 3
             if value is not None and room > 0:
                 (smallest,) = self._bodies([i], [tells], [None], [kept_key], [value[:room]])
-            yield DeadLetter(row, kept_key, smallest, headers)
+            yield DeadLetter(self._rows[i], kept_key, smallest, headers)
 
     def _bodies(
         self,
         which: Sequence[int],
-        told: list[_Told],
-        events: list[bytes | None],
-        keys: list[bytes | None],
+        tells: Sequence[_Told],
+        events: Sequence[str | None],
+        keys: Sequence[bytes | None],
         kept: Sequence[bytes | None],
     ) -> list[bytes]:
         """Write the JSON of some rejections, with what is kept of the fields, keys and values.
 
-        If not all is kept of a value, ``which`` is that one alone.
+        If not all is kept of a value, ``which`` is that one alone. Like the events, all is text of a
+        character per byte until the end.
         """
         values = of_rows(self._values, which)
         truncated = "false" if kept == values else "true"
-        pieces: list[Piece] = [
-            [tells.begin for tells in told],
-            list(of_rows(self._offsets, which)),
-            ',"timestamp":',
-            list(of_rows(self._timestamps, which)),
-            _shown_keys(',"key":', keys, '},"event":'),
-            ["null" if event is None else event.decode("latin-1") for event in events],
-            _base64(',"raw":', kept, f',"raw_truncated":{truncated}'),
-            _digests(',"raw_sha256":', values, "}"),
+        raws = [
+            '"raw":null,"raw_truncated":false,"raw_sha256":null'
+            if part is None or value is None
+            else f'"raw":"{b2a_base64(part, newline=False).decode()}","raw_truncated":{truncated},'
+            f'"raw_sha256":"{sha256(value).hexdigest()}"'
+            for part, value in zip(kept, values, strict=True)
         ]
-        return [text.encode("latin-1") for text in each_joined(pieces, len(told))]
+        return [
+            f'{tell.begin}{partition},"offset":{offset},"timestamp":{timestamp},"key":{key}}},"event":'
+            f"{event or 'null'},{raw}}}".encode("latin-1")
+            for tell, partition, offset, timestamp, key, event, raw in zip(
+                tells,
+                of_rows(self._partitions, which),
+                of_rows(self._offsets, which),
+                of_rows(self._timestamps, which),
+                _keys(keys),
+                events,
+                raws,
+                strict=True,
+            )
+        ]
 
-    def _tell(self, code: Code, detail: Detail, partition: int) -> _Told:
-        """Return what goes for every rejection of a code and a detail in a partition."""
-        # A list is known by its identity: validation says the same of many events with one list, and
-        # the rejections keep it alive for longer than this.
-        which = code, detail if isinstance(detail, str) else id(detail), partition
-        told = self._told.get(which)
-        if told is None:
-            told = self._told[which] = self._tell_anew(code, detail, partition)
-        return told
+    def _headers(
+        self, which: Sequence[int], tells: Sequence[_Told], before: Sequence[Headers]
+    ) -> list[Headers]:
+        """Put headers by which tools find the original behind others: names of KIP-1191, values as text."""
+        topic, group = self._topic_header, self._group_header
+        return [
+            [
+                *others,
+                topic,
+                (_PARTITION, partition.encode()),
+                (_OFFSET, offset.encode()),
+                group,
+                *tell.headers,
+            ]
+            for others, partition, offset, tell in zip(
+                before,
+                of_rows(self._partitions, which),
+                of_rows(self._offsets, which),
+                tells,
+                strict=True,
+            )
+        ]
 
-    def _tell_anew(self, code: Code, detail: Detail, partition: int) -> _Told:
+    def _tell(self, reason: Reason) -> _Told:
+        code, detail = reason
         begin = orjson.dumps(
             {
                 "status": code.status,
                 "code": code,
                 "detail": detail,
                 "rejected_at": self._rejected_at,
-                "source": {"topic": self._topic, "partition": partition},
+                "source": {"topic": self._topic},
             }
         )
-        before: Headers = [
-            ("__dlq.errors.topic", self._topic.encode()),
-            ("__dlq.errors.partition", b"%d" % partition),
-        ]
-        after: Headers = [
-            ("__dlq.errors.group", self._group.encode()),
-            ("__dlq.errors.message", message(detail).encode()),
-            ("dlq.error.code", code.encode()),
-            ("dlq.error.status", b"%d" % code.status),
-        ]
-        told = _Told(begin.removesuffix(b"}}").decode("latin-1") + ',"offset":', before, after, 0)
-        return replace(told, headers_at_most_bytes=_headers_bytes(told.headers(_LONGEST_NUMBER)))
+        return _Told(
+            begin=begin.removesuffix(b"}}").decode("latin-1") + ',"partition":',
+            headers=[
+                ("__dlq.errors.message", message(detail).encode()),
+                ("dlq.error.code", code.encode()),
+                ("dlq.error.status", b"%d" % code.status),
+            ],
+        )
 
 
-def _shown_keys(before: str, keys: list[bytes | None], after: str) -> list[str]:
+def _keys(keys: Sequence[bytes | None]) -> list[str]:
     """Return keys as JSON; bytes that are no UTF-8 are escaped."""
     insides = [(key or b"").decode("latin-1") for key in keys]
     if not are_plain(insides):
         insides = [escaped((key or b"").decode(errors="backslashreplace")) for key in keys]
-    return _strings(before, insides, after, keys)
-
-
-def _base64(before: str, kept: Sequence[bytes | None], after: str) -> list[str]:
-    """Return bytes as JSON strings of their base64."""
-    lines = b"".join([b2a_base64(value or b"") for value in kept]).decode()
-    return _strings(before, lines.split("\n")[:-1], after, kept)
-
-
-def _digests(before: str, values: Sequence[bytes | None], after: str) -> list[str]:
-    """Return the SHA-256 of each value as a JSON string, in hexadecimal digits."""
-    return _strings(before, [sha256(value or b"").hexdigest() for value in values], after, values)
-
-
-def _strings(before: str, insides: list[str], after: str, whose: Sequence[object]) -> list[str]:
-    """Make JSON strings of their insides, or ``null`` where there is nothing, and put them between two texts.
-
-    No inside has a line feed, so all can be put between the two at once.
-    """
-    texts = (before + '"' + f'"{after}\n{before}"'.join(insides) + '"' + after).split("\n")
-    if None in whose:
-        null = before + "null" + after
-        return [null if value is None else text for value, text in zip(whose, texts, strict=True)]
-    return texts
+    return ["null" if key is None else f'"{inside}"' for key, inside in zip(keys, insides, strict=True)]
 
 
 def _dropped(*, headers: bool, key: bool) -> Headers:

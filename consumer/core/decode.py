@@ -1,46 +1,25 @@
 """Framed bytes → columns of events in the reader's encoding; what cannot be read is rejected.
 
-The usual event is framed with the reader's own schema and is decoded where it lies. Any other
-framing is looked at row by row; a record of another writer schema is first brought into the
-reader's encoding, so that everything after this module knows one encoding only.
+The usual event was written with the reader's own schema and is decoded where it lies. A record of
+another writer schema is first brought into the reader's encoding, one by one, so that everything after
+this module knows one encoding only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.core.batch import Code, EventBatch, IntArray, Rejection
+from consumer.core.batch import EventBatch, IntArray
 from consumer.core.columns import PAD, Columns, decode_columns, plan
+from consumer.core.rejections import Code, Reason, Rejection, Rejections
 from consumer.core.resolve import Malformed, Resolution, named_types, why_malformed
 from consumer.core.spans import windows
-from schemas.framing import (
-    CONFLUENT_HEADER_BYTES,
-    CONFLUENT_MARKER,
-    SINGLE_OBJECT_HEADER_BYTES,
-    SINGLE_OBJECT_MARKER,
-    single_object_header,
-)
+from consumer.core.unframe import WriterSchemas, Written, unframe
+from schemas.framing import SINGLE_OBJECT_HEADER_BYTES, single_object_header
 from schemas.repository import AvroSchema
-
-_FINGERPRINT: Final = slice(len(SINGLE_OBJECT_MARKER), SINGLE_OBJECT_HEADER_BYTES)
-
-
-class WriterSchemas(Protocol):
-    """Where writer schemas come from. May raise for an outage, which fails the whole batch."""
-
-    def by_fingerprint(self, fingerprint: bytes) -> AvroSchema | None:
-        """Return the schema with this CRC-64-AVRO fingerprint (8 bytes, little-endian)."""
-
-    def by_id(self, schema_id: int) -> AvroSchema | None:
-        """Return the schema with this registry id."""
-
-    @property
-    def reads_confluent(self) -> bool:
-        """Whether registry ids can be looked up at all."""
 
 
 class Decoder:
@@ -59,7 +38,7 @@ class Decoder:
         self._own_header = single_object_header(reader.fingerprint)
         self._resolutions: dict[str, Resolution] = {}
 
-    def decode(self, values: Sequence[bytes | None]) -> tuple[EventBatch, list[Rejection]]:
+    def decode(self, values: Sequence[bytes | None]) -> tuple[EventBatch, Rejections]:
         """Decode the values of one poll.
 
         Args:
@@ -73,94 +52,88 @@ class Decoder:
         data = b"".join((*present, PAD))
         lengths = np.fromiter(map(len, present), np.int64, n)
         ends = np.cumsum(lengths)
-        begins = ends - lengths + SINGLE_OBJECT_HEADER_BYTES
-        ours = _has_header(self._own_header, data, ends - lengths, lengths)
+        begins = ends - lengths
+        ours = _has_header(self._own_header, data, begins, lengths)
+        begins[ours] += SINGLE_OBJECT_HEADER_BYTES
 
-        rejections: list[Rejection] = []
+        rejected: list[Rejections] = []
         rows = np.arange(n)
         if not ours.all():
-            data, begins, ends = self._convert_others(
-                values, data, begins, ends, np.flatnonzero(~ours), rejections
-            )
+            others = np.flatnonzero(~ours)
+            written, rejected = unframe(values, data, others, begins[others], self._writers)
+            for same in written:
+                if same.schema.canonical == self._reader.canonical:
+                    begins[same.rows] += same.header_bytes
+                else:
+                    data, malformed = self._convert(values, data, begins, ends, same)
+                    rejected.append(malformed)
             keep = np.ones(n, np.bool_)
-            keep[[rejection.row for rejection in rejections]] = False
+            keep[np.concatenate([part.rows for part in rejected])] = False
             rows, begins, ends = rows[keep], begins[keep], ends[keep]
         columns = decode_columns(self._fields, data, begins, ends)
         bad = columns.malformed | columns.trailing
-        if not bad.any():
-            return _events(rows, columns), rejections
-        for i in np.flatnonzero(bad).tolist():
-            row, end = int(rows[i]), int(ends[i])
-            if columns.trailing[i]:
-                rejections.append(_trailing(row, end - int(columns.starts[i, -1])))
-            else:
-                reason = why_malformed(self._reader.parsed, self._named, data[int(begins[i]) : end])
-                rejections.append(_undecodable(row, self._reader, reason))
-        good = np.flatnonzero(~bad)
-        return _events(rows, columns).select(good), sorted(rejections, key=lambda r: r.row)
+        events = EventBatch(rows, columns.data, columns.starts, columns.numbers, columns.texts)
+        if bad.any():
+            events = events.select(np.flatnonzero(~bad))
+            rejected += [
+                _trailing(rows, columns, ends),
+                *self._malformed(rows, columns, begins, ends),
+            ]
+        return events, Rejections.merged(rejected)
 
-    def _convert_others(
+    def _convert(
         self,
         values: Sequence[bytes | None],
         data: bytes,
         begins: IntArray,
         ends: IntArray,
-        rows: IntArray,
-        rejections: list[Rejection],
-    ) -> tuple[bytes, IntArray, IntArray]:
-        """Append the records of other framings to the padded buffer, in the reader's encoding."""
+        written: Written,
+    ) -> tuple[bytes, Rejections]:
+        """Append records of another schema to the padded buffer, in the reader's encoding."""
+        rejections: list[Rejection] = []
         extra: list[bytes] = []
         at = len(data)
-        for row in rows.tolist():
-            record = self._record(row, values[row])
-            if isinstance(record, Rejection):
-                rejections.append(record)
+        for row in written.rows.tolist():
+            record = (values[row] or b"")[written.header_bytes :]
+            try:
+                converted, used = self._resolution(written.schema).convert(record)
+            except Malformed as malformed:
+                rejections.append(Rejection(row, *_undecodable(written.schema, str(malformed))))
                 continue
-            extra.append(record)
-            begins[row], ends[row] = at, at + len(record)
-            at += len(record)
-        return b"".join((data, *extra, PAD)), begins, ends
+            if used < len(record):
+                rejections.append(Rejection(row, *_bytes_follow(len(record) - used)))
+                continue
+            extra.append(converted)
+            begins[row], ends[row] = at, at + len(converted)
+            at += len(converted)
+        return b"".join((data, *extra, PAD)), Rejections.of(rejections)
 
-    def _record(self, row: int, value: bytes | None) -> bytes | Rejection:
-        """Unframe one value that is not framed with the reader's own schema."""
-        if value is None:
-            return Rejection(row, Code.TOMBSTONE, "The record has no value (a tombstone).")
-        if value.startswith(SINGLE_OBJECT_MARKER) and len(value) >= SINGLE_OBJECT_HEADER_BYTES:
-            fingerprint = value[_FINGERPRINT]
-            schema = self._writers.by_fingerprint(fingerprint)
-            if schema is None:
-                detail = f"No schema with fingerprint {fingerprint[::-1].hex()} is known."
-                return Rejection(row, Code.UNKNOWN_SCHEMA, detail)
-            return self._resolve(row, schema, value[SINGLE_OBJECT_HEADER_BYTES:])
-        confluent = value.startswith(CONFLUENT_MARKER) and len(value) >= CONFLUENT_HEADER_BYTES
-        if confluent and self._writers.reads_confluent:
-            schema_id = int.from_bytes(value[1:CONFLUENT_HEADER_BYTES], "big")
-            schema = self._writers.by_id(schema_id)
-            if schema is None:
-                return Rejection(
-                    row, Code.UNKNOWN_SCHEMA, f"The schema registry has no Avro record with id {schema_id}."
-                )
-            return self._resolve(row, schema, value[CONFLUENT_HEADER_BYTES:])
-        return Rejection(
-            row, Code.UNKNOWN_FRAMING, _framing_detail(value, reads_confluent=self._writers.reads_confluent)
+    def _resolution(self, writer: AvroSchema) -> Resolution:
+        resolution = self._resolutions.get(writer.canonical)
+        if resolution is None:
+            resolution = self._resolutions[writer.canonical] = Resolution(writer.parsed, self._reader.parsed)
+        return resolution
+
+    def _malformed(
+        self, rows: IntArray, columns: Columns, begins: IntArray, ends: IntArray
+    ) -> tuple[Rejections, Rejections]:
+        """Reject records that break the encoding: those that end early in the same field say the same."""
+
+        def why(indexes: IntArray) -> list[Reason]:
+            spans = zip(begins[indexes].tolist(), ends[indexes].tolist(), strict=True)
+            records = [columns.data[begin:end] for begin, end in spans]
+            return [
+                _undecodable(self._reader, why_malformed(self._reader.parsed, self._named, record))
+                for record in records
+            ]
+
+        early = np.flatnonzero(columns.ended_in >= 0)
+        _, examples, which = np.unique(columns.ended_in[early], return_index=True, return_inverse=True)
+        others = np.flatnonzero(columns.malformed & (columns.ended_in < 0))
+        return (
+            Rejections.without_event(rows[early], which, why(early[examples])),
+            Rejections.without_event(rows[others], np.arange(len(others)), why(others)),
         )
-
-    def _resolve(self, row: int, writer: AvroSchema, record: bytes) -> bytes | Rejection:
-        """Bring a record into the reader's encoding."""
-        if writer.canonical == self._reader.canonical:
-            return record
-        try:
-            resolution = self._resolutions.get(writer.canonical)
-            if resolution is None:
-                resolution = self._resolutions[writer.canonical] = Resolution(
-                    writer.parsed, self._reader.parsed
-                )
-            converted, used = resolution.convert(record)
-        except Malformed as malformed:
-            return _undecodable(row, writer, str(malformed))
-        if used < len(record):
-            return _trailing(row, len(record) - used)
-        return converted
 
 
 def _has_header(header: bytes, data: bytes, begins: IntArray, lengths: IntArray) -> NDArray[np.bool_]:
@@ -172,21 +145,16 @@ def _has_header(header: bytes, data: bytes, begins: IntArray, lengths: IntArray)
     return same
 
 
-def _framing_detail(value: bytes, *, reads_confluent: bool) -> str:
-    """Say why a value's first bytes are no framing that is read here."""
-    if value.startswith(CONFLUENT_MARKER) and not reads_confluent:
-        return "The value is in Confluent framing, but no schema registry is set."
-    start = value[:2].hex(" ") or "nothing"
-    return f"The value ({len(value)} bytes, starting with {start}) has no complete Avro frame."
+def _trailing(rows: IntArray, columns: Columns, ends: IntArray) -> Rejections:
+    """Reject records with bytes left over."""
+    trailing = np.flatnonzero(columns.trailing)
+    n_bytes, which = np.unique(ends[trailing] - columns.starts[trailing, -1], return_inverse=True)
+    return Rejections.without_event(rows[trailing], which, [_bytes_follow(n) for n in n_bytes.tolist()])
 
 
-def _undecodable(row: int, writer: AvroSchema, reason: str) -> Rejection:
-    return Rejection(row, Code.UNDECODABLE, f"Not a record of {writer.name}: {reason}.")
+def _undecodable(writer: AvroSchema, reason: str) -> Reason:
+    return Reason(Code.UNDECODABLE, f"Not a record of {writer.name}: {reason}.")
 
 
-def _trailing(row: int, n_bytes: int) -> Rejection:
-    return Rejection(row, Code.TRAILING_BYTES, f"{n_bytes} bytes follow the record.")
-
-
-def _events(rows: IntArray, columns: Columns) -> EventBatch:
-    return EventBatch(rows, columns.data, columns.starts, columns.numbers, columns.texts)
+def _bytes_follow(n_bytes: int) -> Reason:
+    return Reason(Code.TRAILING_BYTES, f"{n_bytes} bytes follow the record.")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from consumer.core.batch import RawBatch, Rejection, of_rows
+from consumer.core.batch import RawBatch, of_rows
 from consumer.core.decode import Decoder
 from consumer.core.encode import encode_predictions
+from consumer.core.rejections import Rejections
 from consumer.core.score import Model, Scored, score
 from consumer.core.validate import validate
 
@@ -27,13 +27,13 @@ class Outcome:
     Attributes:
         rows: the scored rows, rising.
         predictions: one framed ``PurchasePrediction`` per scored row.
-        rejections: the other rows, rising.
+        rejections: the other rows.
         scored: the events and probabilities behind the predictions.
     """
 
     rows: Sequence[int]
     predictions: Sequence[bytes] = field(repr=False)
-    rejections: Sequence[Rejection] = field(repr=False)
+    rejections: Rejections = field(repr=False)
     scored: Scored = field(repr=False)
 
 
@@ -84,5 +84,4 @@ class Pipeline:
             offsets=np.asarray(raw.offsets, np.int64)[which],
         )
         lap("encode")
-        rejections = sorted([*undecodable, *invalid, *failed], key=attrgetter("row"))
-        return Outcome(rows, predictions, rejections, scored)
+        return Outcome(rows, predictions, Rejections.merged([undecodable, invalid, failed]), scored)

@@ -9,8 +9,9 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.core.batch import EVENT_FIELDS, INPUTS_BEGIN, Code, EventBatch, FloatArray, Rejection
+from consumer.core.batch import EVENT_FIELDS, INPUTS_BEGIN, EventBatch, FloatArray
 from consumer.core.event_json import events_json
+from consumer.core.rejections import NONE_REJECTED, Code, Reason, Rejections
 from consumer.core.spans import distinct_pairs
 
 _COUNTRY: Final = INPUTS_BEGIN
@@ -77,7 +78,7 @@ def _country_numbers(events: EventBatch, countries: Mapping[bytes, int]) -> Floa
     return np.array([countries[data[begin:end]] for begin, end in spans], np.float64)
 
 
-def score(events: EventBatch, model: Model, countries: Mapping[bytes, int]) -> tuple[Scored, list[Rejection]]:
+def score(events: EventBatch, model: Model, countries: Mapping[bytes, int]) -> tuple[Scored, Rejections]:
     """Score events; a row that alone makes the model fail is rejected, its neighbours are not.
 
     Raises:
@@ -85,16 +86,12 @@ def score(events: EventBatch, model: Model, countries: Mapping[bytes, int]) -> t
     """
     features = featurize(events, countries)
     probabilities, failures = _Bisection(model.predict_probability, len(events)).score(features)
-    rejections = []
+    rejections = NONE_REJECTED
     if failures:
         indexes = np.fromiter(failures, np.int64)
         failed = events.select(indexes)
-        rejections = [
-            Rejection(row, Code.MODEL_FAILED, why, event)
-            for row, why, event in zip(
-                failed.rows.tolist(), failures.values(), events_json(failed), strict=True
-            )
-        ]
+        reasons = [Reason(Code.MODEL_FAILED, why) for why in failures.values()]
+        rejections = Rejections(failed.rows, np.arange(len(failed)), reasons, events_json(failed))
         keep = np.setdiff1d(np.arange(len(events)), indexes)
         events, features, probabilities = events.select(keep), features[keep], probabilities[keep]
     decisions = probabilities >= model.threshold

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from consumer.core.batch import EVENT_FIELDS, INPUTS_BEGIN, Code, Detail, EventBatch, IntArray, Rejection
+from consumer.core.batch import EVENT_FIELDS, INPUTS_BEGIN, EventBatch, IntArray
 from consumer.core.event_json import events_json
+from consumer.core.rejections import NONE_REJECTED, Code, Reason, Rejections
 
 CROSS_FIELD_DETAIL: Final = "practice_exams_passed cannot exceed practice_exams_started."
 
@@ -66,45 +67,44 @@ _NUMBERS: Final = EVENT_FIELDS[INPUTS_BEGIN + 1 :]
 _EVENT: Final = TypeAdapter(EngagementEvent)
 
 
-def broken_rule(event: dict[str, Any]) -> tuple[Code, Detail] | None:
+def broken_rule(event: dict[str, Any]) -> Reason | None:
     """Judge one event's fields.
 
     The rule across fields is looked at only when every field is good, as in FastAPI.
 
     Returns:
-        The code and the detail of what is broken, or ``None``.
+        What is broken, or ``None``.
     """
     try:
         _EVENT.validate_python(event)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
-        return Code.FIELD_INVALID, [
-            {"type": p["type"], "loc": ["event", *p["loc"]], "msg": p["msg"]} for p in problems
-        ]
+        detail = [{"type": p["type"], "loc": ["event", *p["loc"]], "msg": p["msg"]} for p in problems]
+        return Reason(Code.FIELD_INVALID, detail)
     if event["practice_exams_passed"] > event["practice_exams_started"]:
-        return Code.RULE_VIOLATED, CROSS_FIELD_DETAIL
+        return Reason(Code.RULE_VIOLATED, CROSS_FIELD_DETAIL)
     return None
 
 
-def validate(events: EventBatch) -> tuple[EventBatch, list[Rejection]]:
+def validate(events: EventBatch) -> tuple[EventBatch, Rejections]:
     """Keep the events that satisfy every rule; reject the others with the reason."""
     suspected = np.flatnonzero(_suspects(events))
     if not len(suspected):
-        return events, []
+        return events, NONE_REJECTED
     suspects = events.select(suspected)
     _, examples, kinds = np.unique(_kinds(suspects), return_index=True, return_inverse=True)
     verdicts = [broken_rule(suspects.event(i)) for i in examples.tolist()]
-    is_broken = np.array([verdict is not None for verdict in verdicts])[kinds]
-    broken = suspects.select(np.flatnonzero(is_broken))
+    reasons = [verdict for verdict in verdicts if verdict is not None]
+    is_broken = np.array([verdict is not None for verdict in verdicts])
+    which = (np.cumsum(is_broken) - 1)[kinds]
+    broken = np.flatnonzero(is_broken[kinds])
     keep = np.ones(len(events), np.bool_)
-    keep[suspected[is_broken]] = False
-    reasons = [verdicts[kind] for kind in kinds[is_broken].tolist()]
-    rejections = [
-        Rejection(row, reason[0], reason[1], event)
-        for row, reason, event in zip(broken.rows.tolist(), reasons, events_json(broken), strict=True)
-        if reason is not None
-    ]
-    return events.select(np.flatnonzero(keep)), rejections
+    keep[suspected[broken]] = False
+    rejected = suspects.select(broken)
+    return (
+        events.select(np.flatnonzero(keep)),
+        Rejections(rejected.rows, which[broken], reasons, events_json(rejected)),
+    )
 
 
 def _kinds(events: EventBatch) -> IntArray:

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from consumer.core.decode import Decoder, WriterSchemas
+from consumer.core.decode import Decoder
+from consumer.core.unframe import WriterSchemas
 from consumer.core.validate import validate
 from consumer.dlq.selection import Due
 from schemas.repository import engagement_event

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import orjson
 
-from consumer.core.batch import Code, Headers
+from consumer.core.batch import Headers
 from consumer.core.dead_letter import DROPPED_HEADER, message
+from consumer.core.rejections import Code
 
 OTHER: Final = "other"
 """In the place of a code: a record that is no dead letter of ours, or has a code that we do not know."""

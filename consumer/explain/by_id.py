@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from consumer.audit.topic_reader import committed_ranges, committed_records
-from consumer.core.decode import Decoder, WriterSchemas
+from consumer.core.decode import Decoder
+from consumer.core.unframe import WriterSchemas
 from consumer.kafka import client_config
 from consumer.kafka.topic_probe import TopicProbe
 from schemas.repository import engagement_event

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from consumer.audit.topic_reader import committed_ranges
-from consumer.core.batch import Rejection
-from consumer.core.decode import Decoder, WriterSchemas
+from consumer.core.decode import Decoder
+from consumer.core.rejections import Rejection
+from consumer.core.unframe import WriterSchemas
 from consumer.core.validate import validate
 from consumer.dlq.positions import Position
 from consumer.dlq.replay import group_of
@@ -192,7 +193,7 @@ class Storyteller:
             key=message.key(),
             n_bytes=None if value is None else len(value),
             fields=fields,
-            rejection=rejections[0] if rejections else None,
+            rejection=next(iter(rejections), None),
         )
 
     def _was_replayed(self, letter: Letter) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -19,7 +20,7 @@ from confluent_kafka import (
 )
 
 from consumer.conditions import Conditions, Name
-from consumer.core.batch import Headers, RawBatch
+from consumer.core.batch import Headers, RawBatch, of_rows
 from consumer.errors import FatalError
 from consumer.kafka.policy import describe, error_of, is_outage, served
 from consumer.kafka.positions import Positions
@@ -199,8 +200,8 @@ class EventConsumer:
             offsets=offsets,
             keys=list(map(Message.key, events)),
             values=list(map(Message.value, events)),
-            timestamps_ms=lambda rows: [events[row].timestamp()[1] for row in rows],
-            headers=lambda rows: [headers_of(events[row]) for row in rows],
+            timestamps_ms=lambda rows: [ms for _, ms in map(Message.timestamp, of_rows(events, rows))],
+            headers=lambda rows: _headers_of_all(of_rows(events, rows)),
         )
 
     def _without_errors(self, messages: list[Message]) -> list[Message]:
@@ -294,3 +295,10 @@ def headers_of(message: Message) -> Headers:
         return list(message.headers() or ())  # type: ignore[arg-type]  # a list, of bytes
     except UnicodeDecodeError:
         return [("dlq.error.headers", b"unreadable")]
+
+
+def _headers_of_all(messages: Sequence[Message]) -> list[Headers]:
+    with contextlib.suppress(UnicodeDecodeError):
+        if not any(map(Message.headers, messages)):
+            return [[]] * len(messages)
+    return list(map(headers_of, messages))

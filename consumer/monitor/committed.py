@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from consumer.core.batch import EventBatch, Rejection
+from consumer.core.batch import EventBatch
+from consumer.core.rejections import Rejections
 from consumer.kafka.tail import TailBatch
 
 
@@ -21,7 +21,7 @@ class CommittedBatch:
 
     records: TailBatch
     predictions: EventBatch = field(repr=False)
-    undecodable: Sequence[Rejection] = field(repr=False)
+    undecodable: Rejections = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

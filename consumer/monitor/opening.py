@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from consumer.core.decode import Decoder, WriterSchemas
+from consumer.core.decode import Decoder
+from consumer.core.unframe import WriterSchemas
 from consumer.kafka import client_config
 from consumer.kafka.control_producer import ControlProducer
 from consumer.kafka.topic_probe import TopicProbe

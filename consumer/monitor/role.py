@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from consumer.conditions import Conditions, Name
-from consumer.core.decode import Decoder, WriterSchemas
+from consumer.core.decode import Decoder
+from consumer.core.unframe import WriterSchemas
 from consumer.errors import Unavailable
 from consumer.kafka.client_config import common
 from consumer.kafka.tail import CommittedTail, TailBatch
@@ -265,14 +266,14 @@ def open_monitor(
 
 def _warn_of(batch: CommittedBatch, topic: str) -> None:
     """Say which records have no line, and why the first of them has none."""
-    rows = [rejection.row for rejection in batch.undecodable]
+    rejections = list(batch.undecodable)
     log.warning(
         "records that are no predictions are not in the audit log",
         topic=topic,
-        n_records=len(rows),
+        n_records=len(rejections),
         coordinates=[
-            (int(batch.records.partitions[row]), int(batch.records.offsets[row]))
-            for row in rows[:_COORDINATES_LOGGED]
+            (int(batch.records.partitions[rejection.row]), int(batch.records.offsets[rejection.row]))
+            for rejection in rejections[:_COORDINATES_LOGGED]
         ],
-        first=f"{batch.undecodable[0].code}: {batch.undecodable[0].detail}",
+        first=f"{rejections[0].code}: {rejections[0].detail}",
     )

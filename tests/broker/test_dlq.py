@@ -15,8 +15,9 @@ import orjson
 import pytest
 from confluent_kafka import Producer
 
-from consumer.core.batch import Code, Headers, Rejection
+from consumer.core.batch import Headers
 from consumer.core.dead_letter import dead_letters
+from consumer.core.rejections import Code, Rejection, Rejections
 from consumer.dlq.replay import Replay, group_of
 from consumer.errors import FatalError, Unavailable
 from consumer.kafka.replay_group import committed_by
@@ -54,7 +55,7 @@ def reject(service: Any, events: list[tuple[Event, Code]], **limits: int) -> Non
             raw.headers,
         )
         (letter,) = dead_letters(
-            [Rejection(0, code, f"{code} it is")],
+            Rejections.of([Rejection(0, code, f"{code} it is")]),
             raw,
             group="g",
             rejected_at_ms=1_790_000_000_000,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from consumer.core.batch import Code
+from consumer.core.rejections import Code
 from consumer.telemetry import STAGES, ArrayHistogram, BatchReport, ScorerTelemetry
 
 EDGES = (0.0, 0.1, 0.25, 1.0, 10.0)

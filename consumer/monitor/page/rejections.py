@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import orjson
 
-from consumer.core.batch import Code
 from consumer.core.dead_letter import message
+from consumer.core.rejections import Code
 
 ROWS_SHOWN: Final = 10
 _OTHER: Final = "other"

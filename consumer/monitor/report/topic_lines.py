@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 
 from consumer.audit.topic_reader import committed_ranges, committed_records
-from consumer.core.decode import Decoder, WriterSchemas
+from consumer.core.decode import Decoder
+from consumer.core.unframe import WriterSchemas
 from consumer.kafka.client_config import common
 from consumer.kafka.topic_probe import TopicProbe
 from consumer.monitor.audit_lines import audit_lines

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.core.batch import Code, Headers, RawBatch, Rejection
+from consumer.core.batch import Headers, RawBatch
 from consumer.core.dead_letter import DROPPED_HEADER, DeadLetter, dead_letters, message
+from consumer.core.rejections import Code, Rejection, Rejections
 from tests.builders import TOPIC, event, good, raw_batch
 
 PROBLEM = {
@@ -20,6 +21,7 @@ PROBLEM = {
     "loc": ["event", "minutes_watched"],
     "msg": "Input should be greater than or equal to 0",
 }
+NEGATIVE_MINUTES = Rejection(1, Code.FIELD_INVALID, [PROBLEM], orjson.dumps(event(minutes_watched=-1.0)))
 OWN_HEADERS = [
     "__dlq.errors.topic",
     "__dlq.errors.partition",
@@ -49,7 +51,7 @@ def _letter(
         timestamp_ms=timestamp_ms,
     )
     (letter,) = dead_letters(
-        [rejection or Rejection(1, Code.FIELD_INVALID, [PROBLEM], orjson.dumps(event(minutes_watched=-1.0)))],
+        Rejections.of([rejection or NEGATIVE_MINUTES]),
         raw,
         group="purchase-stream",
         rejected_at_ms=1_700_000_001_234,
@@ -279,7 +281,7 @@ def test_a_value_that_only_just_fits_costs_neither_headers_nor_key() -> None:
 def test_letters_come_in_the_order_of_their_rejections() -> None:
     """One letter each, for the row it speaks of."""
     raw = raw_batch([good(), b"x", None], keys=[b"a", b"b", b"c"])
-    rejections = [Rejection(1, Code.UNKNOWN_FRAMING, "f"), Rejection(2, Code.TOMBSTONE, "t")]
+    rejections = Rejections.of([Rejection(2, Code.TOMBSTONE, "t"), Rejection(1, Code.UNKNOWN_FRAMING, "f")])
     letters = list(dead_letters(rejections, raw, group="g", rejected_at_ms=0, max_bytes=10_000))
     assert [(letter.row, letter.key) for letter in letters] == [(1, b"b"), (2, b"c")]
     assert orjson.loads(letters[0].value)["rejected_at"] == "1970-01-01T00:00:00.000Z"
@@ -325,7 +327,9 @@ def test_what_letters_share_is_in_each_of_them_as_if_it_were_alone(
     rejections = [
         Rejection(row, code, detail, fields) for row, (code, detail, fields, *_) in enumerate(letters)
     ]
-    built = dead_letters(rejections, raw, group="g€", rejected_at_ms=1_700_000_001_234, max_bytes=100_000)
+    built = dead_letters(
+        Rejections.of(rejections), raw, group="g€", rejected_at_ms=1_700_000_001_234, max_bytes=100_000
+    )
     assert list(built) == [_plainly(rejection, raw) for rejection in rejections]
 
 

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.core.batch import EVENT_FIELDS, Code
+from consumer.core.batch import EVENT_FIELDS
 from consumer.core.decode import Decoder
+from consumer.core.rejections import Code
+from consumer.core.resolve import named_types, why_malformed
 from schemas.framing import confluent_header, single_object_header
 from schemas.repository import AvroSchema, engagement_event, purchase_outcome
 from tests.builders import VALID_EVENTS, definition, encoded, event, framed, good
@@ -174,3 +176,44 @@ def test_every_row_is_decoded_or_rejected_and_none_is_both(values: list[bytes | 
     assert rows == sorted(rows)
     assert rejected == sorted(rejected)
     assert sorted(rows + rejected) == list(range(len(values)))
+
+
+def _spoilt(body: bytes, at: int, byte: int, cut: int) -> bytes:
+    """Return a record with one byte replaced, cut somewhere behind it or not at all."""
+    at %= len(body)
+    spoilt = body[:at] + bytes([byte]) + body[at + 1 :]
+    return spoilt[: at + cut]
+
+
+_SPOILT = st.builds(
+    _spoilt,
+    VALID_EVENTS.map(encoded) | st.just(encoded(event(event_id="ünïcödé", student_id="€"))),
+    st.integers(0, 200),
+    st.sampled_from([0x00, 0x01, 0x7F, 0x80, 0xFF]) | st.integers(0, 255),
+    st.integers(0, 60) | st.just(1000),
+)
+
+
+@given(bodies=st.lists(_SPOILT | st.binary(max_size=40), min_size=1, max_size=8), at=st.integers(0, 12))
+@settings(max_examples=400)
+def test_what_is_said_of_a_value_does_not_depend_on_what_stands_beside_it(
+    bodies: list[bytes], at: int
+) -> None:
+    """Records that are broken alike are told why together, each as if it were alone."""
+    values = [framed(body) for body in bodies]
+    values.insert(at, confluent_header(1) + bodies[0])
+    _, together = REGISTRY.decode(values)
+    alone = [one._replace(row=row) for row, value in enumerate(values) for one in REGISTRY.decode([value])[1]]
+    assert list(together) == alone
+
+
+@given(body=_SPOILT)
+@settings(max_examples=400)
+def test_a_record_is_refused_with_the_words_of_the_strict_walk(body: bytes) -> None:
+    """Columns find what is malformed, and a walk over its bytes says why: they agree on every record."""
+    _, rejections = REGISTRY.decode([framed(body)])
+    for rejection in rejections:
+        if rejection.code is Code.UNDECODABLE:
+            why = why_malformed(OURS.parsed, named_types(OURS.parsed), body)
+            assert rejection.detail == f"Not a record of {OURS.name}: {why}."
+            assert why != "the bytes are none of its records"

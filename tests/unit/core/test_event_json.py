@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.batch import EVENT_FIELDS, EventBatch
+from consumer.core.batch import EVENT_FIELDS
 from consumer.core.decode import Decoder
 from consumer.core.event_json import events_json
 from schemas.bundled import BundledSchemas
@@ -35,9 +35,9 @@ _ANY_EVENTS = st.fixed_dictionaries(
 )
 
 
-def _batch(*events: dict[str, Any]) -> EventBatch:
+def _written(*events: dict[str, Any]) -> list[bytes]:
     decoded, _ = _DECODER.decode([framed(encoded(fields)) for fields in events])
-    return decoded
+    return [text.encode("latin-1") for text in events_json(decoded)]
 
 
 @given(st.lists(_ANY_EVENTS, max_size=6))
@@ -48,20 +48,20 @@ def test_it_is_what_one_call_makes_of_each_event(events: list[dict[str, Any]]) -
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
     expected = [orjson.dumps({name: spelt(fields[name]) for name in EVENT_FIELDS}) for fields in events]
-    assert events_json(_batch(*events)) == expected
+    assert _written(*events) == expected
 
 
 @pytest.mark.parametrize(("number", "text"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
 @pytest.mark.parametrize("name", [f["name"] for f in definition()["fields"] if f["type"] == "double"])
 def test_numbers_that_json_lacks_are_text(name: str, number: float, text: str) -> None:
     """A null would hide what was wrong, in whichever of the schema's doubles."""
-    (written,) = events_json(_batch(event(**{name: number})))
+    (written,) = _written(event(**{name: number}))
     assert orjson.loads(written) == event(**{name: text})
 
 
 def test_the_widest_numbers_and_texts_survive_json() -> None:
     """64-bit counts are not rounded, control characters not lost, and no reader of lines is split."""
     fields = event(days_on_platform=2**63 - 1, courses_started=-(2**63), event_id='\x00"\n\u2028\x1b[2J')
-    (written,) = events_json(_batch(fields))
+    (written,) = _written(fields)
     assert orjson.loads(written) == fields
     assert not {"\n", "\x1b", "\u2028"} & set(written.decode())

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consumer.core.batch import Code, RawBatch, Rejection
+from consumer.core.batch import RawBatch
+from consumer.core.rejections import Code, Rejection
 from tests.builders import VALID_EVENTS, decoded_prediction, encoded, event, framed, good, raw_batch
 
 if TYPE_CHECKING:

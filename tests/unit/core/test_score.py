@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.core.batch import Code, EventBatch
+from consumer.core.batch import EventBatch
 from consumer.core.country import MAX_REMEMBERED, CountryNumbers
 from consumer.core.decode import Decoder
+from consumer.core.rejections import Code
 from consumer.core.score import ModelFails, featurize, score
 from model_store.countries import UNKNOWN_COUNTRY, country_code
 from schemas.bundled import BundledSchemas

@@ -11,9 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from consumer.core.batch import Code, EventBatch
+from consumer.core.batch import EventBatch
 from consumer.core.decode import Decoder
 from consumer.core.event_json import events_json
+from consumer.core.rejections import Code
 from consumer.core.validate import (
     CROSS_FIELD_DETAIL,
     EngagementEvent,
@@ -114,7 +115,7 @@ def test_what_is_said_of_an_event_that_others_are_broken_like_is_what_pydantic_s
     _, rejections = validate(_batch(*events))
     judged = [broken_rule(fields) for fields in events]
     assert [(r.row, (r.code, r.detail)) for r in rejections] == [(i, b) for i, b in enumerate(judged) if b]
-    assert [r.event for r in rejections] == events_json(_batch(*(events[r.row] for r in rejections)))
+    assert list(rejections.events) == events_json(_batch(*(events[r.row] for r in rejections)))
 
 
 def test_every_limit_of_every_field_is_told_apart() -> None:

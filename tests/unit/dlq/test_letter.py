@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.batch import Code, Headers, Rejection
+from consumer.core.batch import Headers
 from consumer.core.dead_letter import dead_letters
+from consumer.core.rejections import Code, Rejection, Rejections
 from consumer.dlq.letter import OTHER, Letter, Unreplayable, original, parse_body
 from consumer.dlq.listing import listing
 from tests.builders import TOPIC, raw_batch
@@ -32,7 +33,11 @@ def letter_of(
     """Return the dead letter of an event, as it would be read back."""
     raw = raw_batch([value], keys=[key], headers=[headers or []], partitions=[4], first_offset=41)
     (made,) = dead_letters(
-        [Rejection(0, code, "why")], raw, group="g", rejected_at_ms=1_700_000_000_000, max_bytes=max_bytes
+        Rejections.of([Rejection(0, code, "why")]),
+        raw,
+        group="g",
+        rejected_at_ms=1_700_000_000_000,
+        max_bytes=max_bytes,
     )
     return Letter(0, offset, 1_700_000_000_000, made.key, made.value, made.headers, parse_body(made.value))
 

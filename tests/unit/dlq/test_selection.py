@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.batch import Code
+from consumer.core.rejections import Code
 from consumer.dlq.letter import CODES, Letter
 from consumer.dlq.positions import Position
 from consumer.dlq.selection import Selection

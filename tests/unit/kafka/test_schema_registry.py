@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from consumer.cli import app
-from consumer.core.batch import Code
 from consumer.core.decode import Decoder
+from consumer.core.rejections import Code
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka.schema_registry import UNKNOWN_FOR_S, RegistrySchemas
 from schemas.framing import confluent_header
@@ -118,7 +118,7 @@ def test_an_event_in_confluent_framing_is_read_with_its_writers_schema(registry:
     """Int becomes long, float becomes double, a field that we do not know is skipped."""
     decoder = Decoder(engagement_event(), RegistrySchemas(registry.url, {}))
     events, rejections = decoder.decode([framed(7), framed(7)])
-    assert rejections == []
+    assert not rejections
     assert events.event(1) == {name: value for name, value in EVENT.items() if name != "campus"}
     assert registry.asked == 1
 
@@ -134,7 +134,7 @@ def test_an_id_that_the_registry_does_not_have_is_asked_for_once_a_minute(regist
     assert registry.asked == 1
     registry.schemas[8] = registry.schemas[7]
     now_s = UNKNOWN_FOR_S + 1
-    assert decoder.decode([framed(8)])[1] == []
+    assert not decoder.decode([framed(8)])[1]
 
 
 def test_a_schema_that_is_no_avro_record_is_unknown(registry: Registry) -> None:
@@ -154,7 +154,7 @@ def test_an_outage_of_the_registry_is_no_ones_fault(registry: Registry) -> None:
     decoder = Decoder(engagement_event(), writers)
     decoder.decode([framed(7)])
     registry.failing = True
-    assert decoder.decode([framed(7)])[1] == []
+    assert not decoder.decode([framed(7)])[1]
     with pytest.raises(Unavailable, match="schema registry") as caught:
         decoder.decode([framed(7), framed(9)])
     assert caught.value.condition == "schema_registry"

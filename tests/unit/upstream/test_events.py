@@ -35,7 +35,7 @@ def test_every_kind_of_broken_event_gets_the_code_it_is_sent_for() -> None:
     sent = built(200, broken_ratio=0.5)
     decoded, rejected = Decoder(engagement_event(), BundledSchemas()).decode([event.value for event in sent])
     _, invalid = validate(decoded)
-    codes = {rejection.row: rejection.code.value for rejection in rejected + invalid}
+    codes = {rejection.row: rejection.code.value for rejection in [*rejected, *invalid]}
     assert codes == {i: event.code for i, event in enumerate(sent) if event.code is not None}
     assert set(codes.values()) == {breakage.code for breakage in BREAKAGES}
 

@@ -9,6 +9,10 @@ model left, many times per batch for nothing: a third of the time of a scorer.
 
 What is freed C's library gives back to the kernel as soon as it is more than 128 KiB, and the kernel has
 to find and clear it anew for the next batch: a third of the time that the audit log's lines take.
+
+Small pieces that are freed it sets aside as they are, and joins them with their neighbours before it
+looks for a larger one. The Kafka client frees thousands of them in a thread of its own, and it is our
+thread that then waits for them to be joined: a tenth of its time where dead letters are written.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ KEPT_BYTES: Final = 32 * 1024**2
 """So much that is free stays with the process: more than a batch takes. (glibc allows no more for the
 first of the two.)"""
 
+_M_MXFAST: Final = 1
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 """Of ``mallopt(3)``."""
@@ -41,3 +46,4 @@ def settle() -> None:
     if mallopt is not None:  # glibc's; other C libraries have ways of their own
         mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(_M_MXFAST, 0)  # join whatever is freed at once, in the thread that frees it

@@ -132,24 +132,21 @@ class _Reader:
         self.field = 0
         self.malformed = np.zeros(len(begins), np.bool_)
         self.ended_in = np.full(len(begins), -1)
+        self._all_well = True
 
     def varint(self) -> IntArray:
         """Read a zig-zag varint of at most 64 bits."""
+        first = self._bytes[self.cursor]
+        if int(first.max(initial=0)) < len(_ONE_BYTE):  # as most lengths and counts
+            self._advance(np.int64(1))
+            return _ONE_BYTE[first]
         window = self._u64[self.cursor]
         stop = ~window & _CONTINUATION  # a set bit where a byte is its varint's last
-        long_ones = None
-        if (window & np.uint64(0x80)).any():
-            lowest = stop & (~stop + np.uint64(1))
-            length = ((np.bitwise_count(lowest - np.uint64(1)).astype(np.int64)) + 1) >> 3
-            value = _squeeze(window & ((lowest << np.uint64(1)) - np.uint64(1)))
-            if not stop.all():
-                long_ones = np.flatnonzero(stop == 0)
-        else:
-            length = np.ones(len(self.cursor), np.int64)
-            value = window & np.uint64(0x7F)
-        decoded = (value >> np.uint64(1)).view(np.int64) ^ -((value & np.uint64(1)).view(np.int64))
-        if long_ones is not None:
-            for i in long_ones.tolist():
+        lowest = stop & (~stop + np.uint64(1))
+        length = ((np.bitwise_count(lowest - np.uint64(1)).astype(np.int64)) + 1) >> 3
+        decoded = _zig_zag(_squeeze(window & ((lowest << np.uint64(1)) - np.uint64(1))))
+        if not stop.all():
+            for i in np.flatnonzero(stop == 0).tolist():
                 decoded[i], length[i] = self._long_varint(i)
         self._advance(length)
         return decoded
@@ -164,7 +161,7 @@ class _Reader:
                 return (value >> 1) ^ -(value & 1), n + 1
         if end - at < _VARINT_MAX_BYTES:
             return 0, end - at + 1
-        self.malformed[i] = True
+        self._fail_one(i)
         return 0, 0
 
     def int32(self) -> IntArray:
@@ -192,26 +189,27 @@ class _Reader:
         """Read a string; return where its text begins."""
         length = self.varint()
         begin = self.cursor
-        # Compared with what is left, not added: a huge length must not wrap around.
         self._fail(length < 0)
-        self._end_early(length > self._ends - begin)
-        self._advance(np.where(self.malformed, 0, length))
+        self._advance(np.minimum(length, len(self._data)))  # a huge one must not wrap around
         return begin
 
     def _advance(self, length: NDArray[np.int64] | np.int64) -> None:
         """Move every cursor; whoever passes its record's end is malformed."""
         moved = self.cursor + length
-        self._end_early(moved > self._ends)
-        self.cursor = np.where(self.malformed, self._ends, moved) if self.malformed.any() else moved
+        past = moved > self._ends
+        if past.any():
+            self.ended_in[past & ~self.malformed] = self.field  # what was wrong before stays wrong
+            self._fail(past)
+        self.cursor = moved if self._all_well else np.where(self.malformed, self._ends, moved)
 
     def _fail(self, mask: NDArray[np.bool_]) -> None:
-        self.malformed |= mask
-
-    def _end_early(self, mask: NDArray[np.bool_]) -> None:
-        """Mark records that have too few bytes for the field; what was wrong before stays wrong."""
         if mask.any():
-            self.ended_in[mask & ~self.malformed] = self.field
+            self._all_well = False
             self.malformed |= mask
+
+    def _fail_one(self, i: int) -> None:
+        self._all_well = False
+        self.malformed[i] = True
 
     def refuse_bad_utf8(self, field: int, begin: IntArray, end: IntArray) -> None:
         """Mark records with a text that is not UTF-8. Pure ASCII, the usual case, needs no look."""
@@ -225,11 +223,26 @@ class _Reader:
     def _maybe_not_ascii(self, begin: IntArray, end: IntArray) -> NDArray[np.bool_]:
         """Tell which texts have a byte above ASCII, or are too long to be looked at like this."""
         length = end - begin
-        suspects = length > _LOOK_AT_BYTES
-        for at in range(0, min(int(length.max(initial=0)), _LOOK_AT_BYTES), 8):
-            window = self._u64[np.minimum(begin + at, len(self._data) - len(PAD))]
-            suspects |= (window & _HIGH_BITS[np.clip(length - at, 0, 8)]) != 0
+        longest = int(length.max(initial=0))
+        shortest = int(length.min(initial=longest))
+        high_bits = np.zeros(len(length), np.uint64)
+        for at in range(0, min(longest, _LOOK_AT_BYTES), 8):
+            if shortest == longest or at + 8 <= shortest:
+                high_bits |= self._u64[begin + at] & _HIGH_BITS[min(shortest - at, 8)]
+            else:
+                window = self._u64[np.minimum(begin + at, len(self._data) - len(PAD))]
+                high_bits |= window & _HIGH_BITS[np.clip(length - at, 0, 8)]
+        suspects: NDArray[np.bool_] = (high_bits != 0) | (length > _LOOK_AT_BYTES)
         return suspects
+
+
+def _zig_zag(value: NDArray[np.uint64]) -> IntArray:
+    """Return the numbers that zig-zag encoding gives these: 0, -1, 1, -2 for 0, 1, 2, 3."""
+    return (value >> np.uint64(1)).view(np.int64) ^ -((value & np.uint64(1)).view(np.int64))
+
+
+_ONE_BYTE: Final = _zig_zag(np.arange(0x80, dtype=np.uint64))
+"""What each varint of one byte stands for."""
 
 
 def _squeeze(window: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import repeat
 from typing import Final, NamedTuple
 
 import orjson
 
 from consumer.core.batch import Headers, RawBatch, of_rows
-from consumer.core.json_columns import are_plain, each_number, escaped
+from consumer.core.json_columns import escaped, is_plain
 from consumer.core.rejections import Detail, Reason, Rejections
 
 _RECORD_OVERHEAD_BYTES: Final = 61 + 36
@@ -89,7 +90,7 @@ class _Told:
         headers: our own headers after those that say where the original was.
     """
 
-    begin: str
+    begin: bytes
     headers: Headers
 
 
@@ -116,12 +117,12 @@ class _Batch:
         self._keys = of_rows(raw.keys, rows)
         self._values = of_rows(raw.values, rows)
         self._original_headers = raw.headers(rows)
-        self._partitions = each_number(list(of_rows(raw.partitions, rows)))
-        self._offsets = each_number(list(of_rows(raw.offsets, rows)))
+        self._partitions = _numbers(of_rows(raw.partitions, rows))
+        self._offsets = _numbers(of_rows(raw.offsets, rows))
         timestamps_ms = raw.timestamps_ms(rows)
-        self._timestamps = each_number(timestamps_ms)
+        self._timestamps = _numbers(timestamps_ms)
         if min(timestamps_ms) < 0:
-            self._timestamps = ["null" if ms < 0 else str(ms) for ms in timestamps_ms]
+            self._timestamps = [b"null" if ms < 0 else b"%d" % ms for ms in timestamps_ms]
 
     def letters(self, max_bytes: int) -> DeadLetters:
         """Build complete dead letters, or the most complete ones that fit."""
@@ -179,38 +180,29 @@ class _Batch:
         self,
         which: Sequence[int],
         tells: Sequence[_Told],
-        events: Sequence[str | None],
+        events: Sequence[bytes | None],
         keys: Sequence[bytes | None],
         kept: Sequence[bytes | None],
     ) -> list[bytes]:
         """Write the JSON of some rejections, with what is kept of the fields, keys and values.
 
-        If not all is kept of a value, ``which`` is that one alone. Like the events, all is text of a
-        character per byte until the end.
+        If not all is kept of a value, ``which`` is that one alone.
         """
-        values = of_rows(self._values, which)
-        truncated = "false" if kept == values else "true"
-        raws = [
-            '"raw":null,"raw_truncated":false,"raw_sha256":null'
-            if part is None or value is None
-            else f'"raw":"{b2a_base64(part, newline=False).decode()}","raw_truncated":{truncated},'
-            f'"raw_sha256":"{sha256(value).hexdigest()}"'
-            for part, value in zip(kept, values, strict=True)
-        ]
-        return [
-            f'{tell.begin}{partition},"offset":{offset},"timestamp":{timestamp},"key":{key}}},"event":'
-            f"{event or 'null'},{raw}}}".encode("latin-1")
-            for tell, partition, offset, timestamp, key, event, raw in zip(
-                tells,
-                of_rows(self._partitions, which),
-                of_rows(self._offsets, which),
-                of_rows(self._timestamps, which),
-                _keys(keys),
-                events,
-                raws,
-                strict=True,
-            )
-        ]
+        columns = zip(
+            [tell.begin for tell in tells],
+            of_rows(self._partitions, which),
+            repeat(b',"offset":'),
+            of_rows(self._offsets, which),
+            repeat(b',"timestamp":'),
+            of_rows(self._timestamps, which),
+            repeat(b',"key":'),
+            _keys(keys),
+            repeat(b'},"event":'),
+            [event or b"null" for event in events],
+            _raws(of_rows(self._values, which), kept),
+            strict=False,  # what is repeated has no end
+        )
+        return list(map(b"".join, columns))
 
     def _headers(
         self, which: Sequence[int], tells: Sequence[_Told], before: Sequence[Headers]
@@ -221,8 +213,8 @@ class _Batch:
             [
                 *others,
                 topic,
-                (_PARTITION, partition.encode()),
-                (_OFFSET, offset.encode()),
+                (_PARTITION, partition),
+                (_OFFSET, offset),
                 group,
                 *tell.headers,
             ]
@@ -247,7 +239,7 @@ class _Batch:
             }
         )
         return _Told(
-            begin=begin.removesuffix(b"}}").decode("latin-1") + ',"partition":',
+            begin=begin.removesuffix(b"}}") + b',"partition":',
             headers=[
                 ("__dlq.errors.message", message(detail).encode()),
                 ("dlq.error.code", code.encode()),
@@ -256,12 +248,29 @@ class _Batch:
         )
 
 
-def _keys(keys: Sequence[bytes | None]) -> list[str]:
+def _numbers(column: Sequence[int]) -> list[bytes]:
+    """Return each number as JSON; at least one."""
+    return orjson.dumps(list(column))[1:-1].split(b",")
+
+
+def _keys(keys: Sequence[bytes | None]) -> list[bytes]:
     """Return keys as JSON; bytes that are no UTF-8 are escaped."""
-    insides = [(key or b"").decode("latin-1") for key in keys]
-    if not are_plain(insides):
-        insides = [escaped((key or b"").decode(errors="backslashreplace")) for key in keys]
-    return ["null" if key is None else f'"{inside}"' for key, inside in zip(keys, insides, strict=True)]
+    insides = [key or b"" for key in keys]
+    if not is_plain(b"".join(insides)):
+        insides = [escaped(key.decode(errors="backslashreplace")).encode("latin-1") for key in insides]
+    return [b"null" if key is None else b'"%b"' % inside for key, inside in zip(keys, insides, strict=True)]
+
+
+def _raws(values: Sequence[bytes | None], kept: Sequence[bytes | None]) -> list[bytes]:
+    """Return the end of the JSON: what is kept of each value, whether that is less than all, its digest."""
+    truncated = b"false" if kept == values else b"true"
+    return [
+        b',"raw":null,"raw_truncated":false,"raw_sha256":null}'
+        if value is None or part is None
+        else b',"raw":"%b","raw_truncated":%b,"raw_sha256":"%b"}'
+        % (b2a_base64(part, newline=False), truncated, sha256(value).hexdigest().encode())
+        for value, part in zip(values, kept, strict=True)
+    ]
 
 
 def _dropped(*, headers: bool, key: bool) -> Headers:

@@ -11,7 +11,7 @@ from consumer.core.batch import EVENT_FIELDS, EventBatch
 from consumer.core.json_columns import Piece, each_joined, each_number, numbers, strings
 
 
-def events_json(events: EventBatch) -> list[str]:
+def events_json(events: EventBatch) -> list[bytes]:
     """Return the fields of each event as a JSON object, in the schema's order.
 
     NaN and the infinities, which JSON lacks, become text: a ``null`` would hide what was wrong.
@@ -28,7 +28,7 @@ def events_json(events: EventBatch) -> list[str]:
             pieces += [label + '"', inside, '"']
         else:
             pieces += [label, _numbers(events.numbers[name])]
-    return each_joined([*pieces, "}"], m)
+    return [text.encode("latin-1") for text in each_joined([*pieces, "}"], m)]
 
 
 def _numbers(column: NDArray[Any]) -> Piece:

@@ -116,18 +116,16 @@ def strings(data: bytes, characters: str, begins: IntArray, ends: IntArray) -> P
         distinct, which = pairs
         return Choice([escaped(pair.decode()) for pair in distinct], which)
     texts = [characters[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
-    return texts if are_plain(texts) else [escaped(text.encode("latin-1").decode()) for text in texts]
+    if is_plain("".join(texts).encode("latin-1")):  # one look at all costs less than a look at each
+        return texts
+    return [escaped(text.encode("latin-1").decode()) for text in texts]
 
 
-def are_plain(texts: list[str]) -> bool:
-    """Tell whether texts are the insides of their own JSON strings, as nearly always.
-
-    One look at all of them costs less than a look at each.
-    """
-    together = "".join(texts)
-    if not together.isascii() or '"' in together or "\\" in together:
+def is_plain(text: bytes) -> bool:
+    """Tell whether a text is the inside of its own JSON string, as nearly always."""
+    if not text.isascii() or b'"' in text or b"\\" in text:
         return False
-    codes = np.frombuffer(together.encode(), np.uint8)
+    codes = np.frombuffer(text, np.uint8)
     return int(codes.min(initial=_FIRST_WITHOUT_ESCAPE)) >= _FIRST_WITHOUT_ESCAPE
 
 

@@ -75,14 +75,13 @@ class Rejections:
         rows: int64 (k,), indexes in the poll batch, rising.
         which: int64 (k,), what was wrong with each, as an index into ``reasons``.
         reasons: what was wrong; two may be equal, and some may be nobody's.
-        events: the decoded fields of each as JSON, a character per byte (:mod:`consumer.core.json_columns`),
-            or ``None`` where decoding itself failed.
+        events: the decoded fields of each as JSON, or ``None`` where decoding itself failed.
     """
 
     rows: IntArray
     which: IntArray = field(repr=False)
     reasons: Sequence[Reason]
-    events: Sequence[str | None] = field(repr=False)
+    events: Sequence[bytes | None] = field(repr=False)
 
     @classmethod
     def of(cls, rejections: Iterable[Rejection]) -> Rejections:
@@ -92,7 +91,7 @@ class Rejections:
             rows=np.array([rejection.row for rejection in single], np.int64),
             which=np.arange(len(single)),
             reasons=[Reason(rejection.code, rejection.detail) for rejection in single],
-            events=[None if one.event is None else one.event.decode("latin-1") for one in single],
+            events=[rejection.event for rejection in single],
         )
 
     @classmethod
@@ -120,7 +119,7 @@ class Rejections:
     def __iter__(self) -> Iterator[Rejection]:
         for row, which, event in zip(self.rows.tolist(), self.which.tolist(), self.events, strict=True):
             code, detail = self.reasons[which]
-            yield Rejection(row, code, detail, None if event is None else event.encode("latin-1"))
+            yield Rejection(row, code, detail, event)
 
     def counts(self) -> dict[Code, int]:
         """Count the rows by code; only codes that occur are there."""

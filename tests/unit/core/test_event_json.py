@@ -37,7 +37,7 @@ _ANY_EVENTS = st.fixed_dictionaries(
 
 def _written(*events: dict[str, Any]) -> list[bytes]:
     decoded, _ = _DECODER.decode([framed(encoded(fields)) for fields in events])
-    return [text.encode("latin-1") for text in events_json(decoded)]
+    return events_json(decoded)
 
 
 @given(st.lists(_ANY_EVENTS, max_size=6))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.core.columns import PAD
-from consumer.core.json_columns import Choice, Piece, are_plain, each_joined, interleaved, numbers, strings
+from consumer.core.json_columns import Choice, Piece, each_joined, interleaved, is_plain, numbers, strings
 from tests.builders import INT64
 
 _PAIRS = st.lists(st.sampled_from(["US", "DE", "é", '"a', "\\n", "\x00\x1f", "\x7f~", "\n\r"]), max_size=12)
@@ -43,7 +43,7 @@ def test_a_text_is_the_inside_of_its_json_string(texts: list[str]) -> None:
 def test_plain_is_what_json_writes_as_it_is(code: int) -> None:
     """No character is taken for plain that JSON escapes; of ASCII, all others are."""
     as_it_is = orjson.dumps(chr(code)).decode()[1:-1] == chr(code)
-    assert are_plain(["a", chr(code)]) == (as_it_is and chr(code).isascii())
+    assert is_plain(f"a{chr(code)}".encode()) == (as_it_is and chr(code).isascii())
 
 
 @pytest.mark.parametrize(

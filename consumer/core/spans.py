@@ -38,20 +38,29 @@ def span_hashes(data: bytes, begins: IntArray, ends: IntArray) -> NDArray[np.uin
     longest = int(lengths.max(initial=0))
     shortest = int(lengths.min(initial=longest))
     for at in range(0, longest, _WORD_BYTES):
-        if shortest == longest or shortest >= at + _WORD_BYTES:
-            word = words[begins + at] & _mask(np.uint64(longest - at))
-            folded = (hashes ^ word) * _MIX_1
-            hashes = folded ^ (folded >> _HALF)
+        if shortest >= at + _WORD_BYTES:
+            _fold(hashes, words[begins + at])
+        elif shortest == longest:
+            _fold(hashes, words[begins + at] & _mask(np.uint64(longest - at)))
         else:
             some = np.flatnonzero(lengths > at)
             left = np.minimum(lengths[some] - at, _WORD_BYTES).astype(np.uint64)
-            folded = (hashes[some] ^ (words[begins[some] + at] & _mask(left))) * _MIX_1
-            hashes[some] = folded ^ (folded >> _HALF)
+            folded = hashes[some]
+            _fold(folded, words[begins[some] + at] & _mask(left))
+            hashes[some] = folded
     hashes ^= hashes >> np.uint64(30)
     hashes *= _MIX_1
     hashes ^= hashes >> np.uint64(27)
     hashes *= _MIX_2
-    return hashes ^ (hashes >> np.uint64(31))
+    hashes ^= hashes >> np.uint64(31)
+    return hashes
+
+
+def _fold(hashes: NDArray[np.uint64], word: NDArray[np.uint64]) -> None:
+    """Fold one more word into each hash, in place."""
+    hashes ^= word
+    hashes *= _MIX_1
+    hashes ^= hashes >> _HALF
 
 
 def all_equal(data: bytes, begins: IntArray, ends: IntArray) -> bool:
@@ -66,7 +75,9 @@ def all_equal(data: bytes, begins: IntArray, ends: IntArray) -> bool:
     words = _words(data, ends)
     for at in range(0, length, _WORD_BYTES):
         word = words[begins + at]
-        if ((word ^ word[0]) & _mask(np.uint64(length - at))).any():
+        if length < at + _WORD_BYTES:
+            word &= _mask(np.uint64(length - at))
+        if (word != word[0]).any():
             return False
     return True
 

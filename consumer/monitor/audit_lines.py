@@ -53,13 +53,16 @@ def audit_lines(
     m = len(predictions)
     if m == 0:
         return b""
-    rows, columns = predictions.rows, predictions.numbers
-
+    columns = predictions.numbers
     characters = predictions.data.decode("latin-1")
 
     def text(name: str) -> Piece:
         ends = predictions.starts[:, _field_indexes()[name] + 1]
         return strings(predictions.data, characters, predictions.texts[name], ends)
+
+    def of_these(of_all: Sequence[int] | IntArray) -> IntArray:
+        column = np.asarray(of_all, np.int64)
+        return column if len(column) == m else column[predictions.rows]
 
     pieces: list[Piece] = [
         '{"timestamp_utc":', _times(columns["scored_at"]),
@@ -79,8 +82,8 @@ def audit_lines(
         '","partition":', numbers(columns["source_partition"]),
         ',"offset":', numbers(columns["source_offset"]),
         '},"output":{"topic":"', escaped(output_topic),
-        '","partition":', numbers(np.asarray(partitions, np.int64)[rows]),
-        ',"offset":', numbers(np.asarray(offsets, np.int64)[rows]),
+        '","partition":', numbers(of_these(partitions)),
+        ',"offset":', numbers(of_these(offsets)),
         "}}\n",
     ]  # fmt: skip
     return interleaved(pieces, m).encode("latin-1")

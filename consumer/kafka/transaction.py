@@ -51,13 +51,12 @@ class Transaction:
         heartbeat: Callable[[], None] = lambda: None,
         on_outage: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._config = config | {"on_delivery": self._on_failed_delivery, "error_cb": self._on_error}
+        self._config = config | {"error_cb": self._on_error}
         self._producer_factory = producer_factory
         self._heartbeat = heartbeat
         self._on_outage = on_outage
         self._producer: Producer | None = None
         self._n_fatal = 0
-        self._refused = False
         self._disturbance: str | None = None
         """What was last heard of a broken connection of this producer's."""
         self.in_doubt = False
@@ -103,7 +102,7 @@ class Transaction:
         assert producer is not None  # noqa: S101 - open() made it
         try:
             served(producer.poll, 0)  # what broke while there was no transaction puts none in doubt
-            self._refused, self._disturbance = False, None
+            self._disturbance = None
             self._call(producer.begin_transaction)
             for records in outgoing:
                 produce_all(producer, records, self._heartbeat)
@@ -182,7 +181,9 @@ class Transaction:
                 exception, error = abort_exception, error_of(abort_exception)
             else:
                 reason = f"transaction aborted: {describe(error)}"
-                if self._refused or error.code() in REFUSALS:
+                # No delivery report is asked for, a callback for each record: the first error that the
+                # broker had for one is what the transaction must be aborted with.
+                if error.code() in REFUSALS:
                     raise RecordRefused(reason) from exception
                 raise BatchAborted(reason) from exception
         self._discard()
@@ -210,10 +211,6 @@ class Transaction:
     def close(self) -> None:
         """Let go of the producer; a transaction that is still open is the broker's to abort."""
         self._discard()
-
-    def _on_failed_delivery(self, error: KafkaError, _message: Any) -> None:
-        if error.code() in REFUSALS:
-            self._refused = True
 
     def _on_error(self, error: KafkaError) -> None:
         if is_outage(error):

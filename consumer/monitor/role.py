@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-MAX_RECORDS: Final = 10_000
+MAX_RECORDS: Final = 7_000
 """Records per round: enough that an fsync costs little per line."""
 
 MAX_WAIT_S: Final = 0.1

@@ -96,10 +96,14 @@ def deploy(
     """A function that makes a :class:`Deployment`; what it has started ends with the test."""
     made: list[Deployment] = []
 
-    def make(partitions: int = 2, dead_letters: dict[str, str] | None = None) -> Deployment:
+    def make(
+        partitions: int = 2,
+        dead_letters: dict[str, str] | None = None,
+        predictions: dict[str, str] | None = None,
+    ) -> Deployment:
         names = {
             "EVENTS": topics("events", partitions=partitions, max_message_bytes="2000000"),
-            "PREDICTIONS": topics("predictions", partitions=partitions),
+            "PREDICTIONS": topics("predictions", partitions=partitions, **predictions or {}),
             "DEAD_LETTERS": topics("dlq", partitions=1, **dead_letters or {}),
             "OUTCOMES": topics("outcomes"),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import random
 import signal
 import time
 from collections import Counter
@@ -147,16 +148,28 @@ def test_a_value_that_the_dead_letter_topic_cannot_hold_is_truncated(deploy: Cal
     assert body["raw_sha256"] == hashlib.sha256(huge).hexdigest()
 
 
-def test_a_prediction_that_its_topic_refuses_is_dead_lettered(deploy: Callable[..., Any]) -> None:
-    """A key too long for the predictions topic: the batch is halved until that event stands alone."""
-    service = deploy(partitions=1)
+@pytest.mark.parametrize(
+    ("predictions", "key_bytes"),
+    [
+        pytest.param({}, 1_100_000, id="client"),
+        pytest.param({"max_message_bytes": "20000"}, 40_000, id="broker"),
+    ],
+)
+def test_a_prediction_that_its_topic_refuses_is_dead_lettered(
+    deploy: Callable[..., Any], predictions: dict[str, str], key_bytes: int
+) -> None:
+    """A key too long for the predictions topic: the batch is halved until that event stands alone.
+
+    The client knows its own limit; the topic's is known to the broker alone.
+    """
+    service = deploy(partitions=1, predictions=predictions)
     records: list[tuple[bytes | None, bytes | None, int]] = [(b"k", event(), 0) for _ in range(20)]
-    records.insert(7, (b"k" * 1_100_000, event(), 0))
+    records.insert(7, (random.Random(1).randbytes(key_bytes), event(), 0))
     service.produce(records)
     service.start("score")
-    predictions = service.read(service.topics["PREDICTIONS"], 20)
+    published = service.read(service.topics["PREDICTIONS"], 20)
     (letter,) = service.read(service.topics["DEAD_LETTERS"], 1)
-    assert [prediction(r.value())["source_offset"] for r in predictions] == [i for i in range(21) if i != 7]
+    assert [prediction(r.value())["source_offset"] for r in published] == [i for i in range(21) if i != 7]
     assert json.loads(letter.value())["code"] == "publish_refused"
 
 

@@ -186,14 +186,12 @@ def test_fatal_errors_without_a_commit_between_them_end_the_process() -> None:
 
 
 def test_a_record_that_is_never_taken_is_told_from_other_aborts() -> None:
-    """Refused by the client at once, or by the broker with its delivery report."""
+    """Refused by the client at once, or by the broker, for which the transaction must be aborted."""
     refusal = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "scripted")
     by_client = Broker(produce=[KafkaException(refusal)])
     with pytest.raises(RecordRefused):
         publish(on(by_client))
-    by_broker = Broker(
-        flush=[lambda config: config["on_delivery"](refusal, None)], send_offsets_to_transaction=[ABORTABLE]
-    )
+    by_broker = Broker(send_offsets_to_transaction=[failure(refusal.code(), txn_requires_abort=True)])
     with pytest.raises(RecordRefused):
         publish(on(by_broker))
     assert by_client.committed == by_broker.committed == []

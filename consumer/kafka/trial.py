@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka.policy import describe, error_of, is_outage
+from consumer.kafka.producer_id import acquire_producer_id
 
 _OFFSETS_TOPIC: Final = "__consumer_offsets"
 _TIMEOUT_S: Final = 15.0
@@ -51,7 +52,7 @@ def try_commit(config: Mapping[str, Any], topic: str, name: str, *, exactly_once
     try:
         if exactly_once:
             producer = Producer({**config, "transactional.id": name})
-            producer.init_transactions(_TIMEOUT_S)
+            acquire_producer_id(producer, _TIMEOUT_S)
             began_ms = time.time_ns() // 1_000_000
             producer.begin_transaction()
             producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), _TIMEOUT_S)

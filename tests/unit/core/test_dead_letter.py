@@ -1,4 +1,4 @@
-"""Dead letters: the JSON and headers of the contract, the original bytes, and always small enough."""
+"""Dead letters: the JSON and headers of the contract, and the original bytes."""
 
 from __future__ import annotations
 
@@ -12,72 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.core.batch import Headers, RawBatch
-from consumer.core.dead_letter import DROPPED_HEADER, DeadLetter, dead_letters, message
+from consumer.core.dead_letter import DeadLetter, dead_letters, message
 from consumer.core.rejections import Code, Rejection, Rejections
 from tests.builders import TOPIC, event, good, raw_batch
-
-PROBLEM = {
-    "type": "greater_than_equal",
-    "loc": ["event", "minutes_watched"],
-    "msg": "Input should be greater than or equal to 0",
-}
-NEGATIVE_MINUTES = Rejection(1, Code.FIELD_INVALID, [PROBLEM], orjson.dumps(event(minutes_watched=-1.0)))
-OWN_HEADERS = [
-    "__dlq.errors.topic",
-    "__dlq.errors.partition",
-    "__dlq.errors.offset",
-    "__dlq.errors.group",
-    "__dlq.errors.message",
-    "dlq.error.code",
-    "dlq.error.status",
-]
-
-
-def _letter(
-    rejection: Rejection | None = None,
-    *,
-    value: bytes | None = b"original",
-    key: bytes | None = b"s-1",
-    headers: Headers | None = None,
-    timestamp_ms: int = 1_700_000_000_500,
-    max_bytes: int = 1_000_000,
-) -> DeadLetter:
-    raw = raw_batch(
-        [b"other", value],
-        keys=[b"k", key],
-        headers=[[], headers or []],
-        partitions=[0, 4],
-        first_offset=41,
-        timestamp_ms=timestamp_ms,
-    )
-    (letter,) = dead_letters(
-        Rejections.of([rejection or NEGATIVE_MINUTES]),
-        raw,
-        group="purchase-stream",
-        rejected_at_ms=1_700_000_001_234,
-        max_bytes=max_bytes,
-    )
-    return letter
-
-
-def _wire_bytes(letter: DeadLetter) -> int:
-    """Return what a record batch with this one record takes (Kafka protocol, magic 2)."""
-
-    def varint(value: int) -> int:
-        return max(1, -(-(2 * value).bit_length() // 7))
-
-    fields = [
-        letter.key or b"",
-        letter.value,
-        *(part for n, v in letter.headers for part in (n.encode(), v or b"")),
-    ]
-    record = 3 + varint(len(letter.headers)) + sum(varint(len(field)) + len(field) for field in fields)
-    return 61 + varint(record) + record
+from tests.letters import ALL_BROKEN, OWN_HEADERS, PROBLEM, letter_of
 
 
 def test_the_value_is_the_json_of_the_contract() -> None:
     """Keys, order and types."""
-    letter = _letter()
+    letter = letter_of()
     assert orjson.loads(letter.value) == {
         "status": 422,
         "code": "field_invalid",
@@ -104,7 +47,7 @@ def test_the_value_is_the_json_of_the_contract() -> None:
 def test_our_headers_stand_after_the_original_ones() -> None:
     """Original headers as they came, repeated names and null values included; ours are text."""
     original: Headers = [("trace", b"\xff\x00"), ("trace", None), ("dlq.error.code", b"forged"), ("", b"")]
-    letter = _letter(headers=original)
+    letter = letter_of(headers=original)
     assert letter.headers == [
         *original,
         ("__dlq.errors.topic", TOPIC.encode()),
@@ -120,14 +63,14 @@ def test_our_headers_stand_after_the_original_ones() -> None:
 @pytest.mark.parametrize("code", Code)
 def test_a_status_tells_whose_fault_it_was(code: Code) -> None:
     """500 where it was ours, 422 for the rest."""
-    body = orjson.loads(_letter(Rejection(1, code, "why")).value)
+    body = orjson.loads(letter_of(Rejection(1, code, "why")).value)
     ours = {"model_failed", "publish_refused"}
     assert (body["code"], body["status"], body["detail"]) == (code.value, 500 if code in ours else 422, "why")
 
 
 def test_a_tombstone_has_no_raw_value() -> None:
     """There are no bytes to keep."""
-    body = orjson.loads(_letter(Rejection(1, Code.TOMBSTONE, "none"), value=None).value)
+    body = orjson.loads(letter_of(Rejection(1, Code.TOMBSTONE, "none"), value=None).value)
     assert (body["raw"], body["raw_truncated"], body["raw_sha256"], body["event"]) == (
         None,
         False,
@@ -138,15 +81,15 @@ def test_a_tombstone_has_no_raw_value() -> None:
 
 def test_an_empty_value_is_not_a_tombstone() -> None:
     """Its raw is the empty text."""
-    body = orjson.loads(_letter(value=b"").value)
+    body = orjson.loads(letter_of(value=b"").value)
     assert (body["raw"], body["raw_truncated"]) == ("", False)
     assert body["raw_sha256"] == hashlib.sha256(b"").hexdigest()
 
 
 def test_a_record_without_timestamp_says_null() -> None:
     """Kafka's -1 is no time."""
-    assert orjson.loads(_letter(timestamp_ms=-1).value)["source"]["timestamp"] is None
-    assert orjson.loads(_letter(timestamp_ms=0).value)["source"]["timestamp"] == 0
+    assert orjson.loads(letter_of(timestamp_ms=-1).value)["source"]["timestamp"] is None
+    assert orjson.loads(letter_of(timestamp_ms=0).value)["source"]["timestamp"] == 0
 
 
 @pytest.mark.parametrize(
@@ -161,7 +104,7 @@ def test_a_record_without_timestamp_says_null() -> None:
 )
 def test_a_key_is_shown_as_text_and_kept_as_bytes(key: bytes | None, shown: str | None) -> None:
     """Bytes that are no UTF-8 are escaped in the JSON; the record's own key is untouched."""
-    letter = _letter(key=key)
+    letter = letter_of(key=key)
     assert letter.key == key
     assert orjson.loads(letter.value)["source"]["key"] == shown
 
@@ -172,110 +115,6 @@ def test_a_detail_is_said_in_one_line() -> None:
     said = "Input should be greater than or equal to 0"
     assert message([PROBLEM, other]) == f"minutes_watched: {said}; courses_started: {said}"
     assert message("as it is") == "as it is"
-
-
-ALL_BROKEN = [PROBLEM | {"loc": ["event", name]} for name in event()]
-REJECTIONS = st.sampled_from(
-    [
-        Rejection(1, Code.FIELD_INVALID, ALL_BROKEN, orjson.dumps(event(event_id="x" * 3000))),
-        Rejection(1, Code.UNDECODABLE, "Not a record of " + "x" * 2000),
-        Rejection(1, Code.UNDECODABLE, '"€' * 300),
-        Rejection(1, Code.RULE_VIOLATED, "short", orjson.dumps(event())),
-    ]
-)
-_SIZES = st.integers(0, 20) | st.integers(0, 5000)
-_BYTES = st.builds(lambda n, byte: byte * n, _SIZES, st.sampled_from([b"a", b"\xff", b"\x00"]))
-
-
-@given(
-    rejection=REJECTIONS,
-    value=st.none() | _BYTES,
-    key=st.none() | _BYTES,
-    headers=st.lists(st.tuples(st.sampled_from(["h", "é" * 60]), st.none() | _BYTES), max_size=4),
-    max_bytes=st.integers(700, 12_000),
-)
-@settings(max_examples=300)
-def test_a_dead_letter_always_fits_and_says_what_it_left_out(
-    rejection: Rejection, value: bytes | None, key: bytes | None, headers: Headers, max_bytes: int
-) -> None:
-    """Whatever is large, the record is not larger than its topic takes, and raw is an honest beginning."""
-    letter = _letter(rejection, value=value, key=key, headers=headers, max_bytes=max_bytes)
-    assert _wire_bytes(letter) <= max_bytes
-    body = orjson.loads(letter.value)
-    kept = None if body["raw"] is None else base64.b64decode(body["raw"])
-    if value is None:
-        assert (kept, body["raw_truncated"], body["raw_sha256"]) == (None, False, None)
-    else:
-        assert kept is not None
-        assert value.startswith(kept)
-        assert body["raw_truncated"] == (kept != value)
-        assert body["raw_sha256"] == hashlib.sha256(value).hexdigest()
-    assert letter.key in (key, None)
-    gone = [name for name, lost in (("headers", headers), ("key", key is not None)) if lost]
-    kept_headers = letter.headers[: len(headers)] == headers
-    assert (
-        dict(letter.headers).get(DROPPED_HEADER, b"")
-        == ",".join(
-            name for name in gone if not (kept_headers if name == "headers" else letter.key is not None)
-        ).encode()
-    )
-    assert (body["source"]["key"] is None) == (letter.key is None)
-    assert [name for name, _ in letter.headers][-2:] == OWN_HEADERS[-2:]
-    assert body["code"] == rejection.code
-
-
-def _what_is_left(letter: DeadLetter) -> tuple[bool, bool, bool, bool]:
-    body: dict[str, Any] = orjson.loads(letter.value)
-    return (
-        body["event"] is not None,
-        not body["raw_truncated"],
-        letter.headers[0][0] == "mine",
-        letter.key is not None,
-    )
-
-
-@pytest.mark.parametrize(
-    ("value_bytes", "header_bytes", "key_bytes", "left"),
-    [
-        (100, 100, 100, (True, True, True, True)),
-        (3000, 100, 100, (False, False, True, True)),
-        (100, 4000, 100, (False, True, False, True)),
-        (100, 100, 4000, (False, True, False, False)),
-        (4000, 4000, 4000, (False, False, False, False)),
-    ],
-)
-def test_what_is_dropped_first_is_what_matters_least(
-    value_bytes: int, header_bytes: int, key_bytes: int, left: tuple[bool, bool, bool, bool]
-) -> None:
-    """Fields and the end of raw, then original headers, then the key."""
-    letter = _letter(
-        value=b"v" * value_bytes,
-        headers=[("mine", b"h" * header_bytes)],
-        key=b"k" * key_bytes,
-        max_bytes=3500,
-    )
-    assert _what_is_left(letter) == left
-
-
-def test_a_truncated_value_uses_the_room_there_is() -> None:
-    """As much of the original is kept as fits, but for a few bytes."""
-    letter = _letter(value=bytes(100_000), max_bytes=50_000)
-    assert 49_800 < _wire_bytes(letter) <= 50_000
-
-
-def test_a_key_that_is_too_large_costs_none_of_our_headers() -> None:
-    """They and the full detail go only where nothing else is left to drop."""
-    letter = _letter(key=b"k" * 4000, max_bytes=3500)
-    assert [name for name, _ in letter.headers] == [DROPPED_HEADER, *OWN_HEADERS]
-    assert orjson.loads(letter.value)["detail"] == [PROBLEM]
-
-
-def test_a_value_that_only_just_fits_costs_neither_headers_nor_key() -> None:
-    """At every size around the value's own: the room is reckoned to the byte."""
-    for max_bytes in range(1500, 2500):
-        letter = _letter(value=bytes(1000), headers=[("mine", b"h")], max_bytes=max_bytes)
-        assert letter.headers[0] == ("mine", b"h")
-        assert letter.key == b"s-1"
 
 
 def test_letters_come_in_the_order_of_their_rejections() -> None:

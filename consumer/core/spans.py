@@ -96,8 +96,10 @@ def distinct_pairs(data: bytes, begins: IntArray, ends: IntArray) -> tuple[list[
     if (ends - begins != _PAIR_BYTES).any():
         return None
     found = windows(data, "<u2")[begins]
-    distinct = np.unique(found)
-    numbers_of = np.zeros(2 ** (8 * _PAIR_BYTES), np.int64)
+    occurs = np.zeros(2 ** (8 * _PAIR_BYTES), np.bool_)  # a third of the time that sorting takes
+    occurs[found] = True
+    distinct = np.flatnonzero(occurs)
+    numbers_of = np.empty(len(occurs), np.int64)  # of those that occur; the others are never looked at
     numbers_of[distinct] = np.arange(len(distinct))
     return [pair.tobytes() for pair in distinct.astype("<u2")], numbers_of[found]
 

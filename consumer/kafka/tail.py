@@ -135,9 +135,11 @@ class CommittedTail:
         # The client's types allow for a message without coordinates; a record has them.
         partitions = np.fromiter(map(Message.partition, messages), np.int64, len(messages))
         offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
-        read = np.unique(partitions).tolist()
-        self._next_offsets |= {part: int(offsets[partitions == part][-1]) + 1 for part in read}
-        self._stuck -= set(read)
+        last_offsets = np.full(int(partitions.max()) + 1, -1)
+        last_offsets[partitions] = offsets  # of those of one partition, the last stays
+        read = {part: offset + 1 for part, offset in enumerate(last_offsets.tolist()) if offset >= 0}
+        self._next_offsets |= read
+        self._stuck -= read.keys()
         if not self._stuck:
             self._conditions.clear(Name.PARTITION)
         return TailBatch(

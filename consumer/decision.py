@@ -14,7 +14,7 @@ from consumer.core.batch import RawBatch
 from consumer.core.dead_letter import DeadLetters, dead_letters
 from consumer.core.event_json import events_json
 from consumer.core.pipeline import Outcome, Pipeline
-from consumer.core.rejections import Code, Reason, Rejections
+from consumer.core.rejections import Code, Rejection, Rejections
 from consumer.core.score import ModelFails
 from consumer.errors import InvariantError, Unavailable
 from consumer.telemetry import BatchReport
@@ -93,13 +93,9 @@ class Decider:
         _check(outcome, len(raw))
         rows, predictions, rejections = outcome.rows, outcome.predictions, outcome.rejections
         if refused_bytes is not None and rows:
-            refusal = Reason(Code.PUBLISH_REFUSED, "The prediction is larger than its topic takes.")
-            rejections = Rejections(
-                outcome.scored.events.rows,
-                np.zeros(1, np.int64),
-                [refusal],
-                events_json(outcome.scored.events),
-            )
+            (event,) = events_json(outcome.scored.events)
+            why = "The prediction is larger than its topic takes."
+            rejections = Rejections.of([Rejection(0, Code.PUBLISH_REFUSED, why, event)])
             rows, predictions = [], []
         letters = dead_letters(
             rejections,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,9 +83,15 @@ class RawBatch:
         )
 
 
-def of_rows(column: Sequence[_T], rows: Sequence[int]) -> Sequence[_T]:
+@overload
+def of_rows(column: IntArray, rows: IntArray) -> IntArray: ...
+@overload
+def of_rows(column: Sequence[_T], rows: Sequence[int]) -> Sequence[_T]: ...
+def of_rows(column: Any, rows: Any) -> Any:
     """Return the column of some rows, each at most once and rising; of all rows it is the column itself."""
-    return column if len(rows) == len(column) else [column[row] for row in rows]
+    if len(rows) == len(column):
+        return column
+    return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,6 @@ class _Reader:
         self.field = 0
         self.malformed = np.zeros(len(begins), np.bool_)
         self.ended_in = np.full(len(begins), -1)
-        self._all_well = True
 
     def varint(self) -> IntArray:
         """Read a zig-zag varint of at most 64 bits."""
@@ -161,7 +160,7 @@ class _Reader:
                 return (value >> 1) ^ -(value & 1), n + 1
         if end - at < _VARINT_MAX_BYTES:
             return 0, end - at + 1
-        self._fail_one(i)
+        self.malformed[i] = True
         return 0, 0
 
     def int32(self) -> IntArray:
@@ -200,16 +199,10 @@ class _Reader:
         if past.any():
             self.ended_in[past & ~self.malformed] = self.field  # what was wrong before stays wrong
             self._fail(past)
-        self.cursor = moved if self._all_well else np.where(self.malformed, self._ends, moved)
+        self.cursor = np.where(self.malformed, self._ends, moved) if self.malformed.any() else moved
 
     def _fail(self, mask: NDArray[np.bool_]) -> None:
-        if mask.any():
-            self._all_well = False
-            self.malformed |= mask
-
-    def _fail_one(self, i: int) -> None:
-        self._all_well = False
-        self.malformed[i] = True
+        self.malformed |= mask
 
     def refuse_bad_utf8(self, field: int, begin: IntArray, end: IntArray) -> None:
         """Mark records with a text that is not UTF-8. Pure ASCII, the usual case, needs no look."""

@@ -156,18 +156,18 @@ class _Batch:
 
     def _ever_smaller(self, i: int, max_bytes: int) -> Iterator[DeadLetter]:
         """Yield dead letters that keep ever less, the last of which always fits."""
-        code, detail = self._reasons[self._which[i]]
+        reason = self._reasons[self._which[i]]
         value, key, original = self._values[i], self._keys[i], self._original_headers[i]
-        tell = self._tell(Reason(code, detail))
+        tell = self._tell(reason)
         (own,) = self._headers([i], [tell], [[]])
-        short = message(detail).encode()[:_SHORT_DETAIL_BYTES].decode(errors="ignore")
+        short = message(reason.detail).encode()[:_SHORT_DETAIL_BYTES].decode(errors="ignore")
         without_headers = _dropped(headers=bool(original), key=False)
         without_key = _dropped(headers=bool(original), key=key is not None)
         for tells, kept_key, headers in (
             (tell, key, original + own),
             (tell, key, without_headers + own),
             (tell, None, without_key + own),
-            (self._tell(Reason(code, short)), None, without_key + own[-_HEADERS_FOR_SORTING:]),
+            (self._tell(reason._replace(detail=short)), None, without_key + own[-_HEADERS_FOR_SORTING:]),
         ):
             (smallest,) = self._bodies([i], [tells], [None], [kept_key], [value and b""])
             # Base64 takes four bytes for three, and "false" one more than the "true" of a truncated raw.

@@ -16,7 +16,7 @@ from consumer.core.batch import EventBatch, IntArray
 from consumer.core.columns import PAD, Columns, decode_columns, plan
 from consumer.core.rejections import Code, Reason, Rejection, Rejections
 from consumer.core.resolve import Malformed, Resolution, named_types, why_malformed
-from consumer.core.spans import windows
+from consumer.core.spans import starts_with
 from consumer.core.unframe import WriterSchemas, Written, unframe
 from schemas.framing import SINGLE_OBJECT_HEADER_BYTES, single_object_header
 from schemas.repository import AvroSchema
@@ -61,12 +61,15 @@ class Decoder:
         if not ours.all():
             others = np.flatnonzero(~ours)
             written, rejected = unframe(values, data, others, begins[others], self._writers)
-            for same in written:
-                if same.schema.canonical == self._reader.canonical:
-                    begins[same.rows] += same.header_bytes
+            foreign = []
+            for one in written:
+                if one.schema.canonical == self._reader.canonical:
+                    begins[one.rows] += one.header_bytes
                 else:
-                    data, malformed = self._convert(values, data, begins, ends, same)
-                    rejected.append(malformed)
+                    foreign.append(one)
+            if foreign:
+                data, malformed = self._convert(values, data, begins, ends, foreign)
+                rejected.append(malformed)
             keep = np.ones(n, np.bool_)
             keep[np.concatenate([part.rows for part in rejected])] = False
             rows, begins, ends = rows[keep], begins[keep], ends[keep]
@@ -87,26 +90,30 @@ class Decoder:
         data: bytes,
         begins: IntArray,
         ends: IntArray,
-        written: Written,
+        foreign: Sequence[Written],
     ) -> tuple[bytes, Rejections]:
-        """Append records of another schema to the padded buffer, in the reader's encoding."""
+        """Append records of other schemas to the padded buffer, in the reader's encoding."""
         rejections: list[Rejection] = []
         extra: list[bytes] = []
         at = len(data)
-        for row in written.rows.tolist():
-            record = (values[row] or b"")[written.header_bytes :]
-            try:
-                converted, used = self._resolution(written.schema).convert(record)
-            except Malformed as malformed:
-                rejections.append(Rejection(row, *_undecodable(written.schema, str(malformed))))
-                continue
-            if used < len(record):
-                rejections.append(Rejection(row, *_bytes_follow(len(record) - used)))
-                continue
-            extra.append(converted)
-            begins[row], ends[row] = at, at + len(converted)
-            at += len(converted)
+        for schema, rows, header_bytes in foreign:
+            for row in rows.tolist():
+                record = self._converted(schema, (values[row] or b"")[header_bytes:])
+                if isinstance(record, Reason):
+                    rejections.append(Rejection(row, *record))
+                    continue
+                extra.append(record)
+                begins[row], ends[row] = at, at + len(record)
+                at += len(record)
         return b"".join((data, *extra, PAD)), Rejections.of(rejections)
+
+    def _converted(self, writer: AvroSchema, record: bytes) -> bytes | Reason:
+        """Bring a record into the reader's encoding, or say why that cannot be."""
+        try:
+            converted, used = self._resolution(writer).convert(record)
+        except Malformed as malformed:
+            return _undecodable(writer, str(malformed))
+        return converted if used == len(record) else _bytes_follow(len(record) - used)
 
     def _resolution(self, writer: AvroSchema) -> Resolution:
         resolution = self._resolutions.get(writer.canonical)
@@ -120,11 +127,10 @@ class Decoder:
         """Reject records that break the encoding: those that end early in the same field say the same."""
 
         def why(indexes: IntArray) -> list[Reason]:
-            spans = zip(begins[indexes].tolist(), ends[indexes].tolist(), strict=True)
-            records = [columns.data[begin:end] for begin, end in spans]
+            schema, spans = self._reader.parsed, zip(begins[indexes], ends[indexes], strict=True)
             return [
-                _undecodable(self._reader, why_malformed(self._reader.parsed, self._named, record))
-                for record in records
+                _undecodable(self._reader, why_malformed(schema, self._named, columns.data[begin:end]))
+                for begin, end in spans
             ]
 
         early = np.flatnonzero(columns.ended_in >= 0)
@@ -138,11 +144,8 @@ class Decoder:
 
 def _has_header(header: bytes, data: bytes, begins: IntArray, lengths: IntArray) -> NDArray[np.bool_]:
     """Tell which values begin with these 10 bytes: one compare of 8 bytes and one of 2."""
-    first, last = windows(data, "<u8"), windows(data, "<u2")
-    same: NDArray[np.bool_] = first[begins] == np.frombuffer(header, "<u8", 1)[0]
-    same &= last[begins + 8] == np.frombuffer(header, "<u2", 1, 8)[0]
-    same &= lengths >= len(header)
-    return same
+    same = starts_with(header[:8], data, begins) & starts_with(header[8:], data, begins + 8)
+    return same & (lengths >= len(header))
 
 
 def _trailing(rows: IntArray, columns: Columns, ends: IntArray) -> Rejections:

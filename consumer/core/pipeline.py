@@ -81,7 +81,7 @@ class Pipeline:
             header=self.header,
             scored_at_ms=scored_at_ms,
             partitions=of_rows(raw.partitions, rows),
-            offsets=np.asarray(raw.offsets, np.int64)[which],
+            offsets=of_rows(np.asarray(raw.offsets, np.int64), which),
         )
         lap("encode")
         return Outcome(rows, predictions, Rejections.merged([undecodable, invalid, failed]), scored)

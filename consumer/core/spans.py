@@ -104,6 +104,13 @@ def distinct_pairs(data: bytes, begins: IntArray, ends: IntArray) -> tuple[list[
     return [pair.tobytes() for pair in distinct.astype("<u2")], numbers_of[found]
 
 
+def starts_with(prefix: bytes, data: bytes, begins: IntArray) -> NDArray[np.bool_]:
+    """Tell at which positions, int64 (m,), these 1, 2, 4 or 8 bytes stand: bool (m,)."""
+    dtype = f"<u{len(prefix)}"
+    found: NDArray[np.bool_] = windows(data, dtype)[begins] == np.frombuffer(prefix, dtype)[0]
+    return found
+
+
 def windows(data: bytes, dtype: str) -> NDArray[Any]:
     """Return what stands at each position of a buffer, read as this type; nothing is copied."""
     return np.ndarray((len(data) - np.dtype(dtype).itemsize + 1,), dtype, data, 0, (1,))

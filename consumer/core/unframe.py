@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from consumer.core.batch import IntArray
 from consumer.core.rejections import Code, Reason, Rejections
-from consumer.core.spans import windows
+from consumer.core.spans import starts_with, windows
 from schemas.framing import (
     CONFLUENT_HEADER_BYTES,
     CONFLUENT_MARKER,
@@ -71,8 +71,8 @@ def unframe(
     """
     some = [values[row] for row in rows.tolist()]
     lengths = np.array([-1 if value is None else len(value) for value in some], np.int64)
-    single = (lengths >= SINGLE_OBJECT_HEADER_BYTES) & _starts_with(SINGLE_OBJECT_MARKER, data, begins)
-    confluent = (lengths >= CONFLUENT_HEADER_BYTES) & _starts_with(CONFLUENT_MARKER, data, begins)
+    single = (lengths >= SINGLE_OBJECT_HEADER_BYTES) & starts_with(SINGLE_OBJECT_MARKER, data, begins)
+    confluent = (lengths >= CONFLUENT_HEADER_BYTES) & starts_with(CONFLUENT_MARKER, data, begins)
     if not writers.reads_confluent:
         confluent[:] = False
     tombstones = lengths < 0
@@ -101,12 +101,6 @@ def unframe(
             rows[unknown], [some[i] or b"" for i in unknown.tolist()], confluent=writers.reads_confluent
         ),
     ]
-
-
-def _starts_with(marker: bytes, data: bytes, begins: IntArray) -> NDArray[np.bool_]:
-    dtype = f"<u{len(marker)}"
-    same: NDArray[np.bool_] = windows(data, dtype)[begins] == np.frombuffer(marker, dtype)[0]
-    return same
 
 
 def _by_schema(

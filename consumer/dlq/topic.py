@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from consumer.audit.topic_reader import Ranges, committed_ranges, committed_records
 from consumer.dlq.letter import Letter, parse_body
 from consumer.errors import BadInputError
-from consumer.kafka.event_consumer import headers_of
+from consumer.kafka.record_headers import headers_of
 from consumer.kafka.topic_probe import TopicProbe
 
 if TYPE_CHECKING:

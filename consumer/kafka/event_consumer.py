@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -20,10 +19,11 @@ from confluent_kafka import (
 )
 
 from consumer.conditions import Conditions, Name
-from consumer.core.batch import Headers, RawBatch, of_rows
+from consumer.core.batch import RawBatch, of_rows
 from consumer.errors import FatalError
 from consumer.kafka.policy import describe, error_of, is_outage, served
 from consumer.kafka.positions import Positions
+from consumer.kafka.record_headers import headers_of_all
 from consumer.kafka.unreadable import Unreadable, place_of
 
 log = structlog.get_logger(__name__)
@@ -201,7 +201,7 @@ class EventConsumer:
             keys=list(map(Message.key, events)),
             values=list(map(Message.value, events)),
             timestamps_ms=lambda rows: [ms for _, ms in map(Message.timestamp, of_rows(events, rows))],
-            headers=lambda rows: _headers_of_all(of_rows(events, rows)),
+            headers=lambda rows: headers_of_all(of_rows(events, rows)),
         )
 
     def _without_errors(self, messages: list[Message]) -> list[Message]:
@@ -287,18 +287,3 @@ class EventConsumer:
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Forget partitions that somebody else may own already."""
         self._on_revoke(consumer, partitions)
-
-
-def headers_of(message: Message) -> Headers:
-    """Return a record's headers; ones whose names are not UTF-8 cannot be had from the client."""
-    try:
-        return list(message.headers() or ())  # type: ignore[arg-type]  # a list, of bytes
-    except UnicodeDecodeError:
-        return [("dlq.error.headers", b"unreadable")]
-
-
-def _headers_of_all(messages: Sequence[Message]) -> list[Headers]:
-    with contextlib.suppress(UnicodeDecodeError):
-        if not any(map(Message.headers, messages)):
-            return [[]] * len(messages)
-    return list(map(headers_of, messages))

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from consumer.core.batch import EventBatch, IntArray
+from consumer.core.batch import EventBatch, IntArray, of_rows
 from consumer.core.columns import plan
 from consumer.core.json_columns import Choice, Piece, escaped, interleaved, numbers, strings
 from schemas.repository import purchase_prediction
@@ -53,16 +53,12 @@ def audit_lines(
     m = len(predictions)
     if m == 0:
         return b""
-    columns = predictions.numbers
+    rows, columns = predictions.rows, predictions.numbers
     characters = predictions.data.decode("latin-1")
 
     def text(name: str) -> Piece:
         ends = predictions.starts[:, _field_indexes()[name] + 1]
         return strings(predictions.data, characters, predictions.texts[name], ends)
-
-    def of_these(of_all: Sequence[int] | IntArray) -> IntArray:
-        column = np.asarray(of_all, np.int64)
-        return column if len(column) == m else column[predictions.rows]
 
     pieces: list[Piece] = [
         '{"timestamp_utc":', _times(columns["scored_at"]),
@@ -82,8 +78,8 @@ def audit_lines(
         '","partition":', numbers(columns["source_partition"]),
         ',"offset":', numbers(columns["source_offset"]),
         '},"output":{"topic":"', escaped(output_topic),
-        '","partition":', numbers(of_these(partitions)),
-        ',"offset":', numbers(of_these(offsets)),
+        '","partition":', numbers(of_rows(np.asarray(partitions, np.int64), rows)),
+        ',"offset":', numbers(of_rows(np.asarray(offsets, np.int64), rows)),
         "}}\n",
     ]  # fmt: skip
     return interleaved(pieces, m).encode("latin-1")

@@ -2,16 +2,17 @@
 
 ::
 
-    Rejection (a value, core/rejections.py)  the event's fault   dead letter, the offset advances
+    Rejection (a value: core/rejections.py)
+                           the event's fault                dead letter, the offset advances
     ServiceError
-      UsageError          64  the caller's words            correct the command line
-      BadInputError       65  a file's content              correct the file
-      StartupError        78  settings, schema, model, topic   correct the configuration
-      BatchAborted         -  undone, nothing was seen      retry the same batch
-        RecordRefused      -  because of one record         halve the batch to find it
-      Unavailable         75  an outage                     pause, keep polling, go on by itself
-      FatalError          75  this process must not go on   stop, let the supervisor restart it
-      InvariantError      70  our own bug                   stop, tell us
+      UsageError       64  the caller's words               correct the command line
+      BadInputError    65  a file's content                 correct the file
+      StartupError     78  settings, schema, model, topic   correct the configuration
+      BatchAborted      -  undone, nothing was seen         retry the same batch
+        RecordRefused   -  because of one record            halve the batch to find it
+      Unavailable      75  an outage                        pause, keep polling, go on by itself
+      FatalError       75  this process must not go on      stop, let the supervisor restart it
+      InvariantError   70  our own bug                      stop, tell us
 
 A data fault is never raised: one bad event must not cost its neighbours anything.
 """

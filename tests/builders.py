@@ -13,6 +13,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from hypothesis import strategies as st
 
 from consumer.core.batch import Headers, RawBatch
+from model_store.inputs import INPUT_NAMES
 from schemas.framing import single_object_header
 from schemas.repository import FOLDER, AvroSchema, engagement_event, purchase_prediction
 
@@ -84,6 +85,24 @@ def framed(body: bytes, schema: AvroSchema | None = None) -> bytes:
 def good(**changes: Any) -> bytes:
     """Return a good event as it stands in the topic."""
     return framed(encoded(event(**changes)))
+
+
+def prediction(**changes: Any) -> bytes:
+    """Return a prediction as it stands in the topic, with some fields changed."""
+    fields = {
+        "event_id": "e-1",
+        "student_id": "s-1",
+        "predicted_purchase_probability": 0.25,
+        "predicted_purchase": 0,
+        "threshold": 0.5,
+        "model_version": "v1",
+        "occurred_at": 1_700_000_000_123,
+        "scored_at": 1_700_000_000_600,
+        "source_partition": 0,
+        "source_offset": 0,
+        "features": {name: value for name, value in event().items() if name in INPUT_NAMES},
+    }
+    return framed(encoded(fields | changes, _PREDICTION), purchase_prediction())
 
 
 def decoded_prediction(value: bytes) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +10,10 @@ from typing import Any
 import orjson
 import pytest
 from confluent_kafka import Producer
-from fastavro import schemaless_writer
 
 from consumer.audit.verify import verify, verify_until_idle
 from consumer.settings import AuditSettings, KafkaSettings, Settings, TopicSettings
-from schemas.framing import single_object_header
-from schemas.repository import purchase_prediction
+from tests.builders import prediction
 
 pytestmark = pytest.mark.broker
 
@@ -48,36 +44,15 @@ class World:
         )
 
 
-def prediction(partition: int, offset: int) -> bytes:
+def prediction_of(partition: int, offset: int) -> bytes:
     """Return the framed prediction of an event."""
-    out = io.BytesIO(single_object_header(purchase_prediction().fingerprint))
-    out.seek(0, io.SEEK_END)
-    schemaless_writer(
-        out,
-        json.loads(purchase_prediction().canonical),
-        {
-            "event_id": f"event-{offset}",
-            "student_id": "student",
-            "predicted_purchase_probability": offset / 7,
-            "predicted_purchase": 0,
-            "threshold": 0.5,
-            "model_version": "v1",
-            "occurred_at": 2**60,  # far beyond the years that datetime knows
-            "scored_at": 0,
-            "source_partition": partition,
-            "source_offset": offset,
-            "features": {
-                "student_country": "US",
-                "days_on_platform": 1,
-                "minutes_watched": 1.0,
-                "courses_started": 1,
-                "practice_exams_started": 0,
-                "practice_exams_passed": 0,
-                "minutes_spent_on_exams": 0.0,
-            },
-        },
+    return prediction(
+        event_id=f"event-{offset}",
+        predicted_purchase_probability=offset / 7,
+        occurred_at=2**60,  # far beyond the years that datetime knows
+        source_partition=partition,
+        source_offset=offset,
     )
-    return out.getvalue()
 
 
 def letter(
@@ -130,7 +105,7 @@ class Writer:
         for key in world.events:
             producer.produce(topics.events, b"event", key)
         for n, key in world.predictions:
-            producer.produce(topics.predictions, prediction(0, n), key)
+            producer.produce(topics.predictions, prediction_of(0, n), key)
         for n, key in world.letters:
             value, headers = letter(topics.events, n)
             producer.produce(topics.dead_letters, value, key, headers=headers)
@@ -270,7 +245,7 @@ def test_aborted_transactions_and_markers_are_no_events(kafka: str, writer: Writ
 
 def test_predictions_asked_for_over_http_must_be_logged_all_the_same(writer: Writer) -> None:
     """They belong to no event, and to one line each."""
-    writer.write(World.faithful(), [("predictions", prediction(-1, -1))])
+    writer.write(World.faithful(), [("predictions", prediction_of(-1, -1))])
     verdict = verify(writer.settings)
     assert {name for name, finding in verdict.findings.items() if finding.count} == {"log_missing"}
     assert (verdict.predictions, verdict.http_predictions, verdict.prediction_records) == (9, 1, 10)

@@ -67,7 +67,8 @@ class Progress:
 
     def owned(self, instance: str) -> frozenset[int]:
         """Return the partitions that the group has given to an instance."""
-        group = self._admin.describe_consumer_groups([self.group])[self.group].result(_ANSWER_WITHIN_S)
+        asked = self._admin.describe_consumer_groups([self.group], request_timeout=_ANSWER_WITHIN_S)
+        group = asked[self.group].result()
         if group.state != ConsumerGroupState.STABLE:
             return frozenset()
         return frozenset(

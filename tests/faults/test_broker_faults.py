@@ -69,8 +69,9 @@ def _group_coordinator(admin: AdminClient, service: Any) -> int:
     found: list[int] = []
 
     def told() -> bool:
-        group = admin.describe_consumer_groups([service.group])[service.group].result(30)
-        found.append(int(group.coordinator.id))
+        # It may have been sent to the broker that was killed: ask another soon.
+        asked = admin.describe_consumer_groups([service.group], request_timeout=5)
+        found.append(int(asked[service.group].result().coordinator.id))
         return True
 
     # After a kill it moves; a broker that has it no longer says no more than that.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 import pytest
-from fastavro import schemaless_writer
 
 from consumer.conditions import Conditions, Name
 from consumer.core.decode import Decoder
@@ -20,8 +18,9 @@ from consumer.monitor import durable, role
 from consumer.monitor.audit_log import AuditLog
 from consumer.monitor.committed import CommittedBatch, Round
 from consumer.monitor.role import Monitor
-from schemas.framing import CONFLUENT_MARKER, single_object_header
+from schemas.framing import CONFLUENT_MARKER, SINGLE_OBJECT_HEADER_BYTES
 from schemas.repository import AvroSchema, purchase_prediction
+from tests.builders import prediction
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,35 +76,6 @@ class Shown:
         self.seen.append((batch.records.offsets[0], self.path.read_bytes().count(b"\n")))
 
 
-def prediction(event_id: str, header: bytes | None = None) -> bytes:
-    """Return one framed prediction."""
-    out = io.BytesIO()
-    features = {
-        "student_country": "US",
-        "days_on_platform": 1,
-        "minutes_watched": 1.0,
-        "courses_started": 1,
-        "practice_exams_started": 1,
-        "practice_exams_passed": 1,
-        "minutes_spent_on_exams": 1.0,
-    }
-    record = {
-        "event_id": event_id,
-        "student_id": "s1",
-        "predicted_purchase_probability": 0.25,
-        "predicted_purchase": 0,
-        "threshold": 0.5,
-        "model_version": "v1",
-        "occurred_at": 0,
-        "scored_at": 0,
-        "source_partition": 0,
-        "source_offset": 0,
-        "features": features,
-    }
-    schemaless_writer(out, purchase_prediction().parsed, record)
-    return (header or single_object_header(purchase_prediction().fingerprint)) + out.getvalue()
-
-
 class Bench:
     """A monitor with everything around it."""
 
@@ -145,7 +115,7 @@ def behind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
 @pytest.mark.usefixtures("behind")
 def test_each_round_is_logged_shown_and_told_of(tmp_path: Path) -> None:
     """A view sees a batch once it is in the log, and the report counts records, lines and foreign bytes."""
-    bench = Bench(tmp_path / "log.jsonl", [prediction("a"), b"foreign", prediction("b")])
+    bench = Bench(tmp_path / "log.jsonl", [prediction(event_id="a"), b"foreign", prediction(event_id="b")])
     for _ in range(3):
         bench.monitor.run_once()
     assert bench.event_ids() == ["a", "b"]
@@ -160,7 +130,7 @@ def test_foreign_bytes_are_named_by_their_coordinates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Records that have no line are logged with partition, offset and reason."""
-    bench = Bench(tmp_path / "log.jsonl", [prediction("a"), b"foreign"])
+    bench = Bench(tmp_path / "log.jsonl", [prediction(event_id="a"), b"foreign"])
     for _ in range(2):
         bench.monitor.run_once()
     told = capsys.readouterr().out
@@ -170,7 +140,7 @@ def test_foreign_bytes_are_named_by_their_coordinates(
 
 def test_a_prediction_is_in_the_log_and_shown_when_its_round_ends(tmp_path: Path) -> None:
     """Without a backlog nothing waits for the next poll."""
-    bench = Bench(tmp_path / "log.jsonl", [prediction("a")])
+    bench = Bench(tmp_path / "log.jsonl", [prediction(event_id="a")])
     bench.monitor.run_once()
     assert bench.view.seen == [(0, 1)]
 
@@ -179,7 +149,7 @@ def test_a_failing_disk_holds_the_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, behind: bool
 ) -> None:
     """While the disk refuses, the monitor is not ready, reads one batch ahead at most and loses nothing."""
-    bench = Bench(tmp_path / "log.jsonl", [prediction(event_id) for event_id in "abcdef"])
+    bench = Bench(tmp_path / "log.jsonl", [prediction(event_id=event_id) for event_id in "abcdef"])
 
     class FullDisk:
         def __getattr__(self, name: str) -> Any:
@@ -209,7 +179,7 @@ def test_a_failing_disk_holds_the_batch(
 def test_a_registry_outage_holds_the_batch(tmp_path: Path) -> None:
     """While a schema cannot be looked up, nothing is taken for undecodable."""
     confluent = CONFLUENT_MARKER + (7).to_bytes(4, "big")
-    bench = Bench(tmp_path / "log.jsonl", [prediction("a", confluent)])
+    bench = Bench(tmp_path / "log.jsonl", [confluent + prediction(event_id="a")[SINGLE_OBJECT_HEADER_BYTES:]])
     bench.registry.is_up = False
     bench.monitor.run_once()
     assert Name.SCHEMA_REGISTRY in bench.conditions.active()
@@ -222,7 +192,7 @@ def test_a_registry_outage_holds_the_batch(tmp_path: Path) -> None:
 
 def test_stop_ends_the_run_and_releases_everything(tmp_path: Path, *, behind: bool) -> None:
     """After stop, run returns with what it had read logged and shown, the topic closed, the log free."""
-    bench = Bench(tmp_path / "log.jsonl", [prediction(event_id) for event_id in "abc"])
+    bench = Bench(tmp_path / "log.jsonl", [prediction(event_id=event_id) for event_id in "abc"])
     bench.monitor._observe = lambda report: (bench.rounds.append(report), bench.monitor.stop())
     bench.monitor.run()
     assert bench.topic.closed

@@ -1,0 +1,55 @@
+"""Rejected events and their dead letters, put into a topic by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from confluent_kafka import Producer
+
+from consumer.core.batch import Headers
+from consumer.core.dead_letter import dead_letters
+from consumer.core.rejections import Code, Rejection, Rejections
+from tests.builders import raw_batch
+
+HEADERS: Headers = [("trace", b"t-1"), ("trace", None), ("bin", b"\xff\x00")]
+KINDS = (Code.UNKNOWN_SCHEMA, Code.TOMBSTONE, Code.FIELD_INVALID)
+
+Event = tuple[int, bytes | None, bytes | None, Headers]
+
+
+def reject(service: Any, events: list[tuple[Event, Code]], **limits: int) -> None:
+    """Write the dead letters of events that need not be in the events topic."""
+    producer = Producer({"bootstrap.servers": service.servers, "message.max.bytes": 2_000_000})
+    for offset, ((partition, key, value, headers), code) in enumerate(events):
+        raw = raw_batch([value], keys=[key], headers=[headers], partitions=[partition], first_offset=offset)
+        raw = replace(raw, topic=service.topics["EVENTS"])
+        (letter,) = dead_letters(
+            Rejections.of([Rejection(0, code, f"{code} it is")]),
+            raw,
+            group="g",
+            rejected_at_ms=1_790_000_000_000,
+            max_bytes=limits.get("max_bytes", 1_000_000),
+        )
+        producer.produce(service.topics["DEAD_LETTERS"], letter.value, letter.key, 0, headers=letter.headers)
+    assert producer.flush(20) == 0
+
+
+def events_of(count: int) -> list[tuple[Event, Code]]:
+    """Return rejected events of every kind, over two partitions."""
+    kinds = [KINDS[n % 3] for n in range(count)]
+    return [
+        ((n % 2, b"\xffkey-%d" % n, None if code is Code.TOMBSTONE else b"raw-%d" % n, HEADERS), code)
+        for n, code in enumerate(kinds)
+    ]
+
+
+def replayed(service: Any, count: int) -> list[Event]:
+    """Return what committed readers find in the events topic, which must be so many."""
+    found = service.read(service.topics["EVENTS"], count)
+    return [(record.partition(), record.key(), record.value(), record.headers() or []) for record in found]
+
+
+def in_order(events: list[Event]) -> list[Event]:
+    """Sort by partition, and keep the order inside each."""
+    return sorted(events, key=lambda event: event[0])

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from consumer.core.batch import EventBatch, IntArray, of_rows
+from consumer.core.batch import EVENT_FIELDS, INPUTS_BEGIN, EventBatch, IntArray, of_rows
 from consumer.core.columns import plan
 from consumer.core.json_columns import Choice, Piece, escaped, interleaved, numbers, strings
 from schemas.repository import purchase_prediction
@@ -17,14 +17,7 @@ _YEAR_0001_MS: Final = -62_135_596_800_000
 _YEAR_9999_END_MS: Final = 253_402_300_799_999
 """RFC 3339 has four digits for the year (section 5.6)."""
 
-_NUMBERS: Final = (
-    "days_on_platform",
-    "minutes_watched",
-    "courses_started",
-    "practice_exams_started",
-    "practice_exams_passed",
-    "minutes_spent_on_exams",
-)
+_NUMBERS: Final = EVENT_FIELDS[INPUTS_BEGIN + 1 :]
 
 
 def audit_lines(

@@ -19,7 +19,7 @@ from consumer.conditions import Conditions
 from consumer.monitor.role import Monitor, open_monitor
 from consumer.settings import AuditSettings, KafkaSettings, Settings, TopicSettings
 from schemas.bundled import BundledSchemas
-from tests.builders import prediction
+from tests.builders import decoded_prediction, prediction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -143,8 +143,7 @@ def committed(servers: str, topic: str, partitions: int) -> list[Line]:
             if message.error() is not None:
                 at_end.add(message.partition())
             else:
-                event_id_bytes = (message.value() or b"")[11:]
-                event_id = event_id_bytes[: (message.value() or b"")[10] // 2].decode()
+                event_id = decoded_prediction(message.value() or b"")["event_id"]
                 found.append((message.partition() or 0, message.offset() or 0, event_id))
     reader.close()
     return sorted(found)

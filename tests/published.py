@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from confluent_kafka import Producer
-from fastavro import schemaless_writer
 
 from model_store.inputs import INPUT_NAMES, INTEGER_INPUTS
 from model_store.synthetic import generate_students
-from schemas.framing import single_object_header
 from schemas.repository import AvroSchema, purchase_outcome, purchase_prediction
+from tests.builders import encoded, framed
 
 if TYPE_CHECKING:
     from model_store.store import ModelStore
-
-
-def framed(schema: AvroSchema, record: dict[str, Any]) -> bytes:
-    """Return one framed record."""
-    out = io.BytesIO()
-    schemaless_writer(out, schema.parsed, record)
-    return single_object_header(schema.fingerprint) + out.getvalue()
 
 
 class Published:
@@ -66,7 +57,7 @@ class Published:
                 "source_offset": begin + i,
                 "features": features,
             }
-            self._send(self._predictions, f"s{begin + i}", framed(purchase_prediction(), record))
+            self._send(self._predictions, f"s{begin + i}", purchase_prediction(), record)
         self._producer.flush()
         return probabilities
 
@@ -78,8 +69,8 @@ class Published:
                 "purchased": bool(bought),
                 "observed_at": int(time.time() * 1000),
             }
-            self._send(self._outcomes, f"s{begin + i}", framed(purchase_outcome(), record))
+            self._send(self._outcomes, f"s{begin + i}", purchase_outcome(), record)
         self._producer.flush()
 
-    def _send(self, topic: str, key: str, value: bytes) -> None:
-        self._producer.produce(topic, value, key)
+    def _send(self, topic: str, key: str, schema: AvroSchema, record: dict[str, Any]) -> None:
+        self._producer.produce(topic, framed(encoded(record, schema.parsed), schema), key)

@@ -18,7 +18,7 @@ KINDS = (Code.UNKNOWN_SCHEMA, Code.TOMBSTONE, Code.FIELD_INVALID)
 Event = tuple[int, bytes | None, bytes | None, Headers]
 
 
-def reject(service: Any, events: list[tuple[Event, Code]], **limits: int) -> None:
+def reject(service: Any, events: list[tuple[Event, Code]], *, max_bytes: int = 1_000_000) -> None:
     """Write the dead letters of events that need not be in the events topic."""
     producer = Producer({"bootstrap.servers": service.servers, "message.max.bytes": 2_000_000})
     for offset, ((partition, key, value, headers), code) in enumerate(events):
@@ -29,7 +29,7 @@ def reject(service: Any, events: list[tuple[Event, Code]], **limits: int) -> Non
             raw,
             group="g",
             rejected_at_ms=1_790_000_000_000,
-            max_bytes=limits.get("max_bytes", 1_000_000),
+            max_bytes=max_bytes,
         )
         producer.produce(service.topics["DEAD_LETTERS"], letter.value, letter.key, 0, headers=letter.headers)
     assert producer.flush(20) == 0

@@ -181,8 +181,8 @@ class Transaction:
                 exception, error = abort_exception, error_of(abort_exception)
             else:
                 reason = f"transaction aborted: {describe(error)}"
-                # No delivery report is asked for, a callback for each record: the first error that the
-                # broker had for one is what the transaction must be aborted with.
+                # What the client says the transaction must be aborted for is the first error that the broker
+                # had for a record: no delivery report has to tell.
                 if error.code() in REFUSALS:
                     raise RecordRefused(reason) from exception
                 raise BatchAborted(reason) from exception

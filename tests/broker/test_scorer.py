@@ -10,14 +10,11 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any
 
-import fastavro
 import pytest
 
-from schemas.framing import single_object_header
-from schemas.repository import engagement_event, purchase_prediction
+from tests.builders import decoded_prediction, good
 
 pytestmark = pytest.mark.broker
 
@@ -37,19 +34,7 @@ GOOD: dict[str, Any] = {
 
 def event(**changed: Any) -> bytes:
     """Return a framed event."""
-    out = BytesIO()
-    fastavro.schemaless_writer(out, engagement_event().parsed, GOOD | changed)
-    return single_object_header(engagement_event().fingerprint) + out.getvalue()
-
-
-def prediction(value: bytes) -> dict[str, Any]:
-    """Decode a framed prediction."""
-    header = single_object_header(purchase_prediction().fingerprint)
-    assert value.startswith(header)
-    stream = BytesIO(value[len(header) :])
-    record = fastavro.schemaless_reader(stream, purchase_prediction().parsed)
-    assert stream.read() == b""
-    return record  # type: ignore[return-value]  # a record schema gives a dict
+    return good(**GOOD | changed)
 
 
 BROKEN: list[tuple[str, bytes | None]] = [
@@ -81,7 +66,7 @@ def test_every_kind_of_bad_event_gets_its_code_and_its_neighbours_are_scored(
     predictions = service.read(service.topics["PREDICTIONS"], len(BROKEN))
     letters = service.read(service.topics["DEAD_LETTERS"], len(BROKEN))
 
-    decoded = [prediction(record.value()) for record in predictions]
+    decoded = [decoded_prediction(record.value()) for record in predictions]
     assert [record.key() for record in predictions] == [b"good-%d" % i for i in range(len(BROKEN))]
     assert [p["source_offset"] for p in decoded] == [2 * i for i in range(len(BROKEN))]
     assert len({p["predicted_purchase_probability"] for p in decoded}) == 1
@@ -131,7 +116,7 @@ def test_sigterm_finishes_the_batch_and_exits_0(deploy: Callable[..., Any]) -> N
     service.produce([(b"k%d" % i, event(event_id=f"f{i}"), i % 2) for i in range(500)])
     service.start("score")
     records = service.read(service.topics["PREDICTIONS"], 2500)
-    assert max(Counter(prediction(r.value())["event_id"] for r in records).values()) == 1
+    assert max(Counter(decoded_prediction(r.value())["event_id"] for r in records).values()) == 1
 
 
 def test_a_value_that_the_dead_letter_topic_cannot_hold_is_truncated(deploy: Callable[..., Any]) -> None:
@@ -169,7 +154,9 @@ def test_a_prediction_that_its_topic_refuses_is_dead_lettered(
     service.start("score")
     published = service.read(service.topics["PREDICTIONS"], 20)
     (letter,) = service.read(service.topics["DEAD_LETTERS"], 1)
-    assert [prediction(r.value())["source_offset"] for r in published] == [i for i in range(21) if i != 7]
+    assert [decoded_prediction(r.value())["source_offset"] for r in published] == [
+        i for i in range(21) if i != 7
+    ]
     assert json.loads(letter.value())["code"] == "publish_refused"
 
 
@@ -199,7 +186,9 @@ def test_partitions_move_between_scorers_while_events_flow(deploy: Callable[...,
     flow_until(lambda: sent % 4000 == 0)
     records = service.read(service.topics["PREDICTIONS"], sent, timeout_s=40)
     for partition in range(4):
-        offsets = [prediction(r.value())["source_offset"] for r in records if r.partition() == partition]
+        offsets = [
+            decoded_prediction(r.value())["source_offset"] for r in records if r.partition() == partition
+        ]
         assert offsets == list(range(sent // 4))
 
 

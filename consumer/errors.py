@@ -9,7 +9,7 @@
       BadInputError    65  a file's content                 correct the file
       StartupError     78  settings, schema, model, topic   correct the configuration
       BatchAborted      -  undone, nothing was seen         retry the same batch
-        RecordRefused   -  because of one record            halve the batch to find it
+        RecordRejectedByBroker   -  because of one record            halve the batch to find it
       Unavailable      75  an outage                        pause, keep polling, go on by itself
       FatalError       75  this process must not go on      stop, let the supervisor restart it
       InvariantError   70  our own bug                      stop, tell us
@@ -56,7 +56,7 @@ class BatchAborted(ServiceError):  # noqa: N818 - an outcome, not a mistake
     exit_code = 75
 
 
-class RecordRefused(BatchAborted):
+class RecordRejectedByBroker(BatchAborted):
     """The transaction was undone because the broker will not take one of its records."""
 
 
@@ -64,7 +64,7 @@ class Unavailable(ServiceError):  # noqa: N818 - a state of the world, not a mis
     """Something outside is down. Pause, stay in the group and try again.
 
     Attributes:
-        condition: which of :class:`consumer.conditions.Name` keeps us from being ready.
+        condition: which of :class:`consumer.runtime.readiness.Name` keeps us from being ready.
     """
 
     exit_code = 75

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Scorer(Protocol):
+class ProbabilityModel(Protocol):
     """Whatever turns inputs into probabilities."""
 
     def predict_probability(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -78,7 +78,7 @@ class GenericScorer:
         return np.ascontiguousarray(self.estimator.predict_proba(input_matrix(inputs))[:, 1])
 
 
-def scorer_of(estimator: Any) -> Scorer:
+def scorer_of(estimator: Any) -> ProbabilityModel:
     """Return the fastest scorer for a fitted estimator on the seven inputs."""
     steps = _steps(estimator)
     if [type(step) for step in steps] == [EngagementFeatures, LogisticRegression]:

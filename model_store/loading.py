@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from model_store.linear import Scorer
+    from model_store.linear import ProbabilityModel
 
 _MAX_MANIFEST_BYTES = 1024 * 1024
 
@@ -59,7 +59,7 @@ class LoadedModel:
     threshold: float
     manifest: Manifest
     baseline: Baseline
-    scorer: Scorer
+    scorer: ProbabilityModel
 
     def predict_probability(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the probability of a purchase, float64 (m,), for inputs float64 (m, 7), Fortran order."""
@@ -169,7 +169,7 @@ def _check_estimator(estimator: Any, manifest: Manifest) -> None:
         raise _refused(manifest.version, "this software engineers other features than it was trained on")
 
 
-def _check_scores(version: str, content: bytes, scorer: Scorer) -> None:
+def _check_scores(version: str, content: bytes, scorer: ProbabilityModel) -> None:
     try:
         difference = self_test.largest_difference(self_test.from_lines(content), scorer)
     except Exception as error:

@@ -18,7 +18,8 @@ from model_store.inputs import INPUT_NAMES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from model_store.linear import Scorer
+    from model_store.linear import ProbabilityModel
+
 
 TOLERANCE: Final = 1e-9
 """Largest accepted difference of a probability: above rounding, below any decision's notice."""
@@ -37,7 +38,7 @@ class SelfTestRow(BaseModel):
     expected_probability: float
 
 
-def choose_rows(inputs: NDArray[np.float64], scorer: Scorer) -> tuple[SelfTestRow, ...]:
+def choose_rows(inputs: NDArray[np.float64], scorer: ProbabilityModel) -> tuple[SelfTestRow, ...]:
     """Choose rows from all over the range of scores, and the edges of the input space.
 
     Args:
@@ -77,7 +78,7 @@ def from_lines(content: bytes) -> tuple[SelfTestRow, ...]:
     return rows
 
 
-def largest_difference(rows: tuple[SelfTestRow, ...], scorer: Scorer) -> float:
+def largest_difference(rows: tuple[SelfTestRow, ...], scorer: ProbabilityModel) -> float:
     """Score the rows again and return how far a probability is off at most, NaN for a NaN score."""
     inputs = np.array(
         [(country_code(row.student_country), *row.numbers) for row in rows], dtype=np.float64, order="F"

@@ -36,7 +36,7 @@ def logs_of_its_own() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[str]:
     """Bootstrap servers of a Kafka that all tests share."""
-    from consumer.demo.available_kafka import available_kafka  # noqa: PLC0415 - only broker tests need it
+    from consumer.embedded_kafka.available import available_kafka  # noqa: PLC0415 - only broker tests need it
 
     with available_kafka() as bootstrap_servers:
         yield bootstrap_servers
@@ -50,7 +50,7 @@ def topics(kafka: str, request: pytest.FixtureRequest) -> Iterator[NewTopic]:
     """
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - only broker tests need it
 
-    from consumer.kafka.topics import TopicSpec, create_topics  # noqa: PLC0415 - the same
+    from consumer.kafka.admin import TopicSpec, create_topics  # noqa: PLC0415 - the same
 
     client_config = {"bootstrap.servers": kafka}
     test = re.sub(r"[^A-Za-z0-9._-]", "-", request.node.name)[:80]

@@ -8,7 +8,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from consumer import logs
 from consumer.cli import (
     audit,
     bench,
@@ -26,6 +25,7 @@ from consumer.cli import (
 )
 from consumer.cli.context import Context
 from consumer.errors import ServiceError
+from consumer.runtime import logging as logs
 from model_store.errors import ModelStoreError, TrainingDataError
 from schemas.errors import SchemaError
 

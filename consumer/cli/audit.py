@@ -30,18 +30,18 @@ def verify(
     examples: Annotated[int, typer.Option(help="Coordinates to print of each kind of finding.", min=0)] = 10,
 ) -> None:
     """Check that every event was decided exactly once, in order, and logged exactly once."""
-    from consumer.audit import verify as oracle  # noqa: PLC0415 - librdkafka is not needed for --help
+    from consumer.ops.verify import verifier  # noqa: PLC0415 - librdkafka is not needed for --help
 
     given: Context = context.obj
     settings = given.settings()
     try:
         if until_idle:
-            verdict = oracle.verify_until_idle(settings, with_log=log, examples=examples, idle_s=idle_s)
+            verdict = verifier.verify_until_idle(settings, with_log=log, examples=examples, idle_s=idle_s)
         else:
-            verdict = oracle.verify(settings, with_log=log, examples=examples)
+            verdict = verifier.verify(settings, with_log=log, examples=examples)
     except KeyboardInterrupt:
         raise typer.Abort from None  # nothing was verified, so this is no success
     for line in verdict.lines():
         typer.echo(line)
     if not verdict.holds:
-        raise BadInputError(verdict.complaint())
+        raise BadInputError(verdict.problem())

@@ -32,15 +32,15 @@ def bench(
     Medians over the repeats, in microseconds per event. What Kafka adds is measured by `make bench` in a
     clone, against programs that somebody would write instead.
     """
-    from consumer.measure.core import pipeline_of, time_core  # noqa: PLC0415 - scikit-learn takes a second to import
-    from consumer.memory import settle  # noqa: PLC0415 - beside the others
+    from consumer.ops.bench import pipeline_of, time_core  # noqa: PLC0415 - scikit-learn takes a second to import
+    from consumer.runtime.memory import tune_gc_and_malloc  # noqa: PLC0415 - beside the others
     from model_store.store import ModelStore  # noqa: PLC0415
 
     given: Context = context.obj
     settings = given.settings()
     model = ModelStore(settings.model_store.path, settings.model_store.model).load("champion")
     pipeline = pipeline_of(model)
-    settle()  # as a scorer does
+    tune_gc_and_malloc()  # as a scorer does
     timing = time_core(
         pipeline,
         batch_events=batch or settings.batch.max_events,

@@ -16,7 +16,7 @@ from consumer.errors import InvariantError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from consumer.demo.stage import Stage
+    from consumer.demo.environment import DemoEnvironment
 
 FOLDER = Path("artifacts/demo")
 
@@ -50,10 +50,10 @@ def _perform(
 ) -> None:
     from rich.console import Console  # noqa: PLC0415 - none of this is needed for --help
 
-    from consumer.demo.available_kafka import available_kafka  # noqa: PLC0415
+    from consumer.demo.environment import empty_folder, overrides, start_environment, train_model  # noqa: PLC0415
     from consumer.demo.progress import Display  # noqa: PLC0415
-    from consumer.demo.show import Script, Show  # noqa: PLC0415
-    from consumer.demo.stage import empty_folder, overrides, set_up, train_model  # noqa: PLC0415
+    from consumer.demo.run import DemoPlan, DemoRun  # noqa: PLC0415
+    from consumer.embedded_kafka.available import available_kafka  # noqa: PLC0415
 
     console = Console(highlight=False, soft_wrap=True)
     empty_folder(FOLDER)
@@ -64,21 +64,21 @@ def _perform(
         settings = ours.settings()
         console.print(f"Kafka: {bootstrap_servers}")
         console.print(f"model: {train_model(settings)}, trained on generated students")
-        with set_up(settings, before_verb(ours), FOLDER, workers) as stage:
+        with start_environment(settings, before_verb(ours), FOLDER, workers) as stage:
             console.print(f"roles: {workers} x score, monitor; what they say is in {stage.log_path}")
             with Display(console) as display:
-                summary = Show(stage, Script(events, rate, broken), display).run(keep=keep)
+                summary = DemoRun(stage, DemoPlan(events, rate, broken), display).run(keep=keep)
             for line in summary.lines():
                 console.print(line)
-            complaint = summary.complaint()
-            if complaint is not None:
-                raise InvariantError(complaint)
+            problem = summary.problem()
+            if problem is not None:
+                raise InvariantError(problem)
             if keep:
                 _wait(console, stage)
 
 
-def _wait(console: Console, stage: Stage) -> None:
-    """Show where to look, and wait until ctrl-C."""
+def _wait(console: Console, stage: DemoEnvironment) -> None:
+    """DemoRun where to look, and wait until ctrl-C."""
     for what, url in stage.urls().items():
         console.print(f"{what}: {url}")
     console.print(f"audit log: {stage.settings.audit.path}")

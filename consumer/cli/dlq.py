@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from consumer.cli.context import Context
-from consumer.cli.places import hex_lines, place_of, printable, shortened
-from consumer.cli.report import moment_of
-from consumer.core.rejections import Code
+from consumer.cli.formatting import hex_lines, parse_partition_offset, printable, shortened
+from consumer.cli.report import parse_time
 from consumer.errors import BadInputError, UsageError
+from consumer.pipeline.rejections import Code
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from consumer.dlq.letter import Letter
-    from consumer.dlq.replay import Replay
-    from consumer.dlq.selection import Due
+    from consumer.ops.dlq.dead_letter import DeadLetterRecord
+    from consumer.ops.dlq.plan import ReplayItem
+    from consumer.ops.dlq.replay import Replay
     from consumer.settings import Settings
 
 dlq = typer.Typer(help="The dead letters: what was rejected, and sending it in again.", no_args_is_help=True)
@@ -55,14 +55,17 @@ def list_letters(
     as_json: Json = False,
 ) -> None:
     """Count the dead letters by code, and print the newest."""
-    from consumer.dlq.listing import listing  # noqa: PLC0415 - librdkafka is not needed for --help
-    from consumer.dlq.topic import letters_between, ranges_since  # noqa: PLC0415
     from consumer.kafka import client_config  # noqa: PLC0415
+    from consumer.ops.dlq.topic import (  # noqa: PLC0415
+        letters_between,
+        listing,
+        ranges_since,
+    )
 
     codes = _codes(code)
     settings = _settings(context)
     client, topic = client_config.common(settings.kafka), settings.topics.dead_letters
-    moment = moment_of(since, datetime.now(UTC), "--since")
+    moment = parse_time(since, datetime.now(UTC), "--since")
     since_ms = None if moment is None else int(moment.timestamp() * 1000)
     ranges = ranges_since(client, topic, since_ms, partition)
     letters = (letter for batch in letters_between(client, topic, ranges) for letter in batch)
@@ -89,10 +92,10 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print one dead letter: the reason, the decoded event, the headers, the raw bytes."""
-    from consumer.dlq.topic import read_letter  # noqa: PLC0415 - librdkafka is not needed for --help
     from consumer.kafka import client_config  # noqa: PLC0415
+    from consumer.ops.dlq.topic import read_letter  # noqa: PLC0415 - librdkafka is not needed for --help
 
-    at = place_of(place)
+    at = parse_partition_offset(place)
     settings = _settings(context)
     letter = read_letter(client_config.common(settings.kafka), settings.topics.dead_letters, *at)
     if as_json:
@@ -116,12 +119,12 @@ def replay(
     What was replayed before is not replayed again, also when a run was interrupted. Dead letters that do
     not hold the whole event are named, and the command then ends with exit code 65.
     """
-    from consumer.dlq.replay import Replay  # noqa: PLC0415 - librdkafka is not needed for --help
+    from consumer.ops.dlq.replay import Replay  # noqa: PLC0415 - librdkafka is not needed for --help
 
     codes = _codes(code)
     settings = _settings(context)
 
-    def on_refused(letter: Letter, why: str) -> None:
+    def on_refused(letter: DeadLetterRecord, why: str) -> None:
         typer.echo(f"not replayed: {letter.place}  {letter.code}  {printable(why)}", err=True)
 
     work = Replay(settings, codes=codes, limit=limit, on_refused=on_refused)
@@ -149,11 +152,11 @@ def replay(
 
 def _try_out(work: Replay, settings: Settings) -> None:
     """Say what would become of the events now: they are decoded and validated, and not scored."""
-    from consumer.bootstrap import writer_schemas  # noqa: PLC0415 - as above
-    from consumer.dlq.forecast import Forecast  # noqa: PLC0415
+    from consumer.ops.dlq.preview import Preview  # noqa: PLC0415
+    from consumer.roles.shared import writer_schemas  # noqa: PLC0415 - as above
 
-    forecast = Forecast(writer_schemas(settings))
-    batch: list[Due] = []
+    forecast = Preview(writer_schemas(settings))
+    batch: list[ReplayItem] = []
     for due in work.dry_run():
         batch.append(due)
         if len(batch) == forecast.BATCH_EVENTS:
@@ -164,9 +167,9 @@ def _try_out(work: Replay, settings: Settings) -> None:
         typer.echo(line)
 
 
-def _described(letter: Letter, settings: Settings) -> Iterable[str]:
+def _described(letter: DeadLetterRecord, settings: Settings) -> Iterable[str]:
     """Say everything about a dead letter, a fact a line."""
-    from consumer.dlq.letter import Unreplayable, original  # noqa: PLC0415 - NumPy is not needed for --help
+    from consumer.ops.dlq.dead_letter import Unreplayable, original  # noqa: PLC0415 - NumPy is not needed for --help
 
     yield f"dead letter {letter.place} of {settings.topics.dead_letters}, written {letter.written_at}"
     yield f"key: {'none' if letter.key is None else printable(letter.key.decode(errors='backslashreplace'))}"

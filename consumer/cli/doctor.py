@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from consumer.cli.context import Context
-from consumer.cli.places import printable
+from consumer.cli.formatting import printable
 from consumer.errors import StartupError, Unavailable
 
 if TYPE_CHECKING:
-    from consumer.doctor.check import Check
+    from consumer.ops.doctor.check import Check
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def doctor(
     Changes nothing that matters: it commits an offset under the group `<group>-doctor`, and removes that
     again. Ends with 0 if nothing failed, 78 if something must be corrected, 75 if it may pass by itself.
     """
-    from consumer.doctor.check import CONFIGURATION, Status  # noqa: PLC0415 - scikit-learn takes a second to import
+    from consumer.ops.doctor.check import CONFIGURATION, CheckStatus  # noqa: PLC0415 - scikit-learn takes a second to import
 
     given: Context = context.obj
     found: list[Check] = []
@@ -37,19 +37,19 @@ def doctor(
         found.append(check)
         if not as_json:
             typer.echo(printable(check.line()))
-    failed = [check for check in found if check.status is Status.FAIL]
+    failed = [check for check in found if check.status is CheckStatus.FAIL]
     if as_json:
         typer.echo(json.dumps({"ok": not failed, "checks": [check.as_json() for check in found]}, indent=2))
     if failed:
         names = ", ".join(dict.fromkeys(check.name for check in failed))
-        complaint = f"{len(failed)} of {len(found)} checks failed: {names}; each says above what to do"
+        problem = f"{len(failed)} of {len(found)} checks failed: {names}; each says above what to do"
         kind = StartupError if any(check.exit_code == CONFIGURATION for check in failed) else Unavailable
-        raise kind(complaint)
+        raise kind(problem)
 
 
 def _checks(given: Context) -> Iterator[Check]:
-    from consumer.doctor import broker, local  # noqa: PLC0415 - as above
-    from consumer.doctor.check import fail  # noqa: PLC0415
+    from consumer.ops.doctor import broker, local  # noqa: PLC0415 - as above
+    from consumer.ops.doctor.check import fail  # noqa: PLC0415
 
     try:
         settings = given.settings()

@@ -37,8 +37,8 @@ def produce(
     seed: Annotated[int, typer.Option(help="Of the generated students.")] = 0,
 ) -> None:
     """Send engagement events of students to the events topic, as the platform would."""
-    from consumer.bootstrap import stopping_on_signals  # noqa: PLC0415 - scikit-learn takes a second to import
-    from consumer.upstream.produce import Upstream  # noqa: PLC0415
+    from consumer.runtime.lifecycle import stopping_on_signals  # noqa: PLC0415 - scikit-learn takes a second to import
+    from consumer.simulator.producer import EventProducer  # noqa: PLC0415
     from model_store.synthetic import generate_students  # noqa: PLC0415
     from model_store.training_data import read_training_csv  # noqa: PLC0415
 
@@ -48,7 +48,7 @@ def produce(
         students = read_training_csv(data)
     else:
         students = generate_students(min(count or GENERATED_STUDENTS, GENERATED_STUDENTS), seed)
-    upstream = Upstream(settings, students, count=count, broken_ratio=broken, rate=rate)
+    upstream = EventProducer(settings, students, count=count, broken_ratio=broken, rate=rate)
     with stopping_on_signals(upstream.stop):
         sent = upstream.run()
     typer.echo(sent.summary())

@@ -39,12 +39,13 @@ def report(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
 ) -> None:
     """Write a drift report of a span of the audit log, or of the topic, as one HTML file."""
-    from consumer.audit.log_reader import audit_log_lines  # noqa: PLC0415 - NumPy is not needed for --help
-    from consumer.bootstrap import writer_schemas  # noqa: PLC0415
-    from consumer.monitor.baselines import Baselines  # noqa: PLC0415
-    from consumer.monitor.page.routes import static_text  # noqa: PLC0415
-    from consumer.monitor.report import document, span  # noqa: PLC0415
-    from consumer.monitor.report.topic_lines import topic_lines  # noqa: PLC0415
+    from consumer.dashboard import report as document  # noqa: PLC0415
+    from consumer.dashboard.routes import static_text  # noqa: PLC0415
+    from consumer.monitor.audit.reader import audit_log_lines  # noqa: PLC0415 - NumPy is not needed for --help
+    from consumer.monitor.drift import span  # noqa: PLC0415
+    from consumer.monitor.drift.baselines import Baselines  # noqa: PLC0415
+    from consumer.monitor.drift.span import topic_lines  # noqa: PLC0415
+    from consumer.roles.shared import writer_schemas  # noqa: PLC0415
     from model_store.countries import country_code  # noqa: PLC0415
     from model_store.store import ModelStore  # noqa: PLC0415
 
@@ -52,7 +53,7 @@ def report(
     settings = given.settings()
     now = datetime.now(UTC)
     store = ModelStore(settings.model_store.path, settings.model_store.model)
-    begin = moment_of(since, now, "--since")
+    begin = parse_time(since, now, "--since")
     if topic and log:
         raise UsageError("--topic and --log name two sources; give one of them")
     path = log or settings.audit.path
@@ -60,7 +61,7 @@ def report(
         topic_lines(settings, writer_schemas(settings), begin) if topic else audit_log_lines(path),
         f"the topic {settings.topics.predictions}" if topic else f"the audit log {path.name}",
         begin,
-        moment_of(until, now, "--until"),
+        parse_time(until, now, "--until"),
         Baselines(store),
         country_code,
         settings.drift,
@@ -81,7 +82,7 @@ def report(
         typer.echo(f"{version.version}: {verdict.students} students{judged}, drifted features: {drifted}")
 
 
-def moment_of(text: str | None, now: datetime, option: str) -> datetime | None:
+def parse_time(text: str | None, now: datetime, option: str) -> datetime | None:
     """Return the time that an option names; without a zone it is UTC.
 
     Raises:

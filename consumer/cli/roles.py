@@ -25,7 +25,7 @@ def score(
     ] = 0,
 ) -> None:
     """Consume events, publish predictions and dead letters."""
-    from consumer.bootstrap import run_scorer  # noqa: PLC0415 - scikit-learn takes a second to import
+    from consumer.roles.scorer import run_scorer  # noqa: PLC0415 - scikit-learn takes a second to import
 
     given: Context = context.obj
     settings = given.settings()
@@ -34,7 +34,7 @@ def score(
 
 def monitor(context: typer.Context) -> None:
     """Read committed predictions, write the audit log, serve the monitoring endpoints."""
-    from consumer.bootstrap import run_monitor  # noqa: PLC0415 - as above
+    from consumer.roles.monitor import run_monitor  # noqa: PLC0415 - as above
 
     given: Context = context.obj
     run_monitor(given.settings())
@@ -42,10 +42,10 @@ def monitor(context: typer.Context) -> None:
 
 def serve(context: typer.Context) -> None:
     """Answer POST /predict and POST /batch_predict."""
-    from consumer.bootstrap import run_api  # noqa: PLC0415 - as above
+    from consumer.roles.serve import run_serve  # noqa: PLC0415 - as above
 
     given: Context = context.obj
-    run_api(given.settings())
+    run_serve(given.settings())
 
 
 def for_worker(settings: Settings, worker: int) -> Settings:

@@ -21,8 +21,8 @@ def run(
     serve: Annotated[bool, typer.Option("--serve", help="Run the synchronous API, too.")] = False,
 ) -> None:
     """Run scorers and the monitor, each in a process of its own, until one dies or ctrl-C."""
-    from consumer.bootstrap import stopping_on_signals  # noqa: PLC0415 - scikit-learn takes a second to import
-    from consumer.supervisor import Supervisor, roles  # noqa: PLC0415
+    from consumer.runtime.lifecycle import stopping_on_signals  # noqa: PLC0415 - scikit-learn takes a second to import
+    from consumer.runtime.supervisor import Supervisor, roles  # noqa: PLC0415
 
     given: Context = context.obj
     given.settings()  # what is wrong with them should be said once, not by every child

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from consumer.cli.context import Context
-from consumer.cli.places import printable
+from consumer.cli.formatting import printable
 from consumer.errors import BadInputError, StartupError, UsageError
 
 if TYPE_CHECKING:
@@ -77,17 +77,17 @@ def check(
     against: Annotated[str, typer.Option(help="Which of ours is to be read from it.")] = "EngagementEvent",
 ) -> None:
     """Check whether records of another schema can be read as ours; ends with 65 if they cannot."""
-    from consumer.upstream.compatibility import Verdict, compare, unread  # noqa: PLC0415 - NumPy, for no --help
+    from consumer.ops.schema_check import SchemaComparison, compare_schemas, unread  # noqa: PLC0415 - NumPy, for no --help
     from schemas.repository import known_schemas  # noqa: PLC0415
 
     writer, (_, reader) = _file(file), _named(against)
-    verdicts = compare(writer, reader)
+    verdicts = compare_schemas(writer, reader)
     typer.echo(f"{printable(writer.name)}, fingerprint {_hex(writer)}, read as {reader.name}")
     for one in verdicts:
         typer.echo(f"{one.verdict:<4}  {printable(one.field)}: {printable(one.what)}")
     for name in unread(writer, reader):
         typer.echo(f"-     {printable(name)}: nobody reads it here")
-    bad = [one.field for one in verdicts if one.verdict is Verdict.NO]
+    bad = [one.field for one in verdicts if one.verdict is SchemaComparison.NO]
     if bad:
         raise BadInputError(f"{file} cannot be read as {reader.name}: {', '.join(bad)}; see above")
     if writer.fingerprint not in known_schemas():
@@ -108,7 +108,7 @@ def register(
 
     The subject of a topic that somebody else writes is theirs, so name those on purpose only.
     """
-    from consumer.bootstrap import writer_schemas  # noqa: PLC0415 - scikit-learn takes a second to import
+    from consumer.roles.shared import writer_schemas  # noqa: PLC0415 - scikit-learn takes a second to import
     from schemas.bundled import BundledSchemas  # noqa: PLC0415
 
     given: Context = context.obj

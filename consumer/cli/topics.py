@@ -25,7 +25,7 @@ def create(
 ) -> None:
     """Create the five topics; those that exist are left as they are."""
     from consumer.kafka import client_config  # noqa: PLC0415 - librdkafka is not needed for --help
-    from consumer.kafka.topics import TopicSpec, create_topics  # noqa: PLC0415
+    from consumer.kafka.admin import TopicSpec, create_topics  # noqa: PLC0415
 
     given: Context = context.obj
     settings = given.settings()

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from consumer.cli.context import Context
-from consumer.cli.places import place_of, printable
-from consumer.cli.report import moment_of
+from consumer.cli.formatting import parse_partition_offset, printable
+from consumer.cli.report import parse_time
 from consumer.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
-    from consumer.core.unframe import WriterSchemas
+    from consumer.pipeline.framing import WriterSchemas
     from consumer.settings import Settings
 
 
@@ -45,35 +45,39 @@ def why(
     ] = False,
 ) -> None:
     """Say what became of an event, and why: its prediction taken apart, or what is wrong with it."""
-    from consumer.bootstrap import writer_schemas  # noqa: PLC0415 - scikit-learn takes a second to import
-    from consumer.explain import words  # noqa: PLC0415
-    from consumer.explain.story import Storyteller  # noqa: PLC0415
+    from consumer.ops.why import text  # noqa: PLC0415
+    from consumer.ops.why.trace import EventTracer  # noqa: PLC0415
+    from consumer.roles.shared import writer_schemas  # noqa: PLC0415 - scikit-learn takes a second to import
 
     if (event is None) == (event_id is None):
         raise UsageError("name the event, by PARTITION:OFFSET or by --event-id")
     given: Context = context.obj
     settings = given.settings()
     writers = writer_schemas(settings)
-    places = [place_of(event)] if event is not None else _places(settings, writers, str(event_id), since)
-    teller = Storyteller(settings, writers)
+    places = (
+        [parse_partition_offset(event)]
+        if event is not None
+        else _places(settings, writers, str(event_id), since)
+    )
+    teller = EventTracer(settings, writers)
     stories = [teller.tell(*place) for place in places]
     if as_json:
-        typer.echo(json.dumps([words.as_json(story) for story in stories], indent=2))
+        typer.echo(json.dumps([text.as_json(story) for story in stories], indent=2))
     else:
         if len(stories) > 1:
             typer.echo(f"{len(stories)} events have this id; each is decided for itself")
         for story in stories:
-            for line in words.lines(story):
+            for line in text.lines(story):
                 typer.echo(printable(line))
     for story in stories:
-        if story.complaint:
-            raise BadInputError(f"{story.partition}:{story.offset}: {story.complaint}")
+        if story.problem:
+            raise BadInputError(f"{story.partition}:{story.offset}: {story.problem}")
 
 
 def _places(settings: Settings, writers: WriterSchemas, event_id: str, since: str) -> list[tuple[int, int]]:
-    from consumer.explain.by_id import places_of  # noqa: PLC0415 - as above
+    from consumer.ops.why.lookup import places_of  # noqa: PLC0415 - as above
 
-    moment = moment_of(since, datetime.now(UTC), "--since")
+    moment = parse_time(since, datetime.now(UTC), "--since")
     assert moment is not None  # noqa: S101 - there is a text
     found = places_of(settings, writers, event_id, int(moment.timestamp() * 1000))
     if not found:

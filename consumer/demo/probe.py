@@ -13,7 +13,7 @@ from typing import Any, Final
 from confluent_kafka import Consumer, Message, TopicPartition
 from fastavro import parse_schema, schemaless_reader
 
-from consumer.audit.topic_reader import committed_ranges
+from consumer.kafka.reader import committed_ranges
 from schemas.framing import CONFLUENT_HEADER_BYTES, SINGLE_OBJECT_HEADER_BYTES, SINGLE_OBJECT_MARKER
 from schemas.repository import purchase_prediction
 

@@ -79,7 +79,7 @@ class Display:
             self._live.stop()
 
     def show(self, progress: Progress) -> None:
-        """Show where the stream stands, if it is time to."""
+        """DemoRun where the stream stands, if it is time to."""
         if self._live is not None:
             self._live.update(_table(progress), refresh=True)
         elif self._now_s() - self._shown_s >= _LINE_EVERY_S:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from consumer.audit.verdict import Verdict
-from consumer.upstream.produce import Sent
+from consumer.ops.verify.report import VerifyReport
+from consumer.simulator.producer import Sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Summary:
     latencies_ms: Sequence[int]
     paced_rate: float
     workers: int
-    verdict: Verdict
+    verdict: VerifyReport
 
     @property
     def n_sent(self) -> int:
@@ -50,12 +50,12 @@ class Summary:
     @property
     def holds(self) -> bool:
         """Whether the oracle is content, and the topics hold what was sent."""
-        return self.complaint() is None
+        return self.problem() is None
 
-    def complaint(self) -> str | None:
+    def problem(self) -> str | None:
         """Say what does not agree, if something doesn't."""
         if not self.verdict.holds:
-            return self.verdict.complaint()
+            return self.verdict.problem()
         if self.verdict.events != self.n_sent:
             return f"{self.n_sent} events were sent, but the topic holds {self.verdict.events}"
         if self.verdict.dead_letters != self.broken:

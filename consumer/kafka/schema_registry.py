@@ -10,8 +10,8 @@ from typing import Any, Final
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-from consumer.conditions import Name
 from consumer.errors import StartupError, Unavailable
+from consumer.runtime.readiness import Condition
 from schemas.errors import SchemaError
 from schemas.repository import AvroSchema, known_schemas
 
@@ -102,7 +102,7 @@ class RegistrySchemas:
 
     def _away(self, error: Exception) -> Unavailable:
         return Unavailable(
-            f"no answer from the schema registry at {self._url}: {error}", Name.SCHEMA_REGISTRY
+            f"no answer from the schema registry at {self._url}: {error}", Condition.SCHEMA_REGISTRY
         )
 
 

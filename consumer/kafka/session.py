@@ -12,12 +12,13 @@ from typing import Protocol
 
 from confluent_kafka import Consumer, TopicPartition
 
-from consumer.conditions import Conditions, Name
-from consumer.core.batch import RawBatch, of_rows
-from consumer.decision import Decision
+from consumer.columnar.arrays import select_rows
 from consumer.errors import Unavailable
-from consumer.kafka.event_consumer import EventConsumer
-from consumer.kafka.records import Records
+from consumer.kafka.consumer import EventConsumer
+from consumer.kafka.producer import Records
+from consumer.pipeline.batch import RawBatch
+from consumer.runtime.readiness import Condition, Readiness
+from consumer.scorer.processing import ProcessedBatch
 
 
 class Publisher(Protocol):
@@ -58,7 +59,7 @@ class Session:
         predictions_topic: str,
         dead_letters_topic: str,
         partition_counts: Mapping[str, int],
-        conditions: Conditions,
+        conditions: Readiness,
     ) -> None:
         self._consumer = consumer
         self._publisher = publisher
@@ -85,7 +86,7 @@ class Session:
         self._consumer.resume()
         return self._consumer.poll(max_events, max_wait_s, idle_s)
 
-    def stage(self, decision: Decision) -> Callable[[], None]:
+    def stage(self, decision: ProcessedBatch) -> Callable[[], None]:
         """Produce what is to be published for a batch.
 
         Records keep the key of their event and go to the partition that the event's own maps to, so
@@ -97,7 +98,7 @@ class Session:
 
         Raises:
             BatchAborted: undone, or unknown; go on with :meth:`remaining`.
-            RecordRefused: undone; the broker will not take one of the records.
+            RecordRejectedByBroker: undone; the broker will not take one of the records.
             Unavailable: the broker is away; go on with :meth:`remaining` when it is back.
             FatalError: this process must stop.
         """
@@ -107,13 +108,13 @@ class Session:
         outgoing = [
             Records(
                 topic=self._predictions_topic,
-                partitions=_modulo(of_rows(raw.partitions, rows), n_predictions),
-                keys=of_rows(raw.keys, rows),
+                partitions=_modulo(select_rows(raw.partitions, rows), n_predictions),
+                keys=select_rows(raw.keys, rows),
                 values=decision.predictions,
             ),
             Records(
                 topic=self._dead_letters_topic,
-                partitions=_modulo(of_rows(raw.partitions, letters.rows), n_letters),
+                partitions=_modulo(select_rows(raw.partitions, letters.rows), n_letters),
                 keys=letters.keys,
                 values=letters.values,
                 headers=letters.headers,
@@ -130,7 +131,7 @@ class Session:
         """Let partitions be handed over only when a commit under way has ended, either way."""
         self._consumer.await_before_handover(done)
 
-    def committed(self, decision: Decision) -> None:
+    def committed(self, decision: ProcessedBatch) -> None:
         """Take note that a batch is committed."""
         self._next_offsets |= decision.raw.next_offsets()
 
@@ -169,7 +170,7 @@ class Session:
         try:
             self._publisher.open()
         except Unavailable as outage:
-            self._conditions.set(Name.BROKER, str(outage))
+            self._conditions.set(Condition.BROKER, str(outage))
             raise
 
     def lag(self) -> dict[tuple[str, int], int]:

@@ -12,8 +12,8 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # it is exported
 
 from consumer.errors import StartupError, Unavailable
-from consumer.kafka.policy import describe, error_of, is_outage
-from consumer.kafka.producer_id import acquire_producer_id
+from consumer.kafka.errors import describe, error_of, is_outage
+from consumer.kafka.producer import acquire_producer_id
 
 _OFFSETS_TOPIC: Final = "__consumer_offsets"
 _TIMEOUT_S: Final = 15.0

@@ -9,12 +9,12 @@ from typing import Any, Final
 import numpy as np
 import structlog
 
-from consumer.conditions import Conditions
-from consumer.core.batch import EventBatch
-from consumer.core.decode import Decoder
 from consumer.errors import StartupError, Unavailable
-from consumer.kafka.tail import CommittedTail
-from consumer.monitor.role import MAX_RECORDS
+from consumer.kafka.reader import CommittedTail
+from consumer.monitor.loop import MAX_RECORDS
+from consumer.pipeline.batch import RecordBatch
+from consumer.pipeline.decode import Decoder
+from consumer.runtime.readiness import Readiness
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ def catch_up(
     begin: Mapping[int, int],
     end: Mapping[int, int],
     decoder: Decoder,
-    take: Callable[[EventBatch], None],
+    take: Callable[[RecordBatch], None],
 ) -> bool:
     """Give every prediction between two sets of offsets to ``take``, in order per partition.
 
@@ -50,7 +50,7 @@ def catch_up(
     if not behind:
         return True
     try:
-        tail = CommittedTail(client_config, topic, {p: begin.get(p, 0) for p in end}, Conditions(time.time))
+        tail = CommittedTail(client_config, topic, {p: begin.get(p, 0) for p in end}, Readiness(time.time))
     except (StartupError, Unavailable) as error:
         log.warning("drift cannot catch up with the audit log", reason=str(error))
         return False

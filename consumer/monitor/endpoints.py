@@ -15,23 +15,23 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from consumer.monitor.baselines import ModelBaseline
-from consumer.monitor.drift_verdict import SeriesVerdict, Status, WindowVerdict, judge
-from consumer.monitor.drift_window import SCORE, bin_labels
-from consumer.monitor.outcomes_quality import OutcomeSums, QualityVerdict, compare
+from consumer.monitor.drift.baselines import ModelBaseline
+from consumer.monitor.drift.verdict import DriftStatus, SeriesVerdict, WindowVerdict, judge
+from consumer.monitor.drift.window import SCORE, bin_labels
+from consumer.monitor.outcomes.quality import OutcomeSums, QualityVerdict, compare_quality
+from consumer.monitor.retraining import Recommendation
 from consumer.monitor.snapshot import DriftSnapshot, OutcomesSnapshot
-from consumer.monitor.trigger import Recommendation
 from consumer.settings import DriftSettings, OutcomeSettings
 from model_store.inputs import INPUT_NAMES
 
 _S_PER_DAY: Final = 86_400
 _NOTHING: Final = SeriesVerdict(
-    status=Status.UNKNOWN, psi=None, threshold=None, observations=0, mean_shift_sd=None, counts=[]
+    status=DriftStatus.UNKNOWN, psi=None, threshold=None, observations=0, mean_shift_sd=None, counts=[]
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
+class MonitorSnapshot:
     """Everything the endpoints tell, as of one moment.
 
     Attributes:
@@ -52,7 +52,7 @@ class Findings:
 
 
 def monitoring_routes(
-    findings: Callable[[], Findings], drift: DriftSettings, outcomes: OutcomeSettings
+    findings: Callable[[], MonitorSnapshot], drift: DriftSettings, outcomes: OutcomeSettings
 ) -> list[BaseRoute]:
     """Return the routes.
 
@@ -74,7 +74,7 @@ def monitoring_routes(
     ]
 
 
-def drift_answer(findings: Findings, settings: DriftSettings) -> dict[str, Any]:
+def drift_answer(findings: MonitorSnapshot, settings: DriftSettings) -> dict[str, Any]:
     """Say how the last closed window stands to training; the running one while none is closed."""
     drift = findings.drift
     running = _running(drift, settings)
@@ -103,7 +103,7 @@ def drift_answer(findings: Findings, settings: DriftSettings) -> dict[str, Any]:
 
 
 def trigger_answer(
-    findings: Findings, settings: DriftSettings, outcome_settings: OutcomeSettings
+    findings: MonitorSnapshot, settings: DriftSettings, outcome_settings: OutcomeSettings
 ) -> dict[str, Any]:
     """Say whether to train again, why, and on what evidence."""
     recommendation = findings.recommendation
@@ -119,7 +119,7 @@ def trigger_answer(
     }
 
 
-def announcement(findings: Findings, settings: DriftSettings) -> dict[str, Any]:
+def announcement(findings: MonitorSnapshot, settings: DriftSettings) -> dict[str, Any]:
     """Return what the control topic is told beside time and action before."""
     recommendation = findings.recommendation
     return {
@@ -132,7 +132,7 @@ def announcement(findings: Findings, settings: DriftSettings) -> dict[str, Any]:
     }
 
 
-def performance(findings: Findings, settings: OutcomeSettings) -> dict[str, Any]:
+def performance(findings: MonitorSnapshot, settings: OutcomeSettings) -> dict[str, Any]:
     """Say how good predictions were, as far as outcomes tell."""
     outcomes, model = findings.outcomes, findings.drift.baseline
     verdict = outcomes.verdict
@@ -145,7 +145,7 @@ def performance(findings: Findings, settings: OutcomeSettings) -> dict[str, Any]
         "matured_outcomes": running.outcomes,
         "matured_outcomes_needed": settings.window_outcomes,
         "judged": _quality(verdict),
-        "running": _quality(compare(running, settings) if running.outcomes else None),
+        "running": _quality(compare_quality(running, settings) if running.outcomes else None),
         "training": {
             "precision": trained.precision if trained else None,
             "recall": trained.recall if trained else None,
@@ -176,10 +176,10 @@ def _running(drift: DriftSnapshot, settings: DriftSettings) -> WindowVerdict | N
     return judge(drift.running, drift.baseline.baseline, settings, closed=False)
 
 
-def _overall(shown: WindowVerdict | None) -> Status:
+def _overall(shown: WindowVerdict | None) -> DriftStatus:
     if shown is None or not shown.judged:
-        return Status.UNKNOWN
-    return Status.DRIFT if shown.drifted_features or shown.predictions_shifted else Status.OK
+        return DriftStatus.UNKNOWN
+    return DriftStatus.DRIFT if shown.drifted_features or shown.predictions_shifted else DriftStatus.OK
 
 
 def _series(

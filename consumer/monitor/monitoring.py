@@ -1,6 +1,6 @@
 """Drift, outcomes and the recommendation as one view of the committed predictions.
 
-The loop's thread alone changes anything. After every turn it puts a new :class:`Findings` in place,
+The loop's thread alone changes anything. After every turn it puts a new :class:`MonitorSnapshot` in place,
 which HTTP threads read; a reference is swapped in one step, so that none sees half of a state.
 """
 
@@ -14,19 +14,17 @@ from typing import Any, Final
 import structlog
 from numpy.typing import NDArray
 
-from consumer.core.batch import EventBatch
-from consumer.monitor.announcer import Announcer
-from consumer.monitor.committed import CommittedBatch
-from consumer.monitor.drift import Drift
-from consumer.monitor.drift_sample import decisions_of, student_hashes, versions_of
-from consumer.monitor.endpoints import Findings, announcement
-from consumer.monitor.outcomes import OutcomeJoin, SavedOutcomes
-from consumer.monitor.outcomes_feed import OutcomesFeed
-from consumer.monitor.role import MAX_RECORDS
+from consumer.monitor.drift.sample import decisions_of, student_hashes, versions_of
+from consumer.monitor.drift.tracker import Drift
+from consumer.monitor.endpoints import MonitorSnapshot, announcement
+from consumer.monitor.loop import MAX_RECORDS, CommittedBatch
+from consumer.monitor.metrics import MonitorTelemetry
+from consumer.monitor.outcomes.join import OutcomeJoin, SavedOutcomes
+from consumer.monitor.outcomes.reader import OutcomesFeed
+from consumer.monitor.retraining import Recommendation, RetrainingNotifier, recommend
 from consumer.monitor.snapshot import OutcomesSnapshot
 from consumer.monitor.state import SavedState, write_state
-from consumer.monitor.telemetry import MonitorTelemetry
-from consumer.monitor.trigger import Recommendation, recommend
+from consumer.pipeline.batch import RecordBatch
 from consumer.settings import DriftSettings
 
 log = structlog.get_logger(__name__)
@@ -60,7 +58,7 @@ class Monitoring:
         self,
         *,
         drift: Drift,
-        announcer: Announcer,
+        announcer: RetrainingNotifier,
         telemetry: MonitorTelemetry,
         settings: DriftSettings,
         state_path: Path,
@@ -89,7 +87,7 @@ class Monitoring:
         self._changed = False
         self._findings = self._find()
 
-    def findings(self) -> Findings:
+    def findings(self) -> MonitorSnapshot:
         """Return what is known; safe to call from any thread."""
         return self._findings
 
@@ -113,7 +111,7 @@ class Monitoring:
         self.take(batch.predictions)
         self._next_offsets = dict(batch.records.next_offsets)
 
-    def take(self, predictions: EventBatch, *, counted: bool = True) -> None:
+    def take(self, predictions: RecordBatch, *, counted: bool = True) -> None:
         """Take in predictions.
 
         Args:
@@ -190,14 +188,14 @@ class Monitoring:
         else:
             self._changed = False
 
-    def _find(self) -> Findings:
+    def _find(self) -> MonitorSnapshot:
         drift = self._drift.snapshot()
         outcomes = OutcomesSnapshot()
         if self._join is not None and self._feed is not None:
             self._join.mature(drift.model_version)
             outcomes = self._join.snapshot(self._feed.state)
         before = self._recommendation
-        return Findings(
+        return MonitorSnapshot(
             drift=drift,
             outcomes=outcomes,
             recommendation=recommend(drift, outcomes, self._settings.windows_to_confirm, before),

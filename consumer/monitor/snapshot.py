@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.monitor.baselines import ModelBaseline
-from consumer.monitor.drift_verdict import Status, WindowVerdict
-from consumer.monitor.drift_window import WindowCounts
-from consumer.monitor.outcomes_quality import OutcomeSums, QualityVerdict
+from consumer.monitor.drift.baselines import ModelBaseline
+from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict
+from consumer.monitor.drift.window import WindowCounts
+from consumer.monitor.outcomes.quality import OutcomeSums, QualityVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class DriftSnapshot:
     observations: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     running: WindowCounts | None = None
     recent: tuple[WindowVerdict, ...] = ()
-    windows: Mapping[Status, int] = field(default_factory=dict)
+    windows: Mapping[DriftStatus, int] = field(default_factory=dict)
 
     @property
     def latest(self) -> WindowVerdict | None:

@@ -19,11 +19,10 @@ import structlog
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from consumer.monitor.announcer import Announced
-from consumer.monitor.drift import SavedDrift
+from consumer.monitor.drift.tracker import SavedDrift
 from consumer.monitor.durable import replace_file
-from consumer.monitor.outcomes import SavedOutcomes
-from consumer.monitor.trigger import Recommendation
+from consumer.monitor.outcomes.join import SavedOutcomes
+from consumer.monitor.retraining import Announced, Recommendation
 
 if TYPE_CHECKING:
     from pathlib import Path

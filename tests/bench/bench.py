@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from curtain import curtained
-from drained import Drained, Logged, drained
+from gated_backlog import gated_backlog
 from latency import Reader, paced_latency_ms
 from measure import (
     Running,
@@ -25,10 +24,11 @@ from measure import (
     record_offsets,
     sampled,
 )
+from throughput import Drained, Logged, drained
 
-from consumer.kafka.topics import TopicSpec, create_topics
+from consumer.kafka.admin import TopicSpec, create_topics
 from consumer.settings import load
-from consumer.upstream.produce import Upstream
+from consumer.simulator.producer import EventProducer
 from model_store.store import ModelStore
 from model_store.synthetic import generate_students
 from model_store.training import train
@@ -36,7 +36,7 @@ from model_store.training import train
 PARTITIONS = 4
 STUDENTS = 10_000
 HERE = Path(__file__).parent
-ROLE = (sys.executable, "-m", "consumer.supervised")
+ROLE = (sys.executable, "-m", "consumer.runtime.lifeline")
 """A role that ends when we are gone."""
 
 
@@ -79,12 +79,14 @@ class Bench:
         """Send events; return how many."""
         settings = load(None, {"kafka": {"bootstrap_servers": self.servers}, "topics": {"events": topic}})
         students = generate_students(STUDENTS, seed=7)
-        return Upstream(settings, students, count=count, broken_ratio=broken_ratio, rate=rate).run().events
+        return (
+            EventProducer(settings, students, count=count, broken_ratio=broken_ratio, rate=rate).run().events
+        )
 
     def contestant(self, name: str, events: str, total: int) -> float:
-        """Return the rate of a program of ``contestants.py``, in events/s."""
+        """Return the rate of a program of ``competitors.py``, in events/s."""
         group, output = self.name("group"), self.topic("out")
-        command = [sys.executable, str(HERE / "contestants.py"), name, self.servers, events, output, group]
+        command = [sys.executable, str(HERE / "competitors.py"), name, self.servers, events, output, group]
         command += [str(self.store)] if name == "hand_written" else []
         with (
             process(command, dict(os.environ), self.folder / f"{group}.log") as running,
@@ -143,7 +145,7 @@ class Bench:
         events = self.topic("events", partitions)
         group, predictions, environment = self._scoring(events, partitions)
         with (
-            curtained(self.servers, source, events, total) as lift,
+            gated_backlog(self.servers, source, events, total) as lift,
             self._workers(n_workers, environment, group) as workers,
             committed(self.servers, group, events, partitions) as done,
         ):

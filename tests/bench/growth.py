@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 from bench import ROLE, Bench
-from drained import Drained, Logged
 from measure import cpu_s, memory_mb, process, rate_between, record_bytes, sampled
 from startup import first_prediction_s
+from throughput import Drained, Logged
 
-from consumer.demo.embedded_kafka import EmbeddedKafka
+from consumer.embedded_kafka.broker import EmbeddedKafka
 from model_store.synthetic import generate_students
 from model_store.training import train
 

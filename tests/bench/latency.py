@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 
-from consumer.upstream.events import encode_event, student_inputs
+from consumer.simulator.events import encode_event, student_inputs
 from model_store.synthetic import generate_students
 
 

@@ -21,15 +21,15 @@ from typing import Any, Final
 import growth
 import history
 from bench import Bench
-from contestants import TRANSACTION_EVENTS
-from drained import Drained
-from noise import Others
+from competitors import TRANSACTION_EVENTS
 from rich.console import Console
+from spread import Others
 from stages import stages_us
 from startup import start_s
 from tables import growth_tables, tables
+from throughput import Drained
 
-from consumer.demo.available_kafka import BOOTSTRAP_VARIABLE, available_kafka
+from consumer.embedded_kafka.available import BOOTSTRAP_VARIABLE, available_kafka
 
 EVENTS: Final = 1_000_000
 LATENCY_RATES = (100, 1000, 10_000)

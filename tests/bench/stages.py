@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from consumer.core.batch import RawBatch
-from consumer.core.dead_letter import dead_letters
-from consumer.core.decode import Decoder
-from consumer.decision import Laps
-from consumer.measure.core import pipeline_of
-from consumer.memory import settle
-from consumer.monitor.audit_lines import audit_lines
-from consumer.upstream.events import events
+from consumer.monitor.audit.lines import audit_lines
+from consumer.ops.bench import pipeline_of
+from consumer.pipeline.batch import RawBatch
+from consumer.pipeline.dead_letter import dead_letters
+from consumer.pipeline.decode import Decoder
+from consumer.runtime.memory import tune_gc_and_malloc
+from consumer.scorer.processing import StageTimer
+from consumer.simulator.events import events
 from model_store.store import ModelStore
 from model_store.synthetic import generate_students
 from schemas.bundled import BundledSchemas
@@ -40,20 +40,20 @@ def stages_us(store: ModelStore) -> dict[str, float]:
     pipeline = pipeline_of(store.load("champion"))
     predictions_decoder = Decoder(purchase_prediction(), BundledSchemas())
     timings: dict[str, list[float]] = defaultdict(list)
-    settle()  # as the roles do
+    tune_gc_and_malloc()  # as the roles do
     for _ in range(REPEATS):
-        laps = Laps()
+        laps = StageTimer()
         outcome = pipeline.run(good, scored_at_ms=_NOW_MS, lap=laps)
         _note(timings, laps, len(good))
 
-        laps = Laps()
+        laps = StageTimer()
         rejections = pipeline.run(broken, scored_at_ms=_NOW_MS).rejections
         laps("reject")
         dead_letters(rejections, broken, group="bench", rejected_at_ms=_NOW_MS, max_bytes=_LETTER_MAX_BYTES)
         laps("dead letter")
         _note(timings, laps, len(broken))
 
-        laps = Laps()
+        laps = StageTimer()
         predictions, _ = predictions_decoder.decode(outcome.predictions)
         laps("monitor: decode")
         audit_lines(
@@ -68,7 +68,7 @@ def stages_us(store: ModelStore) -> dict[str, float]:
     return {stage: statistics.median(values) for stage, values in timings.items()}
 
 
-def _note(timings: dict[str, list[float]], laps: Laps, n_events: int) -> None:
+def _note(timings: dict[str, list[float]], laps: StageTimer, n_events: int) -> None:
     for stage, seconds in laps.durations_s.items():
         timings[stage].append(seconds / n_events * 1e6)
 

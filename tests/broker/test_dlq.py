@@ -13,9 +13,9 @@ import orjson
 import pytest
 from confluent_kafka import Producer
 
-from consumer.core.rejections import Code
-from tests.builders import good
-from tests.rejected import KINDS, events_of, reject, replayed
+from consumer.pipeline.rejections import Code
+from tests.support.dead_letters import KINDS, events_of, reject, replayed
+from tests.support.events import good
 
 pytestmark = pytest.mark.broker
 

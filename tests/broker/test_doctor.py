@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from consumer.kafka.client_config import transactional_producer
 from consumer.kafka.trial import try_commit
 from consumer.settings import KafkaSettings
-from tests.builders import good
+from tests.support.events import good
 
 pytestmark = pytest.mark.broker
 

@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from model_store.store import ModelStore
-from tests.published import Published
+from tests.support.topics import Published
 
 if TYPE_CHECKING:
     from collections.abc import Callable

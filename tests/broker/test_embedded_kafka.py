@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumer.demo.available_kafka import BOOTSTRAP_VARIABLE, available_kafka
-from consumer.demo.embedded_kafka import EmbeddedKafka
+from consumer.embedded_kafka.available import BOOTSTRAP_VARIABLE, available_kafka
+from consumer.embedded_kafka.broker import EmbeddedKafka
 from consumer.errors import StartupError, Unavailable
-from consumer.kafka.topics import TopicSpec, broker_ids, create_topics, describe_topics
+from consumer.kafka.admin import TopicSpec, broker_ids, create_topics, describe_topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,8 @@ def test_a_paused_broker_is_silent_until_resumed(embedded: EmbeddedKafka) -> Non
 def test_java_and_data_are_gone_when_the_owner_is_killed(tmp_path: Path, state: str) -> None:
     """SIGKILL of the owner ends java within 2 s and removes the data, even of a paused broker."""
     script = (
-        "import sys, time; from pathlib import Path; from consumer.demo.embedded_kafka import EmbeddedKafka\n"
+        "import sys, time; from pathlib import Path\n"
+        "from consumer.embedded_kafka.broker import EmbeddedKafka\n"
         f"kafka = EmbeddedKafka(Path({str(tmp_path / 'data')!r}), heap_mb=256, remove_data=True)\n"
         f"kafka.start(); {state!r} == 'paused' and kafka.pause(1)\n"
         "print(kafka.pid(1), flush=True); time.sleep(600)\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import wiring
+from tests.faults import crash_points as wiring
 from tests.faults.service import Service
 
 pytestmark = pytest.mark.broker

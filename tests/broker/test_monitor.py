@@ -17,15 +17,24 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from consumer.conditions import Conditions, Name
-from consumer.demo.embedded_kafka import EmbeddedKafka
+from consumer.embedded_kafka.broker import EmbeddedKafka
 from consumer.errors import StartupError, Unavailable
-from consumer.kafka.topics import TopicSpec, create_topics
-from consumer.monitor.role import open_monitor
+from consumer.kafka.admin import TopicSpec, create_topics
+from consumer.monitor.loop import open_monitor
+from consumer.runtime.readiness import Condition, Readiness
 from schemas.bundled import BundledSchemas
-from tests import monitored
-from tests.builders import prediction
-from tests.monitored import Scorer, assert_exact, committed, logged, n_logged, running, settings_for, until
+from tests.support import monitor as monitored
+from tests.support.events import prediction
+from tests.support.monitor import (
+    ScorerProcess,
+    assert_exact,
+    committed,
+    logged,
+    n_logged,
+    running,
+    settings_for,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +47,7 @@ ROOT = Path(__file__).parents[2]
 def test_aborted_predictions_are_never_logged(kafka: str, topics: Any, tmp_path: Path) -> None:
     """Of committed and aborted transactions in turn, the log has the committed, over a restart too."""
     topic, path = topics("predictions", partitions=3), tmp_path / "log.jsonl"
-    scorer = Scorer(kafka, topic, 3)
+    scorer = ScorerProcess(kafka, topic, 3)
     for _ in range(2):
         with running(settings_for(kafka, topic, path)) as watched:
             for turn in range(12):
@@ -57,7 +66,7 @@ def test_the_log_is_exact_though_the_monitor_is_killed(kafka: str, topics: Any, 
     flowing.set()
 
     def flow() -> None:
-        scorer, turn = Scorer(kafka, topic, 3), 0
+        scorer, turn = ScorerProcess(kafka, topic, 3), 0
         while flowing.is_set():
             turn += 1
             scorer.publish(200, abort=turn % 3 == 0)
@@ -116,14 +125,14 @@ def test_partitions_added_while_running_are_read(kafka: str, topics: Any, tmp_pa
     topic, path = topics("predictions"), tmp_path / "log.jsonl"
     admin = AdminClient({"bootstrap.servers": kafka})
     with running(settings_for(kafka, topic, path)) as watched:
-        Scorer(kafka, topic, 1).publish(10)
+        ScorerProcess(kafka, topic, 1).publish(10)
         until(lambda: n_logged(path) == 10)
         admin.create_partitions([NewPartitions(topic, 2)])[topic].result()
         time.sleep(0.5)
-        Scorer(kafka, topic, 2).publish(10)
+        ScorerProcess(kafka, topic, 2).publish(10)
         until(lambda: n_logged(path) == 20)
     assert watched.error is None
-    Scorer(kafka, topic, 2).publish(10)
+    ScorerProcess(kafka, topic, 2).publish(10)
     with running(settings_for(kafka, topic, path)):
         until(lambda: n_logged(path) == 30)
     assert_exact(path, kafka, topic, 2)
@@ -152,7 +161,7 @@ def test_records_removed_before_they_were_read_stop_the_monitor(
     with pytest.raises(
         StartupError, match=r"\[0\] should be read on from offset 30, but has 45 to 60 \(15 rec"
     ):
-        open_monitor(settings, BundledSchemas(), Conditions(time.time))
+        open_monitor(settings, BundledSchemas(), Readiness(time.time))
     assert n_logged(path) == 20
 
 
@@ -162,26 +171,24 @@ def test_a_topic_created_anew_stops_the_monitor(kafka: str, topics: Any, tmp_pat
     settings = settings_for(kafka, topic, path)
     admin = AdminClient({"bootstrap.servers": kafka})
     with running(settings) as watched:
-        Scorer(kafka, topic, 1).publish(10)
+        ScorerProcess(kafka, topic, 1).publish(10)
         until(lambda: n_logged(path) == 10)
         admin.delete_topics([topic])[topic].result()
         time.sleep(0.5)
         create_topics({"bootstrap.servers": kafka}, [TopicSpec(name=topic, partitions=1)])
-        Scorer(kafka, topic, 1).publish(30)
+        ScorerProcess(kafka, topic, 1).publish(30)
         until(lambda: watched.error is not None)
     assert isinstance(watched.error, StartupError)
     with pytest.raises(StartupError, match="was written from another source"):
-        open_monitor(settings, BundledSchemas(), Conditions(time.time))
+        open_monitor(settings, BundledSchemas(), Readiness(time.time))
 
 
 def test_a_missing_topic_or_broker_is_said_in_one_line(kafka: str, tmp_path: Path) -> None:
     """Without a topic the settings are wrong; without a broker it is to be tried again."""
     with pytest.raises(StartupError, match="no topic nowhere; create it with: purchase-stream topics create"):
-        open_monitor(settings_for(kafka, "nowhere", tmp_path / "a"), BundledSchemas(), Conditions(time.time))
+        open_monitor(settings_for(kafka, "nowhere", tmp_path / "a"), BundledSchemas(), Readiness(time.time))
     with pytest.raises(Unavailable, match="check that it is up"):
-        open_monitor(
-            settings_for("127.0.0.1:9", "x", tmp_path / "a"), BundledSchemas(), Conditions(time.time)
-        )
+        open_monitor(settings_for("127.0.0.1:9", "x", tmp_path / "a"), BundledSchemas(), Readiness(time.time))
 
 
 def test_a_broker_outage_is_waited_out(tmp_path: Path) -> None:
@@ -190,13 +197,13 @@ def test_a_broker_outage_is_waited_out(tmp_path: Path) -> None:
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         create_topics({"bootstrap.servers": broker.bootstrap_servers}, [TopicSpec(name="p", partitions=1)])
         with running(settings_for(broker.bootstrap_servers, "p", path)) as watched:
-            Scorer(broker.bootstrap_servers, "p", 1).publish(10)
+            ScorerProcess(broker.bootstrap_servers, "p", 1).publish(10)
             until(lambda: n_logged(path) == 10)
             broker.kill(1)
-            until(lambda: Name.BROKER in watched.conditions.active())
+            until(lambda: Condition.BROKER in watched.conditions.active())
             broker.restart(1)
             until(lambda: not watched.conditions.active(), 60.0)
-            Scorer(broker.bootstrap_servers, "p", 1).publish(10)
+            ScorerProcess(broker.bootstrap_servers, "p", 1).publish(10)
             until(lambda: n_logged(path) == 20)
         assert watched.error is None
         assert_exact(path, broker.bootstrap_servers, "p", 1)

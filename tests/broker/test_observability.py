@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from fastavro import schemaless_reader
 
-from consumer.core.drift import psi, smoothed_ratios
-from consumer.demo.broker_properties import free_port
+from consumer.embedded_kafka.properties import free_port
+from consumer.monitor.drift.statistics import psi, smoothed_ratios
 from model_store.baseline import Baseline
 from model_store.countries import country_code
 from model_store.inputs import INPUT_NAMES
 from model_store.store import ModelStore
 from schemas.repository import purchase_prediction
-from tests.prometheus_server import EXECUTABLE, Prometheus, prometheus_over
-from tests.published import Published
+from tests.support.prometheus import EXECUTABLE, Prometheus, prometheus_over
+from tests.support.topics import Published
 
 pytestmark = [
     pytest.mark.broker,

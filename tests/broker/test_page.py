@@ -17,13 +17,13 @@ import httpx
 import numpy as np
 import pytest
 
-from consumer.demo.broker_properties import free_port
-from consumer.demo.embedded_kafka import EmbeddedKafka
-from consumer.kafka.topics import TopicSpec, create_topics
+from consumer.embedded_kafka.broker import EmbeddedKafka
+from consumer.embedded_kafka.properties import free_port
+from consumer.kafka.admin import TopicSpec, create_topics
 from consumer.settings import KafkaSettings, Settings, TopicSettings
-from consumer.upstream.produce import Upstream
+from consumer.simulator.producer import EventProducer
 from model_store.synthetic import generate_students
-from tests.chromium import EXECUTABLE, Chromium
+from tests.support.browser import EXECUTABLE, Chromium
 
 pytestmark = [
     pytest.mark.broker,
@@ -90,7 +90,7 @@ def send(deployment: Any, n: int, *, seed: int, more_days: float = 0.0, rate: fl
     students = generate_students(n, seed=seed)
     inputs = np.asfortranarray(students.inputs)
     inputs[:, 1] += more_days
-    Upstream(
+    EventProducer(
         settings, dataclasses.replace(students, inputs=inputs), count=n, broken_ratio=0.03, rate=rate
     ).run()
 

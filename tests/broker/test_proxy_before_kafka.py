@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
 
-from consumer.demo.embedded_kafka import EmbeddedKafka
+from consumer.embedded_kafka.broker import EmbeddedKafka
 from consumer.errors import Unavailable
-from consumer.kafka.topics import TopicSpec, broker_ids, create_topics
+from consumer.kafka.admin import TopicSpec, broker_ids, create_topics
 from tests.faults.proxy import END_TXN, KafkaProxy
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
-from consumer.core.rejections import Code
-from consumer.dlq.replay import Replay, group_of
 from consumer.errors import FatalError, Unavailable
-from consumer.kafka.replay_group import committed_by
+from consumer.kafka.replay_offsets import committed_by
+from consumer.ops.dlq.replay import Replay, group_of
+from consumer.pipeline.rejections import Code
 from consumer.settings import KafkaSettings, Settings, TopicSettings
-from tests.rejected import KINDS, Event, events_of, in_order, reject, replayed
+from tests.support.dead_letters import KINDS, Event, events_of, in_order, reject, replayed
 
 pytestmark = pytest.mark.broker
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from consumer.audit.verify import verify_until_idle
+from consumer.ops.verify.verifier import verify_until_idle
 from consumer.settings import AuditSettings, KafkaSettings, Settings, TopicSettings
-from consumer.upstream.produce import Upstream
+from consumer.simulator.producer import EventProducer
 from model_store.synthetic import generate_students
 
 pytestmark = [
@@ -32,8 +32,8 @@ def children(pid: int) -> dict[str, int]:
             words = stat.with_name("cmdline").read_bytes().decode().split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if parent == pid and "consumer.supervised" in words:
-            verb = words[words.index("consumer.supervised") + 1]
+        if parent == pid and "consumer.runtime.lifeline" in words:
+            verb = words[words.index("consumer.runtime.lifeline") + 1]
             found["-".join([verb, *words[-2:-1]]) if verb == "score" else verb] = int(stat.parent.name)
     return found
 
@@ -69,7 +69,7 @@ def test_the_roles_decide_and_log_everything_and_stop_on_sigterm(deploy: Callabl
     parent = deployment.start("run", "--workers", "2")
     pids = await_children(parent.pid, 3)
     assert set(pids) == {"score-0", "score-1", "monitor"}
-    sent = Upstream(settings, generate_students(500), count=3_000, broken_ratio=0.05).run()
+    sent = EventProducer(settings, generate_students(500), count=3_000, broken_ratio=0.05).run()
     deployment.read(deployment.topics["PREDICTIONS"], 3_000)
     verdict = verify_until_idle(settings, idle_s=15)
     assert verdict.holds, verdict.lines()

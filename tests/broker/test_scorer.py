@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import decoded_prediction, good
+from tests.support.events import decoded_prediction, good
 
 pytestmark = pytest.mark.broker
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumer.demo.broker_properties import free_port
+from consumer.embedded_kafka.properties import free_port
 from consumer.errors import StartupError, Unavailable
-from consumer.kafka.topics import TopicSpec, broker_ids, create_topics, describe_topics
+from consumer.kafka.admin import TopicSpec, broker_ids, create_topics, describe_topics
 
 if TYPE_CHECKING:
     from collections.abc import Callable

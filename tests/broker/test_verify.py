@@ -11,9 +11,9 @@ import orjson
 import pytest
 from confluent_kafka import Producer
 
-from consumer.audit.verify import verify, verify_until_idle
+from consumer.ops.verify.verifier import verify, verify_until_idle
 from consumer.settings import AuditSettings, KafkaSettings, Settings, TopicSettings
-from tests.builders import prediction
+from tests.support.events import prediction
 
 pytestmark = pytest.mark.broker
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import good
+from tests.support.events import good
 
 pytestmark = pytest.mark.broker
 

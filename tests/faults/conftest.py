@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.faults.scoreboard import FILE, Row, Scoreboard
+from tests.faults.fault_table import FILE, Row, Scoreboard
 
 _SCOREBOARD: Final = pytest.StashKey[Scoreboard]()
 
@@ -79,7 +79,7 @@ def _direct_servers(kafka: Any) -> str:
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """One broker, with a proxy on the side."""
-    from consumer.demo.embedded_kafka import EmbeddedKafka  # noqa: PLC0415
+    from consumer.embedded_kafka.broker import EmbeddedKafka  # noqa: PLC0415
     from tests.faults.proxy import KafkaProxy  # noqa: PLC0415
 
     kafka = EmbeddedKafka(tmp_path_factory.mktemp("kafka"), remove_data=True)
@@ -92,7 +92,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Three brokers: three replicas of everything, two of them in sync."""
-    from consumer.demo.embedded_kafka import EmbeddedKafka  # noqa: PLC0415
+    from consumer.embedded_kafka.broker import EmbeddedKafka  # noqa: PLC0415
 
     with EmbeddedKafka(tmp_path_factory.mktemp("cluster"), brokers=3, heap_mb=256, remove_data=True) as kafka:
         yield kafka

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from consumer.upstream.produce import Sent, Upstream
+from consumer.simulator.producer import EventProducer, Sent
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Flow:
 
     stream: Callable[[int], Future[Sent]]
     events: int
-    upstream: Upstream
+    upstream: EventProducer
     sent: Future[Sent]
 
     def result(self) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 CONTEXT: Final = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.faults.wiring"])
+CONTEXT.set_forkserver_preload(["tests.faults.crash_points"])
 
 
 def nothing() -> None:

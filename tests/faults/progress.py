@@ -13,7 +13,7 @@ _ANSWER_WITHIN_S: Final = 30.0
 _LOGGER: Final = logging.getLogger("librdkafka")
 
 
-class Progress:
+class GroupLag:
     """Of one group in one set of topics.
 
     Args:

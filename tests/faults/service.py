@@ -17,20 +17,20 @@ from urllib.request import urlopen
 from confluent_kafka import KafkaException
 
 from consumer.errors import FatalError
-from consumer.kafka.topics import TopicSpec, create_topics
+from consumer.kafka.admin import TopicSpec, create_topics
 from consumer.settings import Settings
-from consumer.upstream.produce import Sent, Upstream
+from consumer.simulator.producer import EventProducer, Sent
 from model_store.synthetic import generate_students
 from tests.faults.flow import Flow
-from tests.faults.oracle import Oracle
 from tests.faults.process import RoleProcess, nothing
-from tests.faults.progress import Progress
+from tests.faults.progress import GroupLag
+from tests.faults.verifier import Oracle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from consumer.audit.verdict import Verdict
+    from consumer.ops.verify.report import VerifyReport
 
 BROKEN_RATIO: Final = 5 / 95
 """Broken events per good one: 5 % of all."""
@@ -107,7 +107,7 @@ class Service:
             }
         )
         self._closing = threading.Event()
-        self._progress = Progress(self.servers, name, self.topics)
+        self._progress = GroupLag(self.servers, name, self.topics)
         self.committed, self.ends, self.owned = (
             self._progress.committed,
             self._progress.ends,
@@ -191,12 +191,12 @@ class Service:
         upstream, sent = self._send(_MORE_THAN_EVER_ASKED_FOR, events / seconds)
         return Flow(self.stream, events, upstream, sent)
 
-    def _send(self, events: int, rate: float | None) -> tuple[Upstream, Future[Sent]]:
+    def _send(self, events: int, rate: float | None) -> tuple[EventProducer, Future[Sent]]:
         n_good = ceil(events / (1 + BROKEN_RATIO))
         # The broker may be away for longer than a producer waits by default.
         kafka = self.settings.kafka.model_copy(update={"client": {"message.timeout.ms": 300_000}})
         settings = self.settings.model_copy(update={"kafka": kafka})
-        upstream = Upstream(
+        upstream = EventProducer(
             settings, generate_students(2000, 2), count=n_good, broken_ratio=BROKEN_RATIO, rate=rate
         )
         sent: Future[Sent] = Future()
@@ -257,11 +257,11 @@ class Service:
         self.await_that(commits, timeout_s, "no recovery")
         return time.monotonic() - kill.at_s
 
-    def verdict(self, *, with_log: bool = False, examples: int = 10) -> Verdict:
+    def verdict(self, *, with_log: bool = False, examples: int = 10) -> VerifyReport:
         """Return what the oracle says, in a process of its own that shares nothing with the scorers."""
         return Oracle(self.settings, with_log=with_log, examples=examples).verdict()
 
-    def await_log(self, timeout_s: float = 60) -> Verdict:
+    def await_log(self, timeout_s: float = 60) -> VerifyReport:
         """Wait until the audit log is complete; return the last verdict if it never is."""
         deadline_s = time.monotonic() + timeout_s
         while True:

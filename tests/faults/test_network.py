@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults import wiring
+from tests.faults import crash_points as wiring
 from tests.faults.proxy import END_TXN, TXN_OFFSET_COMMIT
 
 pytestmark = pytest.mark.faults

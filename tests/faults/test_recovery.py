@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults import wiring
+from tests.faults import crash_points as wiring
 
 pytestmark = pytest.mark.faults
 

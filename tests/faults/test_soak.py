@@ -88,10 +88,10 @@ class _Checks:
     """
 
     def __init__(self, service: Any) -> None:
-        from consumer.audit.verdict import Verdict  # noqa: PLC0415 - nothing is imported for other tests
+        from consumer.ops.verify.report import VerifyReport  # noqa: PLC0415 - nothing is imported for other tests
 
         self._service = service
-        self._total = Verdict()
+        self._total = VerifyReport()
         self._begin()
 
     def go_on(self) -> None:
@@ -108,8 +108,8 @@ class _Checks:
         return self._total
 
     def _begin(self, niceness: int = _IDLE_NICENESS) -> None:
-        from consumer.audit.log_reader import segment_paths  # noqa: PLC0415
-        from tests.faults.oracle import Oracle  # noqa: PLC0415
+        from consumer.monitor.audit.reader import segment_paths  # noqa: PLC0415
+        from tests.faults.verifier import Oracle  # noqa: PLC0415
 
         self._service.await_decided()
         self._await_log()
@@ -118,7 +118,7 @@ class _Checks:
 
     def _await_log(self) -> None:
         """Wait until the monitor has written what is committed; it may be a moment behind."""
-        from consumer.audit.log_reader import log_bytes  # noqa: PLC0415
+        from consumer.monitor.audit.reader import log_bytes  # noqa: PLC0415
 
         size = -1
         while (now := log_bytes(self._service.audit_log)) != size:
@@ -126,7 +126,7 @@ class _Checks:
             time.sleep(0.5)
 
     def _finish(self) -> None:
-        from tests.faults.oracle import add  # noqa: PLC0415
+        from tests.faults.verifier import add  # noqa: PLC0415
 
         verdict = self._oracle.verdict(_VERIFIED_WITHIN_S)
         add(self._total, verdict)

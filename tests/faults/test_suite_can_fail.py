@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from consumer.errors import StartupError
-from consumer.monitor import audit_log
-from consumer.monitor.audit_log import AuditLog
-from tests.faults import wiring
+from consumer.monitor.audit import log as audit_log
+from consumer.monitor.audit.log import AuditLog
+from tests.faults import crash_points as wiring
 from tests.unit.monitor import test_audit_log_crashes as crashes
 
 pytestmark = pytest.mark.faults

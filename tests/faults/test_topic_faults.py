@@ -18,8 +18,8 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from consumer.demo.broker_properties import free_port
-from consumer.kafka.topics import TopicSpec, create_topics
+from consumer.embedded_kafka.properties import free_port
+from consumer.kafka.admin import TopicSpec, create_topics
 
 pytestmark = pytest.mark.faults
 

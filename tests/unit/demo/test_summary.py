@@ -7,15 +7,15 @@ import io
 
 from rich.console import Console
 
-from consumer.audit.verdict import Verdict
 from consumer.demo.progress import Display, Progress
 from consumer.demo.summary import Summary
-from consumer.upstream.produce import Sent
+from consumer.ops.verify.report import VerifyReport
+from consumer.simulator.producer import Sent
 
 
-def verdict_of(*, dead_letters: int = 2) -> Verdict:
+def verdict_of(*, dead_letters: int = 2) -> VerifyReport:
     """Return one on a hundred events that holds."""
-    return Verdict(
+    return VerifyReport(
         events=100,
         predictions=100 - dead_letters,
         dead_letters={"tombstone": dead_letters},
@@ -48,13 +48,13 @@ def test_a_summary_that_agrees_holds() -> None:
 def test_events_that_never_reached_the_topic_are_a_complaint() -> None:
     """The oracle cannot know of them; the upstream does."""
     lost = dataclasses.replace(GOOD, sent=[*GOOD.sent, Sent(1, {}, 0.1)])
-    assert lost.complaint() == "101 events were sent, but the topic holds 100"
+    assert lost.problem() == "101 events were sent, but the topic holds 100"
 
 
 def test_a_wrong_code_is_a_complaint() -> None:
     """Every broken event must get the code it was sent for."""
     wrong = dataclasses.replace(GOOD, verdict=verdict_of(dead_letters=3))
-    assert wrong.complaint() == "broken events sent: {'tombstone': 2}, but dead letters: {'tombstone': 3}"
+    assert wrong.problem() == "broken events sent: {'tombstone': 2}, but dead letters: {'tombstone': 3}"
 
 
 def test_what_the_oracle_finds_is_a_complaint() -> None:
@@ -63,7 +63,7 @@ def test_what_the_oracle_finds_is_a_complaint() -> None:
     verdict.find("missing", 2, ["events 0@1", "events 0@2"])
     found = dataclasses.replace(GOOD, verdict=verdict)
     assert not found.holds
-    assert "missing 2" in (found.complaint() or "")
+    assert "missing 2" in (found.problem() or "")
     assert any("events 0@1, events 0@2" in line for line in found.lines())
     assert not any("it holds" in line for line in found.lines())
 

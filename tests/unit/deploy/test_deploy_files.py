@@ -15,12 +15,12 @@ import typer
 from prometheus_client import CollectorRegistry
 
 from consumer.cli import app
-from consumer.conditions import Conditions, ConditionsCollector
-from consumer.core.drift import alarm_z, psi, psi_threshold, smoothed_ratios
-from consumer.monitor.drift_window import SERIES
-from consumer.monitor.telemetry import MonitorTelemetry
+from consumer.monitor.drift.statistics import alarm_z, psi, psi_threshold, smoothed_ratios
+from consumer.monitor.drift.window import SERIES
+from consumer.monitor.metrics import MonitorTelemetry
+from consumer.runtime.readiness import Readiness, ReadinessCollector
+from consumer.scorer.metrics import ScorerTelemetry
 from consumer.settings import DriftSettings
-from consumer.telemetry import ScorerTelemetry
 
 ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -97,7 +97,7 @@ def test_runbooks_name_verbs_and_pages_that_exist(page: Path) -> None:
 def test_every_metric_that_is_asked_for_is_shown(name: str) -> None:
     """Rules, alerts and dashboard ask for no metric that neither scorer nor monitor has."""
     registry = CollectorRegistry()
-    registry.register(ConditionsCollector(Conditions(lambda: 0.0)))
+    registry.register(ReadinessCollector(Readiness(lambda: 0.0)))
     ScorerTelemetry(registry)
     MonitorTelemetry(registry, DriftSettings())
     suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
@@ -108,7 +108,7 @@ def test_every_metric_that_is_asked_for_is_shown(name: str) -> None:
 
 
 def test_prometheus_computes_what_the_monitor_computes() -> None:
-    """The values that promtool expects of PSI and threshold are those of consumer.core.drift."""
+    """The values that promtool expects of PSI and threshold match `drift.statistics`."""
     z = round(alarm_z(10 * DriftSettings().windows_per_false_alarm, len(SERIES)), 3)
     assert set(re.findall(r"(\d\.\d+) \* sqrt", RULES.read_text())) == {f"{z}"}
     counts = np.array([1, 2, 3, 4]) * 2 * 360  # two replicas, six hours, that much a minute

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from consumer.kafka.record_headers import headers_of
+from consumer.kafka.consumer import headers_of
 
 
 class Message:

@@ -14,10 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from consumer.cli import app
-from consumer.core.decode import Decoder
-from consumer.core.rejections import Code
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka.schema_registry import UNKNOWN_FOR_S, RegistrySchemas
+from consumer.pipeline.decode import Decoder
+from consumer.pipeline.rejections import Code
 from schemas.framing import confluent_header
 from schemas.repository import engagement_event, purchase_prediction
 

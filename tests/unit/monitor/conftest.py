@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from fastavro import schemaless_writer
 
-from consumer.core.batch import EventBatch
-from consumer.core.decode import Decoder
+from consumer.pipeline.batch import RecordBatch
+from consumer.pipeline.decode import Decoder
 from model_store.inputs import INPUT_NAMES, INTEGER_INPUTS
 from model_store.linear import scorer_of
 from model_store.store import ModelStore
@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(model, store, version, others.inputs, list(others.countries), probabilities)
 
 
-Predict = Callable[..., EventBatch]
+Predict = Callable[..., RecordBatch]
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def predict(trained: Trained) -> Predict:
     header = single_object_header(purchase_prediction().fingerprint)
     decoder = Decoder(purchase_prediction(), BundledSchemas())
 
-    def made(rows: range, *, version: str | None = None, scored_at_ms: int = 0) -> EventBatch:
+    def made(rows: range, *, version: str | None = None, scored_at_ms: int = 0) -> RecordBatch:
         values = []
         for i in rows:
             features: dict[str, Any] = {

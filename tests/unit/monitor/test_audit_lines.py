@@ -14,8 +14,8 @@ from fastavro.schema import parse_schema
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.decode import Decoder
-from consumer.monitor.audit_lines import audit_lines
+from consumer.monitor.audit.lines import audit_lines
+from consumer.pipeline.decode import Decoder
 from schemas.framing import single_object_header
 from schemas.repository import AvroSchema, purchase_prediction
 

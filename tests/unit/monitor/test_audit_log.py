@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consumer.errors import InvariantError, StartupError, Unavailable
-from consumer.monitor.audit_log import AuditLog
+from consumer.monitor.audit.log import AuditLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,7 +148,7 @@ def test_a_second_monitor_is_refused(path: Path) -> None:
     alias = path.with_name("alias.jsonl")
     alias.symlink_to(path)
     code = (
-        "import sys; from pathlib import Path; from consumer.monitor.audit_log import AuditLog;"
+        "import sys; from pathlib import Path; from consumer.monitor.audit.log import AuditLog;"
         "from consumer.errors import StartupError\n"
         "try: AuditLog.open(Path(sys.argv[1]), rotate_bytes=1, source={})\n"
         "except StartupError as error: print(error)"

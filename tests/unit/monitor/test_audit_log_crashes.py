@@ -20,8 +20,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from consumer.errors import StartupError, Unavailable
-from consumer.monitor import audit_log, durable
-from consumer.monitor.audit_log import AuditLog
+from consumer.monitor import durable
+from consumer.monitor.audit import log as audit_log
+from consumer.monitor.audit.log import AuditLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

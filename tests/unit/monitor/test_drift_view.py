@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consumer.monitor.announcer import Announced
-from consumer.monitor.baselines import Baselines
-from consumer.monitor.drift import Drift, governing_version
-from consumer.monitor.drift_sample import Countries, columns_of, student_hashes, versions_of
-from consumer.monitor.drift_verdict import Status
-from consumer.monitor.drift_window import SERIES
-from consumer.monitor.outcomes import OutcomeJoin
+from consumer.monitor.drift.baselines import Baselines
+from consumer.monitor.drift.sample import Countries, columns_of, student_hashes, versions_of
+from consumer.monitor.drift.tracker import Drift, governing_version
+from consumer.monitor.drift.verdict import DriftStatus
+from consumer.monitor.drift.window import SERIES
+from consumer.monitor.outcomes.join import OutcomeJoin
+from consumer.monitor.retraining import Announced, Recommendation
 from consumer.monitor.state import SavedState, read_state, write_state
-from consumer.monitor.trigger import Recommendation
 from consumer.settings import DriftSettings, OutcomeSettings
 from model_store.countries import country_code
 from model_store.errors import ModelStoreError
@@ -109,7 +108,7 @@ def test_windows_follow_each_other_within_a_batch(trained: Any, predict: Any) ->
     assert snapshot.running is not None
     assert snapshot.running.students == 250
     assert snapshot.samples == 1250
-    assert snapshot.windows[Status.OK] == 2
+    assert snapshot.windows[DriftStatus.OK] == 2
     assert {int(counts.sum()) for counts in snapshot.observations.values()} == {1250}
 
 
@@ -144,7 +143,7 @@ def test_a_damaged_baseline_is_refused(trained: Any, tmp_path: Any) -> None:
 
 
 def test_state_goes_on_after_a_restart(trained: Any, predict: Any, tmp_path: Any) -> None:
-    """Written to a file and read again, drift ends up where it would have without the restart."""
+    """FramedRows to a file and read again, drift ends up where it would have without the restart."""
     settings = {"window_students": 500}
     unbroken, before = drift_of(trained.store, **settings), drift_of(trained.store, **settings)
     add(unbroken, predict(range(800)), predict(range(700, 1300)))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from consumer.core.drift import psi, smoothed_ratios
-from consumer.monitor.drift_verdict import Status, WindowVerdict, judge
-from consumer.monitor.drift_window import SERIES, Sample, Window, WindowCounts, sample_of
+from consumer.monitor.drift.statistics import psi, smoothed_ratios
+from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict, judge
+from consumer.monitor.drift.window import SERIES, Sample, Window, WindowCounts, sample_of
 from consumer.settings import DriftSettings
 from model_store.inputs import INPUT_NAMES
 from model_store.linear import scorer_of
@@ -62,7 +62,7 @@ class Traffic:
             self.baseline,
         )
 
-    def windows(self, n: int, **kinds: Any) -> list[WindowVerdict]:
+    def unaligned_view(self, n: int, **kinds: Any) -> list[WindowVerdict]:
         """Return the verdicts on n windows."""
         verdicts: list[WindowVerdict] = []
         window = self.window()
@@ -91,7 +91,7 @@ def named(window: WindowVerdict) -> bool:
 def test_stable_traffic_raises_no_alarm(trained: Any, window_students: int, events_each: int) -> None:
     """In 500 windows of students like those of training nothing drifts, however many events each sends."""
     settings = DriftSettings(window_students=window_students)
-    windows = Traffic(trained, settings, seed=3).windows(500, events_each=events_each)
+    windows = Traffic(trained, settings, seed=3).unaligned_view(500, events_each=events_each)
     assert [window for window in windows if named(window)] == []
     assert {window.students for window in windows} == {window_students}
 
@@ -126,9 +126,9 @@ def test_a_changed_country_mix_is_named_alone(trained: Any) -> None:
 def test_a_prediction_rate_off_by_ten_points_is_named_alone(trained: Any) -> None:
     """More predicted purchases of the same scores are named as such, and no input or score is."""
     windows = _after(Traffic(trained, DriftSettings(), seed=6), 300, extra_positive_ratio=0.1)
-    assert windows[-1].rate.status == Status.DRIFT
+    assert windows[-1].rate.status == DriftStatus.DRIFT
     assert windows[-1].drifted_features == []
-    assert windows[-1].score.status == Status.OK
+    assert windows[-1].score.status == DriftStatus.OK
 
 
 def _after(traffic: Traffic, stable_first: int, **kinds: Any) -> list[WindowVerdict]:
@@ -192,7 +192,7 @@ def test_a_window_that_is_too_old_is_closed_before_the_next_prediction(trained: 
     assert window.counts.students == 6
     verdict = judge(window.counts, traffic.baseline, DriftSettings(), closed=True)
     assert not verdict.judged
-    assert {series.status for series in verdict.features.values()} == {Status.UNKNOWN}
+    assert {series.status for series in verdict.features.values()} == {DriftStatus.UNKNOWN}
 
 
 def test_a_running_window_has_figures_but_no_verdict(trained: Any) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from consumer.monitor.announcer import Announced
-from consumer.monitor.baselines import Baselines
-from consumer.monitor.drift import Drift
+from consumer.monitor.drift.baselines import Baselines
+from consumer.monitor.drift.tracker import Drift
+from consumer.monitor.loop import MAX_RECORDS
 from consumer.monitor.monitoring import BEHIND_EVERY_S, Monitoring
-from consumer.monitor.role import MAX_RECORDS
+from consumer.monitor.retraining import Announced
 from consumer.settings import DriftSettings
 from model_store.countries import country_code
-from tests.clock import Clock
+from tests.support.clock import Clock
 
 
 class Silent:

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.monitor.outcomes import OutcomeJoin
-from consumer.monitor.outcomes_quality import OutcomeSums, compare, sums_of
+from consumer.monitor.outcomes.join import OutcomeJoin
+from consumer.monitor.outcomes.quality import OutcomeSums, compare_quality, sums_of
 from consumer.settings import OutcomeSettings
 
 DAY_MS = 86_400_000
@@ -118,16 +118,16 @@ def outcomes_of(n: int, seed: int, distort: float = 1.0) -> OutcomeSums:
 
 def test_outcomes_as_expected_are_no_decay() -> None:
     """In 500 sets of 2,000 outcomes that follow the probabilities, none decays."""
-    decayed = [compare(outcomes_of(2000, seed), OutcomeSettings()).decayed for seed in range(500)]
+    decayed = [compare_quality(outcomes_of(2000, seed), OutcomeSettings()).decayed for seed in range(500)]
     assert sum(decayed) == 0
     strict = OutcomeSettings(tolerated_drop_ratio=0)
-    assert sum(compare(outcomes_of(2000, seed), strict).decayed for seed in range(500)) <= 5
+    assert sum(compare_quality(outcomes_of(2000, seed), strict).decayed for seed in range(500)) <= 5
 
 
 def test_students_who_buy_less_than_predicted_are_decay() -> None:
     """If half of the expected buyers buy, precision says so, and the Brier score stands beside it."""
     for seed in range(50):
-        verdict = compare(outcomes_of(2000, seed, distort=0.5), OutcomeSettings())
+        verdict = compare_quality(outcomes_of(2000, seed, distort=0.5), OutcomeSettings())
         assert verdict.decayed
         assert verdict.precision.decayed
         assert verdict.brier.expected is not None
@@ -135,10 +135,10 @@ def test_students_who_buy_less_than_predicted_are_decay() -> None:
 
 def test_too_few_are_not_judged() -> None:
     """A handful of flagged students gives figures and no verdict; none at all gives none."""
-    few: Any = compare(outcomes_of(30, 1), OutcomeSettings())
+    few: Any = compare_quality(outcomes_of(30, 1), OutcomeSettings())
     assert few.precision.decayed is None
     assert not few.decayed
-    none = compare(OutcomeSums(), OutcomeSettings())
+    none = compare_quality(OutcomeSums(), OutcomeSettings())
     assert none.precision.expected is None
     assert none.brier_z is None
 

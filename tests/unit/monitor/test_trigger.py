@@ -12,15 +12,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from consumer.monitor.announcer import RETRY_S, Announcer
-from consumer.monitor.baselines import Baselines
-from consumer.monitor.drift_verdict import RateVerdict, SeriesVerdict, Status, WindowVerdict
-from consumer.monitor.drift_window import SERIES, WindowCounts
-from consumer.monitor.endpoints import Findings, monitoring_routes
-from consumer.monitor.outcomes_quality import Comparison, OutcomeSums, QualityVerdict
+from consumer.monitor.drift.baselines import Baselines
+from consumer.monitor.drift.verdict import DriftStatus, RateVerdict, SeriesVerdict, WindowVerdict
+from consumer.monitor.drift.window import SERIES, WindowCounts
+from consumer.monitor.endpoints import MonitorSnapshot, monitoring_routes
+from consumer.monitor.metrics import MonitorTelemetry
+from consumer.monitor.outcomes.quality import Comparison, OutcomeSums, QualityVerdict
+from consumer.monitor.retraining import REASONS, RETRY_S, Recommendation, RetrainingNotifier, recommend
 from consumer.monitor.snapshot import DriftSnapshot, OutcomesSnapshot
-from consumer.monitor.telemetry import MonitorTelemetry
-from consumer.monitor.trigger import REASONS, Recommendation, recommend
 from consumer.settings import DriftSettings, OutcomeSettings
 from model_store.inputs import INPUT_NAMES
 
@@ -40,8 +39,8 @@ DECAYED = OutcomesSnapshot(
 def window(*drifted: str, judged: bool = True, number: int = 1) -> WindowVerdict:
     """Return a verdict in which some series have drifted."""
 
-    def status(name: str) -> Status:
-        return Status.UNKNOWN if not judged else Status.DRIFT if name in drifted else Status.OK
+    def status(name: str) -> DriftStatus:
+        return DriftStatus.UNKNOWN if not judged else DriftStatus.DRIFT if name in drifted else DriftStatus.OK
 
     def series(name: str) -> SeriesVerdict:
         return SeriesVerdict(
@@ -116,7 +115,7 @@ def test_one_drifted_window_is_not_confirmed(seen: Any) -> None:
     assert recommend(same, NO_OUTCOMES, 2).causes == ("days_on_platform",)
 
 
-def test_a_recommendation_ends_after_as_many_clean_windows(seen: Any) -> None:
+def test_a_recommendation_ends_after_as_many_clean_unaligned_view(seen: Any) -> None:
     """One clean window does not withdraw it, two do."""
     before = Recommendation("feature_distribution_drift", ("minutes_watched",))
     drifted = window("minutes_watched")
@@ -150,7 +149,7 @@ class Told:
     def __init__(self) -> None:
         self.topic = Topic()
         self.now_s = 1000.0
-        self.announcer = Announcer(self.topic, "purchase", 24, lambda: self.now_s)
+        self.announcer = RetrainingNotifier(self.topic, "purchase", 24, lambda: self.now_s)
 
     def consider(self, reason: str, version: str = "v1") -> None:
         """Consider a recommendation."""
@@ -196,7 +195,7 @@ def test_a_missing_topic_is_tried_again() -> None:
     assert told.topic.values == ["continue_monitoring"]
 
 
-def client_of(findings: Findings) -> TestClient:
+def client_of(findings: MonitorSnapshot) -> TestClient:
     """Return a client of the endpoints."""
     return TestClient(
         Starlette(routes=monitoring_routes(lambda: findings, DriftSettings(), OutcomeSettings()))
@@ -208,7 +207,7 @@ def test_answers_have_every_key_whatever_is_known(seen: Any, path: str) -> None:
     """With and without a model, windows and outcomes, the answer has the contract's keys."""
     snapshots = [DriftSnapshot(), seen(predictions=0), seen(window("student_country"), window())]
     for drift in snapshots:
-        findings = Findings(
+        findings = MonitorSnapshot(
             drift=drift, outcomes=DECAYED, recommendation=recommend(drift, DECAYED, 2), at_s=2_000_000_000
         )
         answer = client_of(findings).get(path).json()
@@ -232,7 +231,7 @@ def test_evidence_stands_beside_the_verdict(seen: Any) -> None:
     """Value, threshold, observations, window and the baseline's age are in the answer."""
     drift = seen(window("student_country"))
     created_s = drift.baseline.manifest.created_at.timestamp()
-    findings = Findings(
+    findings = MonitorSnapshot(
         drift=drift,
         outcomes=NO_OUTCOMES,
         recommendation=recommend(drift, NO_OUTCOMES, 2),

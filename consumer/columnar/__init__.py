@@ -1,0 +1,1 @@
+"""Columns over one buffer: Avro records, text, dictionaries and JSON. Pure."""

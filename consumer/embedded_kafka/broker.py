@@ -1,0 +1,260 @@
+"""A real Apache Kafka on this machine, from its jars, for ``demo`` and the tests.
+
+One node or a cluster, on loopback ports that stay the same across restarts. A node can be stopped,
+killed, paused and restarted one by one. Every java process hangs on a guard (guard.py) that kills it when
+this process is gone, by whatever means.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from consumer.embedded_kafka.jars import BROKER_FOLDER, INSTALL_ADVICE, kafka_jars
+from consumer.embedded_kafka.properties import Node, choose_nodes, server_properties
+from consumer.errors import StartupError, Unavailable
+from consumer.kafka.admin import broker_ids
+from consumer.runtime import guard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+_START_TIMEOUT_S: Final = 60.0
+"""A start takes 3 s here; a loaded CI machine may take ten times as long."""
+_STOP_TIMEOUT_S: Final = 30.0
+_LOOK_AGAIN_S: Final = 0.1
+
+
+class EmbeddedKafka:
+    """Apache Kafka in KRaft mode; every node is broker and controller. Nodes are numbered from 1.
+
+    Entering the context starts all nodes; leaving it kills them, which loses nothing that was
+    acknowledged: Kafka recovers its log at the next start on the same folder.
+
+    Args:
+        data_dir: holds a folder per node with its data, ``server.properties`` and ``kafka.log``.
+        brokers: 1, or 3 for replication factor 3 and two in-sync replicas.
+        heap_mb: java heap of each node.
+        properties: broker properties that win over ours.
+        remove_data: remove the data when the context is left or this process is gone.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        brokers: int = 1,
+        heap_mb: int = 512,
+        properties: Mapping[str, str] | None = None,
+        remove_data: bool = False,
+    ) -> None:
+        self._data_dir = data_dir.absolute()
+        self._nodes = {node.node_id: node for node in choose_nodes(brokers)}
+        self._advertised = {number: node.client_address for number, node in self._nodes.items()}
+        self._heap_mb = heap_mb
+        self._properties = dict(properties or {})
+        self._remove_data = remove_data
+        self._cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        self._guards: dict[int, subprocess.Popen[str]] = {}
+        self._java_pids: dict[int, int] = {}
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The addresses for clients, as advertised, separated by commas."""
+        return ",".join(self._advertised.values())
+
+    @property
+    def nodes(self) -> list[int]:
+        """The numbers of all nodes, running or not."""
+        return list(self._nodes)
+
+    def client_address(self, node: int) -> str:
+        """Return ``host:port`` where the node itself listens for clients, whatever it advertises."""
+        return self._nodes[node].client_address
+
+    def pid(self, node: int) -> int:
+        """Return the process id of the node's java."""
+        return self._java_pids[node]
+
+    def advertise(self, node: int, address: str) -> None:
+        """Tell clients to connect to ``address`` (a proxy's) from the node's next start on."""
+        self._advertised[node] = address
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start every node and wait until each answers.
+
+        Raises:
+            StartupError: java or the jars are missing, or a node ends or doesn't answer in time.
+        """
+        self.restart(*self._nodes)
+
+    def restart(self, *nodes: int) -> None:
+        """Start the nodes with the data they have, first stopping those that run; wait for their answers.
+
+        Name all the nodes that are down if a lone one would have no quorum.
+        """
+        self.stop(*(node for node in nodes if self.is_running(node)))
+        try:
+            for node in nodes:
+                self._launch(node)
+            for node in nodes:
+                self._await_answer(node)
+        except BaseException:
+            self.kill(*nodes)
+            raise
+
+    def is_running(self, node: int) -> bool:
+        """Tell whether the node's java runs (paused counts)."""
+        return node in self._guards and self._guards[node].poll() is None
+
+    def stop(self, *nodes: int) -> None:
+        """Shut the nodes down cleanly (SIGTERM); kill one that takes more than 30 s."""
+        deadline_s = time.monotonic() + _STOP_TIMEOUT_S
+        self._signal(signal.SIGTERM, nodes)
+        for node in nodes:
+            try:
+                self._await_end(node, max(deadline_s - time.monotonic(), 0))
+            except subprocess.TimeoutExpired:
+                self.kill(node)
+
+    def kill(self, *nodes: int) -> None:
+        """Kill the nodes (SIGKILL) and return when they are gone."""
+        self._signal(signal.SIGKILL, nodes)
+        for node in nodes:
+            if node in self._guards:
+                self._await_end(node)
+
+    def pause(self, *nodes: int) -> None:
+        """Freeze the nodes (SIGSTOP); their connections stay open and silent."""
+        self._signal(signal.SIGSTOP, nodes)
+
+    def resume(self, *nodes: int) -> None:
+        """Let paused nodes go on (SIGCONT)."""
+        self._signal(signal.SIGCONT, nodes)
+
+    def close(self) -> None:
+        """Kill every node and remove the data if that was asked for."""
+        self.kill(*self._nodes)
+        if self._remove_data:
+            shutil.rmtree(self._data_dir, ignore_errors=True)
+
+    def _signal(self, number: signal.Signals, nodes: tuple[int, ...]) -> None:
+        for node in nodes:
+            if self.is_running(node):
+                os.kill(self._java_pids[node], number)
+
+    def _await_end(self, node: int, timeout_s: float | None = None) -> None:
+        process = self._guards[node]
+        process.wait(timeout_s)
+        if process.stdin is not None:
+            process.stdin.close()
+
+    def _node_folder(self, node: int) -> Path:
+        return self._data_dir / f"node-{node}"
+
+    def _launch(self, number: int) -> None:
+        node, folder = self._nodes[number], self._node_folder(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        properties = folder / "server.properties"
+        text = server_properties(
+            node,
+            list(self._nodes.values()),
+            log_dir=folder / "data",
+            advertised=self._advertised[number],
+            extra=self._properties,
+        )
+        properties.write_text(text, encoding="utf-8")
+        java = self._java()
+        if not (folder / "data" / "meta.properties").exists():
+            self._format(java, node, properties)
+        heap = f"-Xmx{self._heap_mb}m"
+        options = ["--remove", str(folder)] if self._remove_data else []
+        command = [sys.executable, "-I", "-S", str(Path(guard.__file__)), *options, "--"]
+        with (folder / "kafka.log").open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - every word is ours
+                [*command, *java, heap, "kafka.Kafka", str(properties)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                # Ctrl-C on the terminal is for the owner, who stops the broker last.
+                start_new_session=True,
+            )
+        assert process.stdout is not None  # noqa: S101 - it was asked for above
+        with process.stdout as pid_line:
+            self._java_pids[number] = int(pid_line.readline() or 0)
+        self._guards[number] = process
+
+    @staticmethod
+    def _java() -> list[str]:
+        home = os.environ.get("JAVA_HOME", "")
+        java = shutil.which("java", path=f"{home}/bin" if home else None)
+        if java is None:
+            raise StartupError(f"there is no java to run Kafka with: {INSTALL_ADVICE}")
+        configuration = BROKER_FOLDER / "log4j2.properties"
+        # Serial collection: the smallest footprint, and no threads that compete for two cores.
+        return [
+            java,
+            "-XX:+UseSerialGC",
+            f"-Dlog4j2.configurationFile={configuration}",
+            "-cp",
+            f"{kafka_jars()}/*",
+        ]
+
+    def _format(self, java: list[str], node: Node, properties: Path) -> None:
+        # An id that starts with a dash would be taken for an option.
+        formatting = ["kafka.tools.StorageTool", "format", f"--cluster-id={self._cluster_id}"]
+        done = subprocess.run(  # noqa: S603 - every word is ours
+            [*java, "-XX:TieredStopAtLevel=1", *formatting, "--config", str(properties)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise _start_failure(node.node_id, done.stdout + done.stderr)
+
+    def _await_answer(self, node: int) -> None:
+        log = self._node_folder(node) / "kafka.log"
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline_s and self.is_running(node):
+            try:
+                if node in broker_ids({"bootstrap.servers": self.client_address(node)}, timeout_s=1.0):
+                    return
+            except Unavailable:
+                pass
+            time.sleep(_LOOK_AGAIN_S)
+        raise _start_failure(node, log.read_text(encoding="utf-8", errors="replace"))
+
+
+def _start_failure(node: int, output: str) -> StartupError:
+    """Condense what java wrote to the lines that say why."""
+    if "UnsupportedClassVersionError" in output:
+        return StartupError(f"this java is too old for Kafka, which needs 17: {INSTALL_ADVICE}")
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("\tat ")]
+    telling = [
+        line for line in lines if " ERROR " in line or " FATAL " in line or "Exception" in line
+    ] or lines
+    return StartupError(f"Kafka node {node} did not start: {' / '.join(telling[-3:]) or 'it wrote nothing'}")

@@ -1,1 +1,0 @@
-"""How fast the decision is on this machine."""

@@ -1,0 +1,97 @@
+"""Committed predictions → lines of the audit log: one JSON object each, in their order. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Final
+
+import numpy as np
+
+from consumer.columnar.arrays import IntArray, select_rows
+from consumer.columnar.avro import field_plan
+from consumer.columnar.json import Choice, Piece, escaped, interleaved, numbers, strings
+from consumer.pipeline.batch import EVENT_FIELDS, INPUTS_BEGIN, RecordBatch
+from schemas.repository import purchase_prediction
+
+_YEAR_0001_MS: Final = -62_135_596_800_000
+_YEAR_9999_END_MS: Final = 253_402_300_799_999
+"""RFC 3339 has four digits for the year (section 5.6)."""
+
+_NUMBERS: Final = EVENT_FIELDS[INPUTS_BEGIN + 1 :]
+
+
+def audit_lines(
+    predictions: RecordBatch,
+    *,
+    source_topic: str,
+    output_topic: str,
+    partitions: Sequence[int] | IntArray,
+    offsets: Sequence[int] | IntArray,
+) -> bytes:
+    """Write one line per prediction.
+
+    A number that is not finite becomes ``null``, and a time outside the years 1 to 9999, for which
+    RFC 3339 has no form, stays a number of milliseconds: the line is written in any case.
+
+    Args:
+        predictions: m decoded predictions, in the schema ``PurchasePrediction``.
+        source_topic: the topic of the events.
+        output_topic: the topic that the predictions were read from.
+        partitions: output partition of each row of the poll batch.
+        offsets: output offset of each row of the poll batch.
+
+    Returns:
+        m lines in UTF-8, each ended by a line feed.
+    """
+    m = len(predictions)
+    if m == 0:
+        return b""
+    rows, columns = predictions.rows, predictions.numbers
+    characters = predictions.data.decode("latin-1")
+
+    def text(name: str) -> Piece:
+        ends = predictions.starts[:, _field_indexes()[name] + 1]
+        return strings(predictions.data, characters, predictions.texts[name], ends)
+
+    pieces: list[Piece] = [
+        '{"timestamp_utc":', _times(columns["scored_at"]),
+        ',"event_id":"', text("event_id"),
+        '","student_id":"', text("student_id"),
+        '","occurred_at":', _times(columns["occurred_at"]),
+        ',"predicted_purchase_probability":', numbers(columns["predicted_purchase_probability"]),
+        ',"predicted_purchase":', numbers(columns["predicted_purchase"]),
+        ',"threshold":', numbers(columns["threshold"]),
+        ',"model_version":"', text("model_version"),
+        '","features":{"student_country":"', text("features.student_country"), '"',
+    ]  # fmt: skip
+    for name in _NUMBERS:
+        pieces += [f',"{name}":', numbers(columns[f"features.{name}"])]
+    pieces += [
+        '},"source":{"topic":"', escaped(source_topic),
+        '","partition":', numbers(columns["source_partition"]),
+        ',"offset":', numbers(columns["source_offset"]),
+        '},"output":{"topic":"', escaped(output_topic),
+        '","partition":', numbers(select_rows(np.asarray(partitions, np.int64), rows)),
+        ',"offset":', numbers(select_rows(np.asarray(offsets, np.int64), rows)),
+        "}}\n",
+    ]  # fmt: skip
+    return interleaved(pieces, m).encode("latin-1")
+
+
+def _times(times_ms: IntArray) -> Piece:
+    """Return milliseconds since the Unix epoch, int64 (m,), as ``"2026-01-31T12:00:00.000Z"``."""
+    # Many predictions share a time, and forming one takes longer than anything else here.
+    distinct_ms, which = np.unique(times_ms, return_inverse=True)
+    formed = (distinct_ms >= _YEAR_0001_MS) & (distinct_ms <= _YEAR_9999_END_MS)
+    texts = np.datetime_as_string(np.where(formed, distinct_ms, 0).astype("datetime64[ms]"), timezone="UTC")
+    column = [f'"{text}"' for text in texts]
+    for i in np.flatnonzero(~formed).tolist():
+        column[i] = str(distinct_ms[i])
+    return column[0] if len(column) == 1 else Choice(column, which)
+
+
+@cache
+def _field_indexes() -> dict[str, int]:
+    """Where each field of a prediction stands in wire order."""
+    return {name: j for j, (name, _) in enumerate(field_plan(purchase_prediction().parsed))}

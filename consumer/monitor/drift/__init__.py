@@ -1,0 +1,1 @@
+"""Drift: live students against training students."""

@@ -1,0 +1,233 @@
+"""A window's counts against the baseline → a verdict on every series, with its evidence.
+
+A window is judged once, when it is closed: looking at a window again and again while it fills would
+make false alarms some eight times as frequent. What a running window holds is shown without verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+import numpy as np
+
+from consumer.columnar.arrays import FloatArray, IntArray
+from consumer.monitor.drift.statistics import (
+    alarm_z,
+    mean_shift_sd,
+    psi,
+    psi_threshold,
+    ratio_threshold,
+    smoothed_ratios,
+)
+from consumer.monitor.drift.window import PREDICTED_PURCHASE, SCORE, SERIES, WindowCounts
+from consumer.settings import DriftSettings
+from model_store.baseline import Baseline, Bins, NumericBins
+from model_store.inputs import INPUT_NAMES
+
+UNKNOWN_COUNTRY_LABEL = "unknown"
+
+
+class DriftStatus(StrEnum):
+    """What is known of a series."""
+
+    OK = "ok"
+    DRIFT = "drift"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesVerdict:
+    """One input, or the score, in one window.
+
+    Attributes:
+        status: the verdict.
+        psi: population stability index, nats; ``None`` while nobody is in the window.
+        threshold: the index above which it is drift, for so many observations.
+        observations: distinct students.
+        mean_shift_sd: live mean minus training's, in training's standard deviations; ``None`` for
+            countries.
+        counts: students in each bin.
+    """
+
+    status: DriftStatus
+    psi: float | None
+    threshold: float | None
+    observations: int
+    mean_shift_sd: float | None
+    counts: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateVerdict:
+    """The share of students who are predicted to buy, in one window.
+
+    Attributes:
+        status: the verdict.
+        predicted_positive_ratio: live; ``None`` while nobody is in the window.
+        training_positive_ratio: in training, of students the model had not seen.
+        threshold: the difference, either way, above which it is drift.
+        observations: distinct students.
+    """
+
+    status: DriftStatus
+    predicted_positive_ratio: float | None
+    training_positive_ratio: float
+    threshold: float | None
+    observations: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowVerdict:
+    """Everything that is said of one window.
+
+    Attributes:
+        number: 1 for the model version's first window.
+        closed: whether it was judged; if not, every status is ``unknown``.
+        students: distinct students.
+        predictions: predictions read meanwhile.
+        opened_ms: when its first prediction was made, ms since the epoch.
+        last_ms: when its latest one was.
+        features: the seven inputs by name.
+        score: the predicted probability.
+        rate: the share of predicted purchases.
+        unknown_country_ratio: share of students whose country is none.
+    """
+
+    number: int
+    closed: bool
+    students: int
+    predictions: int
+    opened_ms: int | None
+    last_ms: int | None
+    features: dict[str, SeriesVerdict]
+    score: SeriesVerdict
+    rate: RateVerdict
+    unknown_country_ratio: float | None
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is a verdict at all."""
+        return self.rate.status != DriftStatus.UNKNOWN
+
+    @property
+    def drifted_features(self) -> list[str]:
+        """The inputs that have drifted, in their order; the score is no input."""
+        return [name for name, series in self.features.items() if series.status == DriftStatus.DRIFT]
+
+    @property
+    def predictions_shifted(self) -> bool:
+        """Whether the score or the share of predicted purchases has drifted."""
+        return DriftStatus.DRIFT in {self.score.status, self.rate.status}
+
+    @property
+    def max_abs_mean_shift_sd(self) -> float | None:
+        """The largest shift of an input's mean, in training's standard deviations, without its sign."""
+        shifts = [s.mean_shift_sd for s in self.features.values() if s.mean_shift_sd is not None]
+        return max(map(abs, shifts), default=None)
+
+
+def thresholds_z(settings: DriftSettings, sides: int = 1) -> float:
+    """Return the normal quantile that every series' threshold stands on."""
+    return alarm_z(settings.windows_per_false_alarm, len(SERIES), sides)
+
+
+def judge(
+    counts: WindowCounts, baseline: Baseline, settings: DriftSettings, *, closed: bool
+) -> WindowVerdict:
+    """Compare a window with the baseline.
+
+    Args:
+        counts: the window.
+        baseline: of the model version that made its predictions.
+        settings: what is tolerated.
+        closed: whether the window is finished, and so may be judged.
+    """
+    decided = closed and counts.students >= settings.minimum_students
+    series: Mapping[str, Bins] = {**baseline.features, SCORE: baseline.score}
+    names = (*INPUT_NAMES, SCORE)
+    z = thresholds_z(settings)
+    indexes: Sequence[float | None] = [None] * len(names)
+    if counts.students:
+        expected, sizes = _expected(tuple(series[name].counts for name in names))
+        observed = smoothed_ratios(np.concatenate([counts.bins[name] for name in names]), sizes)
+        indexes = psi(observed, expected, sizes).tolist()
+    verdicts = {
+        name: _series(counts, name, series[name], baseline.rows, settings, z, index, decided=decided)
+        for name, index in zip(names, indexes, strict=True)
+    }
+    country = baseline.features[INPUT_NAMES[0]]
+    unknown = int(counts.bins[INPUT_NAMES[0]][country.labels.index(UNKNOWN_COUNTRY_LABEL)])
+    return WindowVerdict(
+        number=counts.number,
+        closed=closed,
+        students=counts.students,
+        predictions=counts.predictions,
+        opened_ms=counts.opened_ms,
+        last_ms=counts.last_ms,
+        features={name: verdicts[name] for name in INPUT_NAMES},
+        score=verdicts[SCORE],
+        rate=_rate(counts, baseline, settings, decided=decided),
+        unknown_country_ratio=unknown / counts.students if counts.students else None,
+    )
+
+
+def _series(
+    counts: WindowCounts,
+    name: str,
+    bins: Bins,
+    rows: int,
+    settings: DriftSettings,
+    z: float,
+    index: float | None,
+    *,
+    decided: bool,
+) -> SeriesVerdict:
+    n = counts.students
+    threshold = shift = None
+    if n:
+        if len(bins.labels) > 1:
+            threshold = psi_threshold(n, rows, len(bins.labels), settings.tolerated_psi, z)
+        if isinstance(bins, NumericBins):
+            shift = mean_shift_sd(counts.totals[name], n, bins.mean, bins.sd)
+    drifted = index is not None and threshold is not None and index > threshold
+    return SeriesVerdict(
+        status=_status(drifted=drifted, decided=decided),
+        psi=index,
+        threshold=threshold,
+        observations=n,
+        mean_shift_sd=shift,
+        counts=counts.bins[name].tolist(),
+    )
+
+
+@lru_cache(maxsize=64)
+def _expected(counts: tuple[tuple[int, ...], ...]) -> tuple[FloatArray, IntArray]:
+    """Return the shares in training of k series, float64 (B,), and the bins of each, int64 (k,)."""
+    sizes = np.array([len(of_one) for of_one in counts])
+    return smoothed_ratios(np.concatenate(counts), sizes), sizes
+
+
+def _rate(counts: WindowCounts, baseline: Baseline, settings: DriftSettings, *, decided: bool) -> RateVerdict:
+    n, training = counts.students, baseline.predicted_positive_ratio
+    ratio = threshold = None
+    if n:
+        ratio = float(counts.bins[PREDICTED_PURCHASE][1] / n)
+        z = thresholds_z(settings, sides=2)
+        threshold = ratio_threshold(n, baseline.rows, training, settings.tolerated_rate_shift_ratio, z)
+    drifted = ratio is not None and threshold is not None and abs(ratio - training) > threshold
+    return RateVerdict(
+        status=_status(drifted=drifted, decided=decided),
+        predicted_positive_ratio=ratio,
+        training_positive_ratio=training,
+        threshold=threshold,
+        observations=n,
+    )
+
+
+def _status(*, drifted: bool, decided: bool) -> DriftStatus:
+    if not decided:
+        return DriftStatus.UNKNOWN
+    return DriftStatus.DRIFT if drifted else DriftStatus.OK

@@ -1,0 +1,253 @@
+"""The monitor's metrics, of the audit log, drift, outcomes and the recommendation.
+
+Drift and outcomes are collected from the latest snapshot, so that a series is there exactly as long as
+what it speaks of: a model version that is no longer looked at has none.
+
+Only the counters may be added up over monitors that each read a part; the index of two parts is not the
+sum or the mean of theirs. So the recording rules compute it from the counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict, thresholds_z
+from consumer.monitor.drift.window import PREDICTED_PURCHASE, SCORE, SERIES, bin_labels
+from consumer.monitor.loop import Round
+from consumer.monitor.outcomes.quality import OutcomeSums
+from consumer.monitor.retraining import REASONS, Recommendation
+from consumer.monitor.snapshot import DriftSnapshot, OutcomesSnapshot
+from consumer.settings import DriftSettings
+from model_store.baseline import Baseline
+
+_PREFIX: Final = "purchase_stream_"
+_STATUS_VALUES: Final = {DriftStatus.DRIFT: 1.0, DriftStatus.OK: 0.0, DriftStatus.UNKNOWN: -1.0}
+
+Family = CounterMetricFamily | GaugeMetricFamily
+
+
+class MonitorTelemetry(Collector):
+    """The monitor's metrics.
+
+    Args:
+        registry: where they are shown.
+        settings: what drift is held to; rules need it beside the counters.
+    """
+
+    def __init__(self, registry: CollectorRegistry, settings: DriftSettings) -> None:
+        def counter(name: str, text: str) -> Counter:
+            return Counter(_PREFIX + name, text, registry=registry)
+
+        self._lines = counter("audit_lines", "Lines added to the audit log.")
+        self._bytes = counter("audit_bytes", "Bytes added to the audit log.")
+        self._undecodable = counter(
+            "audit_undecodable_records", "Records in the predictions topic that are no predictions."
+        )
+        self._settings = settings
+        self._drift = DriftSnapshot()
+        self._outcomes = OutcomesSnapshot()
+        self._recommendation: Recommendation | None = None
+        registry.register(self)
+
+    def round_done(self, report: Round) -> None:
+        """Count one round."""
+        self._lines.inc(report.n_lines)
+        self._bytes.inc(report.line_bytes)
+        self._undecodable.inc(report.n_undecodable)
+
+    def show(self, drift: DriftSnapshot, outcomes: OutcomesSnapshot, recommendation: Recommendation) -> None:
+        """Take what is collected from now on."""
+        self._drift, self._outcomes, self._recommendation = drift, outcomes, recommendation
+
+    def collect(self) -> Iterable[Family]:
+        """Yield every family, those without a sample included."""
+        yield from self._observations(self._drift)
+        yield from self._verdicts(self._drift)
+        yield from self._unaligned_view(self._drift)
+        yield from self._outcome_counters(self._outcomes, self._drift.model_version)
+        yield from self._retraining(self._recommendation)
+
+    def _observations(self, drift: DriftSnapshot) -> Iterator[Family]:
+        observations = _counter(
+            "drift_observations",
+            "Students counted in each bin, each once per window.",
+            ["model_version", "feature", "bin"],
+        )
+        expected = _gauge(
+            "drift_baseline_ratio",
+            "Share of training rows in each bin, 0 to 1, smoothed so that none is 0.",
+            ["model_version", "feature", "bin"],
+        )
+        rows = _gauge(
+            "drift_baseline_observations", "Training rows that the baseline stands on.", ["model_version"]
+        )
+        trained = _gauge(
+            "drift_baseline_timestamp_seconds",
+            "When the baseline was made, seconds since the epoch.",
+            ["model_version"],
+        )
+        if drift.baseline is not None:
+            version, baseline = drift.baseline.version, drift.baseline.baseline
+            rows.add_metric([version], baseline.rows)
+            trained.add_metric([version], drift.baseline.manifest.created_at.timestamp())
+            for name, labels in bin_labels(baseline).items():
+                ratios = _expected_ratios(baseline, name)
+                counts = drift.observations[name].tolist()
+                for label, ratio, count in zip(labels, ratios, counts, strict=True):
+                    observations.add_metric([version, name, label], count)
+                    expected.add_metric([version, name, label], ratio)
+        return iter((observations, expected, rows, trained))
+
+    def _verdicts(self, drift: DriftSnapshot) -> Iterator[Family]:
+        psi = _gauge("drift_psi", "Population stability index of the last closed window, nats.", ["feature"])
+        threshold = _gauge(
+            "drift_psi_threshold", "Index above which the last closed window has drifted, nats.", ["feature"]
+        )
+        shift = _gauge(
+            "drift_mean_shift_sd",
+            "Mean of the last closed window minus training's, in training's standard deviations.",
+            ["feature"],
+        )
+        status = _gauge(
+            "drift_status", "Verdict on the last closed window: 1 drift, 0 ok, -1 unknown.", ["feature"]
+        )
+        live = _gauge(
+            "predicted_positive_ratio",
+            "Share of students predicted to buy in the last closed window, 0 to 1.",
+        )
+        training = _gauge(
+            "training_positive_ratio", "Share of students predicted to buy in training, 0 to 1."
+        )
+        allowed = _gauge(
+            "predicted_positive_threshold_ratio",
+            "Difference between the two shares, either way, above which it is drift, 0 to 1.",
+        )
+        unknown = _gauge(
+            "drift_unknown_country_ratio",
+            "Share of students with a country that is none in the last closed window, 0 to 1.",
+        )
+        if drift.baseline is not None:
+            training.add_metric([], drift.baseline.baseline.predicted_positive_ratio)
+        window = drift.latest
+        if window is None:
+            for name in SERIES:
+                status.add_metric([name], _STATUS_VALUES[DriftStatus.UNKNOWN])
+        else:
+            for name, series in {**window.features, SCORE: window.score}.items():
+                _add(psi, [name], series.psi)
+                _add(threshold, [name], series.threshold)
+                _add(shift, [name], series.mean_shift_sd)
+                status.add_metric([name], _STATUS_VALUES[series.status])
+            status.add_metric([PREDICTED_PURCHASE], _STATUS_VALUES[window.rate.status])
+            _add(live, [], window.rate.predicted_positive_ratio)
+            _add(allowed, [], window.rate.threshold)
+            _add(unknown, [], window.unknown_country_ratio)
+        return iter((psi, threshold, shift, status, live, training, allowed, unknown))
+
+    def _unaligned_view(self, drift: DriftSnapshot) -> Iterator[Family]:
+        closed = _counter("drift_windows", "Windows closed, by the verdict on them.", ["status"])
+        for status in DriftStatus:
+            closed.add_metric([status], drift.windows.get(status, 0))
+        running = _gauge("drift_window_students", "Distinct students in the window being filled.")
+        running.add_metric([], drift.running.students if drift.running else 0)
+        closed_at = _gauge(
+            "drift_window_closed_timestamp_seconds",
+            "When the latest prediction of the last closed window was made, seconds since the epoch.",
+        )
+        _add(closed_at, [], _last_s(drift.latest))
+        tolerance = _gauge("drift_tolerance_psi", "Index that is tolerated, nats (drift.tolerated_psi).")
+        tolerance.add_metric([], self._settings.tolerated_psi)
+        minimum = _gauge(
+            "drift_minimum_students", "Students below which nothing is judged (drift.minimum_students)."
+        )
+        minimum.add_metric([], self._settings.minimum_students)
+        z = _gauge(
+            "drift_threshold_z",
+            "Standard normal quantile of the thresholds, for one look at each window.",
+        )
+        z.add_metric([], thresholds_z(self._settings))
+        return iter((closed, running, closed_at, tolerance, minimum, z))
+
+    def _outcome_counters(self, outcomes: OutcomesSnapshot, current: str | None) -> Iterator[Family]:
+        read = _counter("outcomes", "Outcomes read, by whether a prediction waited for them.", ["result"])
+        for result in ("joined", "unmatched", "undecodable"):
+            read.add_metric([result], getattr(outcomes, result))
+        matured = _counter(
+            "matured_outcomes",
+            "Outcomes whose prediction is old enough to be counted.",
+            ["model_version", "predicted_purchase", "purchased"],
+        )
+        expected = _counter(
+            "expected_purchases",
+            "Purchases to be expected among the matured outcomes: the sum of their probabilities.",
+            ["model_version", "predicted_purchase"],
+        )
+        error = _counter(
+            "outcome_squared_error",
+            "Sum of (probability - outcome) squared over matured outcomes.",
+            ["model_version"],
+        )
+        expected_error = _counter(
+            "expected_squared_error",
+            "The same sum, to be expected if the probabilities are right.",
+            ["model_version"],
+        )
+        totals = dict(outcomes.totals)
+        if current is not None and outcomes.state != "off":
+            totals.setdefault(current, OutcomeSums())  # a rate needs the 0 that comes before the first
+        for version, sums in totals.items():
+            matured.add_metric([version, "1", "1"], sums.true_positives)
+            matured.add_metric([version, "1", "0"], sums.false_positives)
+            matured.add_metric([version, "0", "1"], sums.false_negatives)
+            matured.add_metric([version, "0", "0"], sums.true_negatives)
+            expected.add_metric([version, "1"], sums.expected_flagged)
+            expected.add_metric([version, "0"], sums.expected_unflagged)
+            error.add_metric([version], sums.squared_error)
+            expected_error.add_metric([version], sums.variance_flagged + sums.variance_unflagged)
+        awaiting = _gauge("predictions_awaiting_outcome", "Predictions that wait for an outcome.")
+        awaiting.add_metric([], outcomes.awaiting)
+        status = _gauge(
+            "performance_status", "Precision and recall against expectation: 1 decay, 0 ok, -1 unknown."
+        )
+        verdict = outcomes.verdict
+        status.add_metric([], -1.0 if verdict is None else float(verdict.decayed))
+        return iter((read, matured, expected, error, expected_error, awaiting, status))
+
+    def _retraining(self, recommendation: Recommendation | None) -> Iterator[Family]:
+        recommended = _gauge("retraining_recommended", "1 while retraining is recommended, else 0.")
+        recommended.add_metric([], float(recommendation is not None and recommendation.should_retrain))
+        reason = _gauge("retraining_reason", "1 for the reason of the recommendation, else 0.", ["reason"])
+        for name in REASONS:
+            reason.add_metric([name], float(recommendation is not None and recommendation.reason == name))
+        return iter((recommended, reason))
+
+
+def _counter(name: str, text: str, labels: Sequence[str] = ()) -> CounterMetricFamily:
+    return CounterMetricFamily(_PREFIX + name, text, labels=labels)
+
+
+def _gauge(name: str, text: str, labels: Sequence[str] = ()) -> GaugeMetricFamily:
+    return GaugeMetricFamily(_PREFIX + name, text, labels=labels)
+
+
+def _add(family: Family, labels: Sequence[str], value: float | None) -> None:
+    """Add a sample; what is not known has none."""
+    if value is not None:
+        family.add_metric(labels, value)
+
+
+def _expected_ratios(baseline: Baseline, name: str) -> Sequence[float]:
+    if name == PREDICTED_PURCHASE:
+        return (1 - baseline.predicted_positive_ratio, baseline.predicted_positive_ratio)
+    bins = baseline.score if name == SCORE else baseline.features[name]
+    ratios: list[float] = bins.ratios.tolist()
+    return ratios
+
+
+def _last_s(window: WindowVerdict | None) -> float | None:
+    return None if window is None or window.last_ms is None else window.last_ms / 1000

@@ -1,0 +1,1 @@
+"""Outcomes: predictions joined to purchases."""

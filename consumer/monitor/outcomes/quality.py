@@ -1,0 +1,188 @@
+"""Live precision, recall and Brier score beside the expected ones.
+
+If the probabilities are right, a student with probability p buys with probability p. So what to expect
+of the very students whose outcomes are known needs no other data: of the flagged ones, Σp buy. A gap
+that chance does not explain means that the same inputs no longer lead to the same purchases, which
+drift of the inputs cannot show. (The estimate is NannyML's CBPE, confidence-based performance
+estimation; the test of the Brier score is Spiegelhalter's, Statistics in Medicine 5, 1986.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import sqrt
+from statistics import NormalDist
+
+import numpy as np
+
+from consumer.columnar.arrays import FloatArray, IntArray
+from consumer.settings import OutcomeSettings
+
+_FALSE_ALARM_RATIO = 0.001
+"""Of each of the two tests, in each set of matured outcomes, with probabilities that are right."""
+
+_MIN_EXPECTED = 20
+"""Students who are flagged, or who are expected to buy, below which no normal distribution holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeSums:
+    """Sums over matured outcomes. They add up, over time as over replicas.
+
+    Attributes:
+        true_positives: flagged, and bought.
+        false_positives: flagged, and did not buy.
+        false_negatives: not flagged, and bought.
+        true_negatives: not flagged, and did not buy.
+        expected_flagged: Σp of the flagged.
+        expected_unflagged: Σp of the others.
+        variance_flagged: Σp(1-p) of the flagged, which is their expected Brier loss, too.
+        variance_unflagged: Σp(1-p) of the others, likewise.
+        squared_error: Σ(p-y)².
+        squared_error_variance: Σp(1-p)(1-2p)², the variance of the former.
+    """
+
+    true_positives: int = 0
+    false_positives: int = 0
+    false_negatives: int = 0
+    true_negatives: int = 0
+    expected_flagged: float = 0.0
+    expected_unflagged: float = 0.0
+    variance_flagged: float = 0.0
+    variance_unflagged: float = 0.0
+    squared_error: float = 0.0
+    squared_error_variance: float = 0.0
+
+    def __add__(self, other: OutcomeSums) -> OutcomeSums:
+        return OutcomeSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def outcomes(self) -> int:
+        """How many outcomes."""
+        return self.true_positives + self.false_positives + self.false_negatives + self.true_negatives
+
+    @property
+    def flagged(self) -> int:
+        """How many students were predicted to buy."""
+        return self.true_positives + self.false_positives
+
+    @property
+    def purchases(self) -> int:
+        """How many students bought."""
+        return self.true_positives + self.false_negatives
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One figure of quality.
+
+    Attributes:
+        expected: if the probabilities are right; ``None`` where it is undefined.
+        realised: as it turned out.
+        tolerated_gap: realised may fall short of expected by so much, chance included; ``None`` where
+            nothing is judged.
+        decayed: whether it falls short by more; ``None`` where there is too little to say.
+    """
+
+    expected: float | None
+    realised: float | None
+    tolerated_gap: float | None = None
+    decayed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityVerdict:
+    """What matured outcomes say of a model version.
+
+    Attributes:
+        outcomes: how many.
+        precision: of the flagged, the share that bought.
+        recall: of the buyers, the share that was flagged.
+        brier: mean squared error of the probabilities; shown, not judged.
+        brier_z: by how many standard errors the Brier score is worse than expected.
+    """
+
+    outcomes: int
+    precision: Comparison
+    recall: Comparison
+    brier: Comparison
+    brier_z: float | None
+
+    @property
+    def decayed(self) -> bool:
+        """Whether precision or recall is worse than chance and tolerance explain."""
+        return bool(self.precision.decayed or self.recall.decayed)
+
+
+def sums_of(probabilities: FloatArray, decisions: IntArray, purchased: IntArray) -> OutcomeSums:
+    """Sum up outcomes.
+
+    Args:
+        probabilities: float64 (m,).
+        decisions: int64 (m,), 0 or 1.
+        purchased: int64 (m,), 0 or 1.
+    """
+    cells = np.bincount(2 * decisions + purchased, minlength=4).tolist()
+    variance = probabilities * (1 - probabilities)
+    flagged = decisions == 1
+    return OutcomeSums(
+        true_positives=cells[3],
+        false_positives=cells[2],
+        false_negatives=cells[1],
+        true_negatives=cells[0],
+        expected_flagged=float(probabilities[flagged].sum()),
+        expected_unflagged=float(probabilities[~flagged].sum()),
+        variance_flagged=float(variance[flagged].sum()),
+        variance_unflagged=float(variance[~flagged].sum()),
+        squared_error=float(np.sum((probabilities - purchased) ** 2)),
+        squared_error_variance=float(np.sum(variance * (1 - 2 * probabilities) ** 2)),
+    )
+
+
+def compare_quality(sums: OutcomeSums, settings: OutcomeSettings) -> QualityVerdict:
+    """Compare what happened with what was to be expected."""
+    z = NormalDist().inv_cdf(1 - _FALSE_ALARM_RATIO)
+    brier_expected = sums.variance_flagged + sums.variance_unflagged
+    brier_z = None
+    if sums.squared_error_variance > 0:
+        brier_z = (sums.squared_error - brier_expected) / sqrt(sums.squared_error_variance)
+    return QualityVerdict(
+        outcomes=sums.outcomes,
+        precision=_precision(sums, settings.tolerated_drop_ratio, z),
+        recall=_recall(sums, settings.tolerated_drop_ratio, z),
+        brier=Comparison(
+            expected=_share(brier_expected, sums.outcomes), realised=_share(sums.squared_error, sums.outcomes)
+        ),
+        brier_z=brier_z,
+    )
+
+
+def _precision(sums: OutcomeSums, tolerated: float, z: float) -> Comparison:
+    expected, realised = (
+        _share(sums.expected_flagged, sums.flagged),
+        _share(sums.true_positives, sums.flagged),
+    )
+    if expected is None or realised is None or sums.flagged < _MIN_EXPECTED:
+        return Comparison(expected=expected, realised=realised)
+    gap = tolerated + z * sqrt(sums.variance_flagged) / sums.flagged
+    return Comparison(
+        expected=expected, realised=realised, tolerated_gap=gap, decayed=expected - realised > gap
+    )
+
+
+def _recall(sums: OutcomeSums, tolerated: float, z: float) -> Comparison:
+    buyers = sums.expected_flagged + sums.expected_unflagged
+    expected, realised = _share(sums.expected_flagged, buyers), _share(sums.true_positives, sums.purchases)
+    if expected is None or realised is None or buyers < _MIN_EXPECTED:
+        return Comparison(expected=expected, realised=realised)
+    # The delta method for a / (a + b), a and b being independent.
+    a, b = sums.expected_flagged, sums.expected_unflagged
+    variance = (b**2 * sums.variance_flagged + a**2 * sums.variance_unflagged) / buyers**4
+    gap = tolerated + z * sqrt(variance)
+    return Comparison(
+        expected=expected, realised=realised, tolerated_gap=gap, decayed=expected - realised > gap
+    )
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,1 @@
+"""Tools for the operator: verify, why, dlq, doctor, bench."""

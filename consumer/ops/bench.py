@@ -1,0 +1,128 @@
+"""Times the stream's own code, stage by stage, on generated events and without a broker."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from consumer.monitor.audit.lines import audit_lines
+from consumer.pipeline.batch import RawBatch
+from consumer.pipeline.decode import Decoder
+from consumer.pipeline.pipeline import Pipeline
+from consumer.pipeline.score import CountryNumbers, Model
+from consumer.scorer.processing import StageTimer
+from consumer.simulator.events import events
+from model_store.countries import country_code
+from model_store.synthetic import generate_students
+from schemas.bundled import BundledSchemas
+from schemas.framing import single_object_header
+from schemas.repository import engagement_event, purchase_prediction
+
+STAGES: Final = ("decode", "validate", "score", "encode", "audit lines")
+"""The last is the monitor's; the others are one scorer's, in their order."""
+
+_STUDENTS: Final = 5_000
+_RUN_ID: Final = "0" * 20
+_NOW_MS: Final = 1_790_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long each stage took.
+
+    Attributes:
+        batch_events: events of one batch.
+        repeats: how often it was done.
+        microseconds: of each stage per event, the median of the repeats.
+    """
+
+    batch_events: int
+    repeats: int
+    microseconds: dict[str, float]
+
+    @property
+    def scorer_us(self) -> float:
+        """Microseconds per event of all that a scorer computes."""
+        return sum(self.microseconds[stage] for stage in STAGES[:-1])
+
+    def lines(self) -> Iterator[str]:
+        """Say it, a stage a line."""
+        for stage, took in self.microseconds.items():
+            yield f"{stage:<12} {took:8.3f} µs/event"
+        yield (
+            f"a scorer decides on {1e6 / self.scorer_us:,.0f} events/s on one core, without what Kafka takes;"
+            f" a monitor makes the lines of {1e6 / self.microseconds[STAGES[-1]]:,.0f}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Always:
+    """The same model for every batch."""
+
+    model: Model
+
+    def current(self) -> Model:
+        """Return it."""
+        return self.model
+
+
+def pipeline_of(model: Model) -> Pipeline:
+    """Return the decision with a model, as it is without a schema registry."""
+    return Pipeline(
+        Decoder(engagement_event(), BundledSchemas()),
+        _Always(model),
+        CountryNumbers(country_code),
+        single_object_header(purchase_prediction().fingerprint),
+    )
+
+
+def time_core(pipeline: Pipeline, *, batch_events: int, repeats: int, broken_ratio: float) -> Timing:
+    """Decide on the same batch again and again.
+
+    Args:
+        pipeline: the decision.
+        batch_events: events of the batch, the broken ones among them.
+        repeats: how often; one more, at first, is not counted.
+        broken_ratio: broken events per good one.
+    """
+    raw = _batch(batch_events, broken_ratio)
+    monitor = Decoder(purchase_prediction(), BundledSchemas())
+    took: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    for _ in range(repeats + 1):
+        laps = StageTimer()
+        outcome = pipeline.run(raw, scored_at_ms=_NOW_MS, lap=laps)
+        began_s = time.perf_counter()
+        predictions, _ = monitor.decode(outcome.predictions)
+        n = len(outcome.predictions)
+        audit_lines(
+            predictions, source_topic="events", output_topic="out", partitions=[0] * n, offsets=range(n)
+        )
+        laps.durations_s[STAGES[-1]] = time.perf_counter() - began_s
+        for stage in STAGES:
+            took[stage].append(laps.durations_s[stage])
+    per_event = {stage: statistics.median(all_s[1:]) / batch_events * 1e6 for stage, all_s in took.items()}
+    return Timing(batch_events, repeats, per_event)
+
+
+def _batch(n: int, broken_ratio: float) -> RawBatch:
+    """Return generated events as one poll."""
+    source = events(
+        generate_students(_STUDENTS),
+        count=n,
+        broken_ratio=broken_ratio,
+        run_id=_RUN_ID,
+        now_ms=lambda: _NOW_MS,
+    )
+    some = [event for event, _ in zip(source, range(n), strict=False)]
+    return RawBatch(
+        topic="events",
+        partitions=[0] * n,
+        offsets=range(n),
+        keys=[event.key for event in some],
+        values=[event.value for event in some],
+        timestamps_ms=lambda rows: [_NOW_MS] * len(rows),
+        headers=lambda rows: [[] for _ in rows],
+    )

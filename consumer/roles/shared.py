@@ -1,0 +1,110 @@
+"""What several roles are built from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from consumer.errors import StartupError
+from consumer.pipeline.decode import Decoder
+from consumer.pipeline.pipeline import Pipeline
+from consumer.pipeline.score import CountryNumbers
+from consumer.runtime.readiness import Readiness, ReadinessCollector
+from consumer.scorer.metrics import ScorerTelemetry
+from consumer.scorer.model_reloader import ModelReloader
+from consumer.settings import Settings
+from model_store.countries import country_code
+from model_store.loading import LoadedModel
+from model_store.store import ModelStore
+from schemas.bundled import BundledSchemas
+from schemas.framing import confluent_header, single_object_header
+from schemas.repository import engagement_event, purchase_prediction
+
+if TYPE_CHECKING:
+    from consumer.kafka.schema_registry import RegistrySchemas
+
+STARTUP_TIMEOUT_S = 10.0
+"""How long the broker may take to answer at the start; afterwards an outage is waited out."""
+
+
+def pipeline(settings: Settings, models: ModelReloader) -> Pipeline:
+    """Return the decision as every role makes it.
+
+    Raises:
+        StartupError: the schema registry refuses our schema.
+        Unavailable: it does not answer.
+    """
+    writers = writer_schemas(settings)
+    if isinstance(writers, BundledSchemas):
+        header = single_object_header(purchase_prediction().fingerprint)
+    else:
+        header = confluent_header(writers.register(settings.topics.predictions, purchase_prediction()))
+    return Pipeline(
+        decoder=Decoder(engagement_event(), writers),
+        models=models,
+        countries=CountryNumbers(country_code),
+        header=header,
+    )
+
+
+def writer_schemas(settings: Settings) -> RegistrySchemas | BundledSchemas:
+    """Return where writer schemas come from.
+
+    Raises:
+        StartupError: the registry's settings are wrong, or its client is not installed.
+    """
+    registry = settings.schema_registry
+    if registry.url is None:
+        return BundledSchemas()
+    try:
+        from consumer.kafka.schema_registry import RegistrySchemas  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise StartupError("schema_registry.url needs: pip install 'purchase-stream[registry]'") from error
+    return RegistrySchemas(registry.url, registry.client)
+
+
+def watch_model(
+    settings: Settings, conditions: Readiness, telemetry: ScorerTelemetry, *, required: bool = True
+) -> ModelReloader:
+    """Load the champion and return what watches its alias.
+
+    Raises:
+        StartupError: it is required, and there is none or it was refused.
+    """
+
+    def on_loaded(model: LoadedModel) -> None:
+        telemetry.model_reloaded(loaded=True)
+        telemetry.model_in_use(
+            model.version, model.manifest.estimator_class, model.manifest.libraries["scikit-learn"]
+        )
+
+    models = ModelReloader(
+        ModelStore(settings.model_store.path, settings.model_store.model),
+        settings.model_store.poll_s,
+        conditions,
+        on_loaded=on_loaded,
+        on_refused=lambda _: telemetry.model_reloaded(loaded=False),
+    )
+    if required:
+        models.load()
+    else:
+        models.look()
+    return models
+
+
+def role_registry(conditions: Readiness) -> CollectorRegistry:
+    """Return a registry with what every role shows: its conditions, memory, CPU, file descriptors."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series and no rule of ours reads them
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    registry.register(ReadinessCollector(conditions))
+    return registry

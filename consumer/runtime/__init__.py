@@ -1,0 +1,1 @@
+"""What every role needs around its loop: HTTP, readiness, watchdog, supervisor, logging."""

@@ -1,0 +1,1 @@
+"""The scorer: poll, process, publish, commit."""

@@ -1,0 +1,1 @@
+"""The synchronous API: the same predictions over HTTP."""

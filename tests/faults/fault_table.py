@@ -1,0 +1,58 @@
+"""The table of faults: what was injected, and what the oracle said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from consumer.ops.verify.report import VerifyReport
+
+FILE: Final = Path("artifacts/faults.md")
+_HEAD: Final = ("fault", "events", "injected", "missing", "doubled", "out of order", "recovery")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scenario.
+
+    Attributes:
+        fault: what was done.
+        injected: how often, in words.
+        verdict: of the oracle.
+        recoveries_s: from each interruption that was timed to the first commit after it.
+    """
+
+    fault: str
+    injected: str
+    verdict: VerifyReport
+    recoveries_s: Sequence[float] = ()
+
+    def cells(self) -> list[str]:
+        """Return the row's texts."""
+        verdict = self.verdict
+        counts = (verdict.missing, verdict.doubled, verdict.out_of_order)
+        return [self.fault, f"{verdict.events:,}", self.injected, *map(str, counts), self._recovery()]
+
+    def _recovery(self) -> str:
+        if not self.recoveries_s:
+            return ""
+        ordered = sorted(self.recoveries_s)
+        if len(ordered) == 1:
+            return f"{ordered[0]:.1f} s"
+        return f"{ordered[len(ordered) // 2]:.1f} s median, {ordered[-1]:.1f} s longest"
+
+
+@dataclass
+class Scoreboard:
+    """All rows of a run."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """Return the table."""
+        lines = [_HEAD, ["---"] * len(_HEAD), *(row.cells() for row in self.rows)]
+        return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -1,0 +1,233 @@
+"""The page: what it says in each state, and that nothing foreign becomes markup."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from consumer.dashboard.document import page
+from consumer.dashboard.facts import PageView
+from consumer.dashboard.routes import page_routes
+from consumer.kafka.reader import TailBatch
+from consumer.monitor.drift.baselines import Baselines
+from consumer.monitor.drift.sample import student_hashes, versions_of
+from consumer.monitor.drift.tracker import Drift
+from consumer.monitor.endpoints import MonitorSnapshot
+from consumer.monitor.loop import CommittedBatch
+from consumer.monitor.recent import HISTORY_S, RecentPredictions
+from consumer.monitor.rejections import RejectionLog
+from consumer.monitor.retraining import recommend
+from consumer.monitor.snapshot import OutcomesSnapshot
+from consumer.monitor.stream_status import StreamSnapshot
+from consumer.roles.monitor import champion_since
+from consumer.runtime.readiness import ActiveCondition, Condition
+from consumer.settings import DriftSettings, OutcomeSettings
+from model_store.countries import country_code
+
+EVIL = '"><script>alert(1)</script>'
+NOW_S = 1_800_000_000.0
+
+
+def committed(predictions: Any) -> CommittedBatch:
+    """Return predictions as a batch of one partition."""
+    n = len(predictions)
+    records = TailBatch(np.zeros(n, np.int64), np.arange(n), [b""] * n, {0: n})
+    return CommittedBatch(records, predictions, [])
+
+
+def facts_of(store: Any, *batches: Any, letters: tuple[bytes, ...] = (), **conditions: str) -> PageView:
+    """Return what the page would be told after these predictions and dead letters."""
+    settings = DriftSettings(window_students=500)
+    drift = Drift(Baselines(store), country_code, settings)
+    drift.look_at_champion()
+    recent = RecentPredictions("events", "predictions", lambda: NOW_S)
+    for batch in batches:
+        drift.add(batch, student_hashes(batch), versions_of(batch))
+        recent.show(committed(batch))
+    rejections = RejectionLog()
+    rejections.add(letters, counted=[True] * len(letters))
+    snapshot, outcomes = drift.snapshot(), OutcomesSnapshot()
+    return PageView(
+        at_s=NOW_S,
+        conditions={
+            Condition(name): ActiveCondition(reason, NOW_S - 90) for name, reason in conditions.items()
+        },
+        findings=MonitorSnapshot(
+            drift=snapshot, outcomes=outcomes, recommendation=recommend(snapshot, outcomes, 2), at_s=NOW_S
+        ),
+        recent=recent.snapshot(),
+        stream=StreamSnapshot(
+            rejections=rejections.counts, last=rejections.last, progress_problem="", rejections_problem=""
+        ),
+        champion_since=None,
+        drift=settings,
+        outcomes=OutcomeSettings(),
+    )
+
+
+def shown(facts: PageView) -> str:
+    """Return the page."""
+    return page(facts).decode()
+
+
+def letter(**changes: Any) -> bytes:
+    """Return a dead letter."""
+    source = {"topic": "events", "partition": 1, "offset": 7, "timestamp": 0, "key": "s-1"}
+    return json.dumps(
+        {
+            "status": 422,
+            "code": "rule_violated",
+            "detail": "too many",
+            "rejected_at": "2026-01-31T12:00:00.000Z",
+        }
+        | {"source": source, "event": {"event_id": "e-1", "student_id": "s-1"}, "raw": None}
+        | changes
+    ).encode()
+
+
+def test_without_a_model_the_page_says_so(empty_store: Any) -> None:
+    """No model: nothing to compare with, what to do, and no invented number."""
+    html = shown(facts_of(empty_store))
+    assert "train and promote a model" in html
+    assert "Nothing to compare with" in html
+    assert "needs someone to look" in html
+    assert "<svg" not in html
+    assert "No prediction in the last 120 seconds." in html
+
+
+def test_without_data_training_stands_alone(trained: Any) -> None:
+    """A model and no prediction: its training shares are drawn, and nothing is judged."""
+    html = shown(facts_of(trained.store))
+    assert "No prediction of this model has been seen yet" in html
+    assert 'class="live"' not in html.replace('class="swatch live"', "")
+    assert html.count("not judged yet") == 9
+    assert "No prediction since the monitor started." in html
+
+
+def test_a_condition_is_told_with_its_beginning(trained: Any) -> None:
+    """Kafka away: not well, why, and since when."""
+    html = shown(facts_of(trained.store, broker="no answer from broker-1"))
+    assert "Not well" in html
+    assert "no answer from broker-1" in html
+    assert "(90.0 s)" in html
+    assert "<title>✗ not well" in html
+
+
+def test_stable_traffic_is_well(trained: Any, predict: Any) -> None:
+    """Students as in training: all is well, each series as in training, with its evidence."""
+    html = shown(facts_of(trained.store, predict(range(700), scored_at_ms=int(NOW_S * 1000))))
+    assert "All is well" in html
+    assert html.count("as in training") >= 9
+    assert html.count("; drift above ") >= 9
+    assert "200 of 500 students are in the running window" in html
+    assert "student-699" in html
+
+
+def test_a_running_window_is_shown_without_a_verdict(trained: Any, predict: Any) -> None:
+    """Before the first window is full its bars are drawn, and nothing is judged."""
+    html = shown(facts_of(trained.store, predict(range(50))))
+    assert "50 of 500 in the window" in html
+    assert html.count("not judged yet") == 9
+
+
+def test_foreign_text_is_text_everywhere(trained: Any, predict: Any) -> None:
+    """Ids, details and reasons that are markup are shown, not run."""
+    evil = letter(
+        detail=EVIL,
+        code=EVIL,
+        rejected_at=EVIL,
+        event={"event_id": EVIL, "student_id": EVIL},
+        source={"topic": EVIL},
+    )
+    facts = facts_of(trained.store, predict(range(5)), letters=(evil,), broker=EVIL)
+    line = facts.recent.last[0] | {"student_id": EVIL, "event_id": EVIL, "model_version": EVIL}
+    facts = dataclasses.replace(facts, recent=dataclasses.replace(facts.recent, last=[line]))
+    html = shown(facts)
+    assert "<script>alert" not in html
+    assert html.count("<script") == 1
+    assert html.count("&lt;script&gt;alert(1)") >= 7
+
+
+def test_no_markup_is_inline_script_or_style(trained: Any, predict: Any) -> None:
+    """Nothing on the page needs what its content security policy forbids."""
+    html = shown(facts_of(trained.store, predict(range(600)), letters=(letter(),)))
+    assert " style=" not in html
+    assert "<style" not in html
+    assert " onclick" not in html
+    assert "http://" not in html
+    assert "https://" not in html
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"\xff", b"null", b"[]", b'{"source": 1, "event": [], "detail": [{}], "code": {}}', b'{"code": 5}'],
+)
+def test_anything_in_the_dead_letter_topic_can_be_shown(value: bytes) -> None:
+    """What is no dead letter of ours counts as other and breaks nothing."""
+    rejections = RejectionLog()
+    rejections.add([None, value], counted=[True, True])
+    assert rejections.counts == {"other": 1}
+
+
+def test_older_dead_letters_are_shown_but_not_counted() -> None:
+    """What was rejected before the monitor started is listed, and is not in the counts."""
+    rejections = RejectionLog()
+    rejections.add([letter(detail="old"), letter(detail="new")], counted=[False, True])
+    assert rejections.counts == {"rule_violated": 1}
+    assert [last.detail for last in rejections.last] == ["new", "old"]
+
+
+def test_recent_predictions_are_counted_by_second(predict: Any) -> None:
+    """The rate, the total and the latency are of what came in; the newest prediction stands first."""
+    now_s = [NOW_S]
+    recent = RecentPredictions("events", "predictions", lambda: now_s[0])
+    recent.show(committed(predict(range(20), scored_at_ms=int(NOW_S * 1000) - 500)))
+    for row in (20, 21, 22):
+        recent.show(committed(predict(range(row, row + 1), scored_at_ms=int(NOW_S * 1000) - 500)))
+    now_s[0] += 1
+    snapshot = recent.snapshot()
+    assert snapshot.per_second == [0] * (HISTORY_S - 1) + [23]
+    assert snapshot.total == 23
+    assert snapshot.rate == 2.3
+    assert [line["student_id"] for line in snapshot.last] == [f"student-{i}" for i in range(22, 12, -1)]
+    assert [line["output"]["offset"] for line in snapshot.last[:5]] == [0, 0, 0, 19, 18]
+    assert snapshot.latency is not None
+    assert snapshot.latency.to_log_s == (0.5, 0.5)
+
+
+def test_since_when_a_champion_is_on(trained: Any, empty_store: Any) -> None:
+    """The history tells since when; another version, or no store, has no such time."""
+    assert champion_since(trained.store, trained.version)
+    assert champion_since(trained.store, "another") is None
+    assert champion_since(empty_store, trained.version) is None
+
+
+@pytest.fixture
+def client(trained: Any) -> TestClient:
+    """The page as it is served."""
+    told: Callable[[], PageView] = lambda: facts_of(trained.store)  # noqa: E731 - what routes are given
+    return TestClient(Starlette(routes=page_routes(told)))
+
+
+def test_the_page_is_served_with_a_strict_policy(client: TestClient) -> None:
+    """The page and its files come from here alone, and no inline script would run."""
+    answer = client.get("/")
+    policy = answer.headers["content-security-policy"]
+    assert answer.status_code == 200
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for name, media_type in (
+        ("page.css", "text/css"),
+        ("page.js", "text/javascript"),
+        ("icon.svg", "image/svg+xml"),
+    ):
+        assert f"/static/{name}" in answer.text
+        assert client.get(f"/static/{name}").headers["content-type"].startswith(media_type)
+    assert client.get("/static/../routes.py").status_code == 404

@@ -1,0 +1,137 @@
+"""The report: the monitor's numbers, over any span of the audit log."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from consumer.cli.context import Context
+from consumer.cli.report import add_to, parse_time
+from consumer.dashboard.report import report
+from consumer.dashboard.routes import static_text
+from consumer.errors import BadInputError, UsageError
+from consumer.monitor.audit.lines import audit_lines
+from consumer.monitor.audit.reader import audit_log_lines
+from consumer.monitor.drift.baselines import Baselines
+from consumer.monitor.drift.sample import student_hashes, versions_of
+from consumer.monitor.drift.span import Span, read_span
+from consumer.monitor.drift.tracker import Drift
+from consumer.settings import DriftSettings
+from model_store.countries import country_code
+
+SETTINGS = DriftSettings(window_students=800)
+NOON_MS = 1_780_000_000_000
+HOUR_MS = 3_600_000
+
+
+def time_of(ms: int) -> datetime:
+    """Return a time."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def written(folder: Path, *batches: Any) -> Path:
+    """Write an audit log of two segments."""
+    path = folder / "log.jsonl"
+    lines = [
+        audit_lines(b, source_topic="e", output_topic="p", partitions=[0] * len(b), offsets=range(len(b)))
+        for b in batches
+    ]
+    (folder / "log.jsonl.000001").write_bytes(lines[0])
+    path.write_bytes(b"".join(lines[1:]))
+    return path
+
+
+def read(log: Path, store: Any, since: datetime | None = None, until: datetime | None = None) -> Span:
+    """Read a span."""
+    return read_span(
+        audit_log_lines(log), "the audit log", since, until, Baselines(store), country_code, SETTINGS
+    )
+
+
+def test_the_numbers_are_the_monitors(trained: Any, predict: Any, tmp_path: Path) -> None:
+    """Over the predictions of one window the report's verdict is the monitor's, to the last bit."""
+    batches = [predict(range(500), scored_at_ms=NOON_MS), predict(range(300, 800), scored_at_ms=NOON_MS + 5)]
+    drift = Drift(Baselines(trained.store), country_code, SETTINGS)
+    for batch in batches:
+        drift.add(batch, student_hashes(batch), versions_of(batch))
+    (version,) = read(written(tmp_path, *batches), trained.store).versions
+    assert version.predictions == 1000
+    assert version.verdict == drift.snapshot().latest
+
+
+def test_a_span_begins_and_ends_where_it_is_told(trained: Any, predict: Any, tmp_path: Path) -> None:
+    """A prediction at the beginning is in, one at the end is out; segments are read like the log."""
+    log = written(
+        tmp_path, *[predict(range(10 * i, 10 * i + 10), scored_at_ms=NOON_MS + i * HOUR_MS) for i in range(3)]
+    )
+    assert read(log, trained.store).predictions == 30
+    assert read(log, trained.store, since=time_of(NOON_MS + HOUR_MS)).predictions == 20
+    assert read(log, trained.store, until=time_of(NOON_MS + HOUR_MS)).predictions == 10
+    assert read(log, trained.store, time_of(NOON_MS + 1), time_of(NOON_MS + 2 * HOUR_MS)).predictions == 10
+
+
+def test_each_version_is_held_against_its_own_training(trained: Any, predict: Any, tmp_path: Path) -> None:
+    """Versions are told apart; one that the store does not have is listed without a verdict."""
+    log = written(tmp_path, predict(range(20)), predict(range(20, 25), version="gone"))
+    known, gone = read(log, trained.store).versions
+    assert (known.version, known.predictions) == (trained.version, 20)
+    assert (gone.version, gone.predictions, gone.verdict) == ("gone", 5, None)
+    html = report(read(log, trained.store), SETTINGS, "", 0.0).decode()
+    assert "Not comparable" in html
+
+
+def test_the_report_stands_alone(trained: Any, predict: Any, tmp_path: Path) -> None:
+    """One file: style inside, no script, no address; foreign text is text."""
+    log = written(tmp_path, predict(range(600)), predict(range(5), version="<script>x</script>"))
+    html = report(read(log, trained.store), SETTINGS, static_text("page.css"), 0.0).decode()
+    assert "<script" not in html
+    assert "&lt;script&gt;x" in html
+    assert "http" not in html.replace("http-equiv", "")
+    assert " src=" not in html
+    assert " href=" not in html
+    assert "@media print" in html
+    assert html.count("; drift above ") >= 9
+
+
+def test_an_empty_span_says_so(trained: Any, predict: Any, tmp_path: Path) -> None:
+    """No prediction in the span is an answer, not an error."""
+    span = read(written(tmp_path, predict(range(3))), trained.store, since=time_of(NOON_MS))
+    assert "No prediction in the audit log" in report(span, SETTINGS, "", 0.0).decode()
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"timestamp_utc": "today"}', '{"timestamp_utc": 5}'])
+def test_a_line_of_something_else_is_named(trained: Any, tmp_path: Path, line: str) -> None:
+    """A file that is no audit log is refused with its name and the line."""
+    log = tmp_path / "log.jsonl"
+    log.write_text(f"{line}\n")
+    with pytest.raises(BadInputError, match=r"log\.jsonl, line 1"):
+        read(log, trained.store)
+
+
+def test_times_are_dates_or_ages() -> None:
+    """A time without a zone is UTC; an age is counted back from now; nonsense is refused."""
+    now = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert parse_time("2026-01-31", now, "--since") == datetime(2026, 1, 31, tzinfo=UTC)
+    assert parse_time("2026-01-31T13:00+01:00", now, "--since") == now
+    assert parse_time("24h", now, "--since") == datetime(2026, 1, 30, 12, tzinfo=UTC)
+    assert parse_time(None, now, "--since") is None
+    for nonsense in ("yesterday", "99999999999d", ""):
+        with pytest.raises(UsageError, match="--since"):
+            parse_time(nonsense, now, "--since")
+
+
+def test_the_command_writes_the_file(trained: Any, predict: Any, tmp_path: Path) -> None:
+    """``report`` writes one HTML file and says what is in it."""
+    log, out = written(tmp_path, predict(range(600)), predict(range(600, 601))), tmp_path / "report.html"
+    app = typer.Typer()
+    add_to(app)
+    given = Context(None, [f"model_store.path={trained.store.folder.parent}"], debug=False)
+    result = CliRunner().invoke(app, ["--log", str(log), "--out", str(out)], obj=given)
+    assert result.exit_code == 0, result.exception
+    assert out.read_bytes().startswith(b"<!doctype html>")
+    assert "601 predictions of 1 model versions" in result.output

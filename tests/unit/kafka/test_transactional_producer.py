@@ -1,0 +1,252 @@
+"""What becomes of a batch when a call of its transaction fails, one way or another.
+
+The producer is a double that follows a script; what librdkafka itself does is the broker tests' matter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from consumer.errors import BatchAborted, FatalError, RecordRejectedByBroker, Unavailable
+from consumer.kafka import producer as transaction
+from consumer.kafka.errors import served
+from consumer.kafka.producer import Records, Transaction
+
+RECORDS = [Records(topic="out", partitions=[0, 1], keys=[b"k", b"l"], values=[b"v", b"w"])]
+OFFSETS = [TopicPartition("in", 0, 2)]
+
+
+def failure(code: int = KafkaError._FAIL, **marks: bool) -> KafkaException:
+    """What the client raises."""
+    return KafkaException(KafkaError(code, "scripted", **marks))
+
+
+FATAL = failure(KafkaError._FENCED, fatal=True)
+ABORTABLE = failure(KafkaError.UNKNOWN_MEMBER_ID, txn_requires_abort=True)
+RETRIABLE = failure(KafkaError._TIMED_OUT, retriable=True)
+UNMARKED = failure(KafkaError._STATE)
+
+
+class Broker:
+    """What the producers of one transactional id have done, and what is to go wrong.
+
+    Attributes:
+        script: by call, what its next uses do: raise, or call something.
+        committed: what readers see.
+        producers: how many there were.
+    """
+
+    def __init__(self, **script: list[Any]) -> None:
+        self.script = script
+        self.committed: list[Any] = []
+        self.producers = 0
+        self.calls: Counter[str] = Counter()
+
+    def connect(self, config: dict[str, Any]) -> Producer:
+        """Make a producer."""
+        self.producers += 1
+        return Producer(self, config)
+
+    def next(self, call: str, config: dict[str, Any]) -> None:
+        """Act as the script says."""
+        self.calls[call] += 1
+        steps = self.script.get(call, [])
+        step = steps.pop(0) if steps else None
+        if isinstance(step, Exception):
+            raise step
+        if step is not None:
+            step(config)
+
+
+class Producer:
+    """One producer."""
+
+    def __init__(self, broker: Broker, config: dict[str, Any]) -> None:
+        self._broker = broker
+        self._config = config
+        self._open: list[Any] = []
+
+    def __getattr__(self, call: str) -> Callable[..., int]:
+        def perform(*arguments: Any, **_: Any) -> int:
+            self._broker.next(call, self._config)
+            if call == "produce":
+                self._open.append(arguments[1])
+            elif call == "send_offsets_to_transaction":
+                self._open.append(arguments[0])
+            elif call == "commit_transaction":
+                self._broker.committed.append(self._open)
+            if call in ("begin_transaction", "abort_transaction", "commit_transaction"):
+                self._open = []
+            return 0
+
+        return perform
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry at once."""
+    monkeypatch.setattr(transaction.time, "sleep", lambda _: None)
+
+
+def on(broker: Broker, **told: Any) -> Transaction:
+    """Return a publisher on a scripted broker."""
+    return Transaction({"transactional.id": "t"}, producer_factory=broker.connect, **told)  # type: ignore[arg-type]
+
+
+def publish(publisher: Transaction, records: Sequence[Records] = RECORDS) -> None:
+    """Publish one batch."""
+    publisher.stage(records)
+    publisher.seal(OFFSETS, None, None)  # type: ignore[arg-type]
+
+
+PUBLISHED = [b"v", b"w", OFFSETS]
+
+
+def test_records_and_offsets_are_committed_together() -> None:
+    """One batch, one transaction; the next uses the same producer."""
+    broker = Broker()
+    publisher = on(broker)
+    publish(publisher)
+    publish(publisher)
+    assert broker.committed == [PUBLISHED, PUBLISHED]
+    assert broker.producers == 1
+
+
+@pytest.mark.parametrize("call", ["begin_transaction", "send_offsets_to_transaction", "commit_transaction"])
+def test_a_retriable_error_repeats_the_very_same_call(call: str) -> None:
+    """It succeeds in the end, and nothing else is called again."""
+    broker, outages = Broker(**{call: [RETRIABLE, RETRIABLE]}), list[str]()
+    publish(on(broker, on_outage=outages.append))
+    assert broker.committed == [PUBLISHED]
+    assert broker.calls[call] == 3
+    assert broker.calls["produce"] == 2
+    assert len(outages) == 2
+
+
+@pytest.mark.parametrize("call", ["produce", "send_offsets_to_transaction", "commit_transaction"])
+def test_an_abortable_error_undoes_the_batch_and_keeps_the_producer(call: str) -> None:
+    """Nothing is seen, nothing is in doubt, the same batch can be published next."""
+    broker = Broker(**{call: [ABORTABLE]})
+    publisher = on(broker)
+    with pytest.raises(BatchAborted):
+        publish(publisher)
+    assert broker.committed == []
+    assert not publisher.in_doubt
+    publish(publisher)
+    assert broker.committed == [PUBLISHED]
+    assert broker.producers == 1
+
+
+@pytest.mark.parametrize("error", [FATAL, UNMARKED], ids=["fatal", "unmarked"])
+@pytest.mark.parametrize(
+    "call", ["poll", "begin_transaction", "send_offsets_to_transaction", "commit_transaction", "flush"]
+)
+def test_any_other_error_throws_the_producer_away_and_leaves_the_batch_in_doubt(
+    call: str, error: KafkaException
+) -> None:
+    """The broker may have committed; only the committed offsets can tell."""
+    broker = Broker(**{call: [error, error]})  # a producer that met a fatal error raises it for ever
+    publisher = on(broker)
+    with pytest.raises(BatchAborted):
+        publish(publisher)
+    assert publisher.in_doubt
+    broker.script.clear()
+    publish(publisher)
+    assert broker.producers == 2
+
+
+def test_an_abort_that_fails_leaves_the_batch_in_doubt() -> None:
+    """As a fatal error does."""
+    broker = Broker(send_offsets_to_transaction=[ABORTABLE], abort_transaction=[FATAL])
+    publisher = on(broker)
+    with pytest.raises(BatchAborted):
+        publish(publisher)
+    assert publisher.in_doubt
+
+
+def test_fatal_errors_without_a_commit_between_them_end_the_process() -> None:
+    """Somebody else uses our transactional id; one commit and the count begins anew."""
+    broker = Broker(commit_transaction=[FATAL] * 4 + [None] + [FATAL] * 5)
+    publisher = on(broker)
+    for _ in range(4):
+        with pytest.raises(BatchAborted):
+            publish(publisher)
+    publish(publisher)
+    for _ in range(4):
+        with pytest.raises(BatchAborted):
+            publish(publisher)
+    with pytest.raises(FatalError, match="another process"):
+        publish(publisher)
+
+
+def test_a_record_that_is_never_taken_is_told_from_other_aborts() -> None:
+    """Refused by the client at once, or by the broker, for which the transaction must be aborted."""
+    refusal = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "scripted")
+    by_client = Broker(produce=[KafkaException(refusal)])
+    with pytest.raises(RecordRejectedByBroker):
+        publish(on(by_client))
+    by_broker = Broker(send_offsets_to_transaction=[failure(refusal.code(), txn_requires_abort=True)])
+    with pytest.raises(RecordRejectedByBroker):
+        publish(on(by_broker))
+    assert by_client.committed == by_broker.committed == []
+
+
+def test_a_broken_connection_during_a_commit_recycles_the_producer() -> None:
+    """It is heard of before the next transaction begins, so a late request finds a new epoch."""
+    disconnect = KafkaError(KafkaError._TRANSPORT, "scripted")
+    breaks: Any = lambda config: config["error_cb"](disconnect)  # noqa: E731 - a step of a script
+    broker = Broker(poll=[breaks, None, None, breaks])  # before and after each transaction
+    publisher = on(broker)
+    publish(publisher)
+    assert broker.producers == 1, "no transaction was under way"
+    publish(publisher)
+    publish(publisher)
+    assert broker.committed == [PUBLISHED, PUBLISHED, PUBLISHED]
+    assert broker.producers == 2
+    assert not publisher.in_doubt
+
+
+@pytest.mark.parametrize("call", ["send_offsets_to_transaction", "commit_transaction"])
+def test_a_slow_end_recycles_the_producer(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took long enough for a request to have been sent twice."""
+    now_s = [0.0]
+    monkeypatch.setattr(transaction.time, "monotonic", lambda: now_s[0])
+
+    def take_long(_: Any) -> None:
+        now_s[0] += transaction.SENT_AGAIN_AFTER_S * 1.01
+
+    broker = Broker(**{call: [take_long]})
+    publisher = on(broker)
+    publish(publisher)
+    publish(publisher)
+    publish(publisher)
+    assert broker.producers == 2
+
+
+@pytest.mark.parametrize("call", ["list_topics", "init_transactions"])
+def test_no_producer_is_an_outage_until_the_broker_refuses_one(call: str) -> None:
+    """The next try makes a new one; a refusal ends the process."""
+    broker = Broker(**{call: [RETRIABLE, None]})
+    publisher = on(broker)
+    with pytest.raises(Unavailable):
+        publisher.open()
+    publisher.open()
+    assert broker.producers == 2
+    with pytest.raises(FatalError):
+        on(Broker(init_transactions=[failure(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)])).open()
+
+
+def test_a_fatal_error_hidden_by_a_callback_comes_out_as_itself() -> None:
+    """The client raises it and calls us back before its call returns, which Python takes amiss."""
+
+    def call() -> None:
+        raise SystemError("a result with an exception set") from FATAL
+
+    with pytest.raises(KafkaException) as raised:
+        served(call)
+    assert raised.value is FATAL

@@ -1,0 +1,200 @@
+"""The monitor's loop with a topic in memory and a real audit log."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+import pytest
+
+from consumer.errors import Unavailable
+from consumer.kafka.reader import TailBatch
+from consumer.monitor import durable, loop
+from consumer.monitor.audit.log import AuditLog
+from consumer.monitor.loop import CommittedBatch, Monitor, Round
+from consumer.pipeline.decode import Decoder
+from consumer.runtime.readiness import Condition, Readiness
+from schemas.framing import CONFLUENT_MARKER, SINGLE_OBJECT_HEADER_BYTES
+from schemas.repository import AvroSchema, purchase_prediction
+from tests.support.events import prediction
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Topic:
+    """Stands in for the tail: one partition of predictions, two records a poll."""
+
+    def __init__(self, values: list[bytes]) -> None:
+        self.values = values
+        self.at = 0
+        self.closed = False
+
+    def poll(self, max_records: int, max_wait_s: float) -> TailBatch | None:  # noqa: ARG002 - the port's
+        """Return the next two records."""
+        values = self.values[self.at : self.at + 2]
+        if not values:
+            return None
+        offsets = list(range(self.at, self.at + len(values)))
+        self.at += len(values)
+        return TailBatch(np.zeros(len(values), np.int64), np.array(offsets), values, {0: self.at})
+
+    def close(self) -> None:
+        """Remember it."""
+        self.closed = True
+
+
+class Registry:
+    """A schema registry that is down for a while; every id is the prediction schema's."""
+
+    reads_confluent = True
+    is_up = True
+
+    def by_fingerprint(self, fingerprint: bytes) -> AvroSchema | None:
+        """Know none."""
+
+    def by_id(self, schema_id: int) -> AvroSchema | None:  # noqa: ARG002 - the port's
+        """Know one schema, if up."""
+        if not self.is_up:
+            raise Unavailable("the registry is down", Condition.SCHEMA_REGISTRY)
+        return purchase_prediction()
+
+
+class Shown:
+    """A view that keeps what it is shown, and how long the log was then."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen: list[tuple[int, int]] = []
+
+    def show(self, batch: CommittedBatch) -> None:
+        """Note the batch's first offset and the number of lines in the log."""
+        self.seen.append((batch.records.offsets[0], self.path.read_bytes().count(b"\n")))
+
+
+class Bench:
+    """A monitor with everything around it."""
+
+    def __init__(self, path: Path, values: list[bytes]) -> None:
+        self.path = path
+        self.topic = Topic(values)
+        self.registry = Registry()
+        self.conditions = Readiness(lambda: 12.0)
+        self.view = Shown(path)
+        self.rounds: list[Round] = []
+        self.pauses_s: list[float] = []
+        self.monitor = Monitor(
+            tail=self.topic,  # type: ignore[arg-type]  # what the monitor uses of it
+            audit_log=AuditLog.open(path, rotate_bytes=1 << 20, source={}),
+            decoder=Decoder(purchase_prediction(), self.registry),
+            source_topic="events",
+            output_topic="predictions",
+            conditions=self.conditions,
+            views=[self.view],
+            observe=self.rounds.append,
+            sleep=self.pauses_s.append,
+        )
+
+    def event_ids(self) -> list[Any]:
+        """What the log has."""
+        return [orjson.loads(line)["event_id"] for line in self.path.read_bytes().splitlines()]
+
+
+@pytest.fixture(params=[False, True], ids=["keeping up", "behind"])
+def behind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether polls come back full, so that a batch is written while the next is read."""
+    if request.param:
+        monkeypatch.setattr(loop, "MAX_RECORDS", 2)
+    return bool(request.param)
+
+
+@pytest.mark.usefixtures("behind")
+def test_each_round_is_logged_shown_and_told_of(tmp_path: Path) -> None:
+    """A view sees a batch once it is in the log, and the report counts records, lines and foreign bytes."""
+    bench = Bench(tmp_path / "log.jsonl", [prediction(event_id="a"), b"foreign", prediction(event_id="b")])
+    for _ in range(3):
+        bench.monitor.run_once()
+    assert bench.event_ids() == ["a", "b"]
+    assert [at for at, _ in bench.view.seen] == [0, 2]
+    assert bench.view.seen[0][1] >= 1, "the next batch may be in the log already, this one must be"
+    assert bench.view.seen[1][1] == 2
+    size = bench.path.stat().st_size
+    assert bench.rounds == [Round(2, 1, 1, size // 2), Round(1, 1, 0, size // 2)]
+
+
+def test_foreign_bytes_are_named_by_their_coordinates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records that have no line are logged with partition, offset and reason."""
+    bench = Bench(tmp_path / "log.jsonl", [prediction(event_id="a"), b"foreign"])
+    for _ in range(2):
+        bench.monitor.run_once()
+    told = capsys.readouterr().out
+    assert "(0, 1)" in told
+    assert "unknown_framing" in told
+
+
+def test_a_prediction_is_in_the_log_and_shown_when_its_round_ends(tmp_path: Path) -> None:
+    """Without a backlog nothing waits for the next poll."""
+    bench = Bench(tmp_path / "log.jsonl", [prediction(event_id="a")])
+    bench.monitor.run_once()
+    assert bench.view.seen == [(0, 1)]
+
+
+def test_a_failing_disk_holds_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, behind: bool
+) -> None:
+    """While the disk refuses, the monitor is not ready, reads one batch ahead at most and loses nothing."""
+    bench = Bench(tmp_path / "log.jsonl", [prediction(event_id=event_id) for event_id in "abcdef"])
+
+    class FullDisk:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def write(self, _descriptor: int, _data: bytes) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "os", FullDisk())
+        for _ in range(4):
+            bench.monitor.run_once()
+        assert "No space left on device" in bench.conditions.active()[Condition.AUDIT_LOG].reason
+    assert (bench.topic.at, bench.view.seen, bench.rounds, len(bench.pauses_s)) == (
+        4,
+        [],
+        [],
+        3 if behind else 4,
+    )
+    while len(bench.rounds) < 3:
+        bench.monitor.run_once()
+    assert not bench.conditions.active()
+    assert bench.event_ids() == list("abcdef")
+    assert [at for at, _ in bench.view.seen] == [0, 2, 4]
+
+
+def test_a_registry_outage_holds_the_batch(tmp_path: Path) -> None:
+    """While a schema cannot be looked up, nothing is taken for undecodable."""
+    confluent = CONFLUENT_MARKER + (7).to_bytes(4, "big")
+    bench = Bench(tmp_path / "log.jsonl", [confluent + prediction(event_id="a")[SINGLE_OBJECT_HEADER_BYTES:]])
+    bench.registry.is_up = False
+    bench.monitor.run_once()
+    assert Condition.SCHEMA_REGISTRY in bench.conditions.active()
+    bench.registry.is_up = True
+    for _ in range(2):
+        bench.monitor.run_once()
+    assert not bench.conditions.active()
+    assert bench.event_ids() == ["a"]
+
+
+def test_stop_ends_the_run_and_releases_everything(tmp_path: Path, *, behind: bool) -> None:
+    """After stop, run returns with what it had read logged and shown, the topic closed, the log free."""
+    bench = Bench(tmp_path / "log.jsonl", [prediction(event_id=event_id) for event_id in "abc"])
+    bench.monitor._observe = lambda report: (bench.rounds.append(report), bench.monitor.stop())
+    bench.monitor.run()
+    assert bench.topic.closed
+    assert bench.event_ids() == (["a", "b", "c"] if behind else ["a", "b"])
+    assert [report.n_lines for report in bench.rounds] == ([2, 1] if behind else [2])
+    AuditLog.open(bench.path, rotate_bytes=1, source={}).close()

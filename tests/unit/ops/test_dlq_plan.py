@@ -1,0 +1,130 @@
+"""Every dead letter is taken exactly once, in whatever order codes are asked for and wherever runs end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.errors import StartupError
+from consumer.ops.dlq.dead_letter import CODES, DeadLetterRecord
+from consumer.ops.dlq.plan import ReplayPlan, ReplayPosition
+from consumer.pipeline.rejections import Code
+from tests.support.events import TOPIC
+from tests.unit.ops.test_dlq_dead_letter import letter_of
+
+SOME = [Code.UNDECODABLE, Code.TOMBSTONE, Code.FIELD_INVALID]
+
+
+class World:
+    """One partition of dead letters, and what is committed of its replay."""
+
+    def __init__(self, codes: list[Code]) -> None:
+        self.letters = [letter_of(code=code, offset=2 * n) for n, code in enumerate(codes)]
+        self.end = 2 * len(codes)
+        self.committed: dict[int, tuple[int, str | None]] = {}
+        self.sent: list[int] = []
+        self.refused: list[int] = []
+
+    def selection(self, codes: list[str], limit: int | None = None, partitions: int = 5) -> ReplayPlan:
+        """Begin a run."""
+        return ReplayPlan(
+            TOPIC, codes, limit, lambda letter, _: self.refused.append(letter.offset), partitions
+        )
+
+    def run(self, codes: list[str], limit: int | None, stop_after: int, batch: int) -> None:
+        """Replay in batches; a run that is stopped loses the batch that it had in hand."""
+        selection = self.selection(codes, limit)
+        begin, end = selection.begin("dlq", {0: (0, self.end)}, self.committed)[0]
+        todo = [letter for letter in self.letters if begin <= letter.offset < end]
+        for n, at in enumerate(range(0, len(todo), batch)):
+            due = selection.take(todo[at : at + batch])
+            if n == stop_after:
+                return
+            self.sent += [one.letter.offset for one in due]
+            self.committed = dict(selection.committable())
+
+
+@given(
+    codes=st.lists(st.sampled_from(SOME), max_size=20),
+    runs=st.lists(
+        st.tuples(
+            st.lists(st.sampled_from(SOME), max_size=2),
+            st.none() | st.integers(1, 4),
+            st.integers(0, 5),
+            st.integers(1, 6),
+        ),
+        max_size=6,
+    ),
+)
+def test_any_runs_and_a_last_one_send_each_exactly_once(codes: list[Code], runs: list[Any]) -> None:
+    """With filters, limits and interruptions in between."""
+    world = World(codes)
+    for asked, limit, stop_after, batch in runs:
+        before = len(world.sent)
+        world.run([code.value for code in asked], limit, stop_after, batch)
+        sent = world.sent[before:]
+        assert limit is None or len(sent) <= limit
+        assert not asked or {world.letters[at // 2].code for at in sent} <= set(asked)
+    world.run([], None, -1, 3)
+    assert sorted(world.sent) == [letter.offset for letter in world.letters]
+    world.run([], None, -1, 3)
+    assert len(world.sent) == len(world.letters)
+
+
+@given(st.dictionaries(st.sampled_from(CODES), st.integers(0, 50)), st.integers(0, 50))
+def test_a_position_is_read_back_as_it_was_committed(ahead: dict[str, int], offset: int) -> None:
+    """All of it is in what Kafka keeps: an offset and a text."""
+    position = ReplayPosition.at(offset)
+    for code, at in ahead.items():
+        position = position.after([code], at)
+    read = ReplayPosition.read(position.offset, position.metadata)
+    assert read == position
+    assert len(position.metadata) < 1000
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, "", "by hand", "[]", '{"next": 3}', '{"next": {"tombstone": "x"}}']
+)
+def test_an_offset_that_a_person_set_holds_for_all_codes(metadata: str | None) -> None:
+    """Foreign metadata means nothing."""
+    assert ReplayPosition.read(12, metadata) == ReplayPosition.at(12)
+
+
+def test_a_topic_that_is_shorter_than_the_replay_was_is_refused() -> None:
+    """It was created anew: going on would skip its dead letters without a word."""
+    with pytest.raises(StartupError, match="ends at 4"):
+        World([]).selection([]).begin("dlq", {0: (0, 4)}, {0: (5, None)})
+
+
+def test_dead_letters_that_expired_before_they_were_replayed_are_told() -> None:
+    """Nothing is dropped silently, and what is left is replayed."""
+    selection = World([]).selection(["tombstone"])
+    assert selection.begin("dlq", {0: (10, 20)}, {0: (3, "")}) == {0: (10, 20)}
+    assert selection.replayed.expired == ["0:3 to 0:9"]
+
+
+def test_one_that_cannot_be_replayed_is_told_once_and_passed() -> None:
+    """Also when its batch is taken again."""
+    world = World([])
+    broken = DeadLetterRecord(0, 3, 0, None, b"?", [], None)
+    selection = world.selection([])
+    selection.begin("dlq", {0: (0, 9)}, {})
+    before = selection.snapshot()
+    assert selection.take([broken]) == []
+    selection.restore(before)
+    assert selection.take([broken]) == []
+    assert world.refused == [3]
+    assert selection.replayed.refused == {"other": 1}
+    assert selection.committable()[0][0] == 4
+
+
+def test_a_partition_that_the_events_topic_does_not_have_any_more_is_a_reason() -> None:
+    """The event would otherwise end among those of other students, out of order."""
+    world = World([Code.TOMBSTONE])
+    selection = world.selection([], partitions=4)
+    selection.begin("dlq", {0: (0, 9)}, {})
+    assert selection.take(world.letters) == []
+    assert world.refused == [0]

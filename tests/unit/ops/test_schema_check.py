@@ -1,0 +1,139 @@
+"""Whether a platform's schema fits is what the Avro specification says, and what the decoder then does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from consumer.cli import app
+from consumer.errors import BadInputError, StartupError, UsageError
+from consumer.ops.schema_check import SchemaComparison, compare_schemas, unread
+from consumer.pipeline.decode import Decoder
+from schemas.repository import AvroSchema, engagement_event
+from tests.support.events import definition, encoded, event, framed
+
+ENUM = {"type": "enum", "name": "C", "symbols": ["US", "NA"]}
+
+
+def platform(name: str = "purchase_stream.EngagementEvent", **types: Any) -> AvroSchema:
+    """Return our schema with other types for some fields; ``None`` leaves one out."""
+    schema = definition()
+    schema["name"], schema["namespace"] = name.rpartition(".")[2], name.rpartition(".")[0]
+    schema["fields"] = [
+        {"name": field["name"], "type": types.get(field["name"], field["type"])}
+        for field in schema["fields"]
+        if types.get(field["name"], "") is not None
+    ]
+    schema["fields"] += [{"name": n, "type": t} for n, t in types.items() if t and n not in event()]
+    return AvroSchema.parse(schema)
+
+
+def verdict_of(writer: AvroSchema, field: str) -> tuple[SchemaComparison, str]:
+    """Return what is said of one field."""
+    return next(
+        (one.verdict, one.what) for one in compare_schemas(writer, engagement_event()) if one.field == field
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "theirs", "verdict"),
+    [
+        ("event_id", "string", SchemaComparison.YES),
+        ("event_id", "bytes", SchemaComparison.YES),
+        ("event_id", "long", SchemaComparison.NO),
+        ("event_id", ENUM, SchemaComparison.NO),
+        ("event_id", ["null", "string"], SchemaComparison.SOME),
+        ("event_id", ["string", "bytes"], SchemaComparison.YES),
+        ("event_id", ["null", "long"], SchemaComparison.NO),
+        ("days_on_platform", "int", SchemaComparison.YES),
+        ("days_on_platform", "double", SchemaComparison.NO),
+        ("days_on_platform", "boolean", SchemaComparison.NO),
+        ("days_on_platform", ["int", "string"], SchemaComparison.SOME),
+        ("minutes_watched", "int", SchemaComparison.YES),
+        ("minutes_watched", "long", SchemaComparison.YES),
+        ("minutes_watched", "float", SchemaComparison.YES),
+        ("minutes_watched", "string", SchemaComparison.NO),
+        ("minutes_watched", {"type": "array", "items": "double"}, SchemaComparison.NO),
+        ("minutes_watched", None, SchemaComparison.NO),
+        ("occurred_at", {"type": "long", "logicalType": "timestamp-micros"}, SchemaComparison.NO),
+        ("occurred_at", {"type": "long", "logicalType": "timestamp-millis"}, SchemaComparison.YES),
+        ("occurred_at", "long", SchemaComparison.YES),
+    ],
+)
+def test_promotions_are_those_of_the_specification(
+    field: str, theirs: Any, verdict: SchemaComparison
+) -> None:
+    """Avro 1.12, "Schema Resolution"; and a unit that would silently be taken for another is refused."""
+    assert verdict_of(platform(**{field: theirs}), field)[0] is verdict
+
+
+def test_what_is_said_to_fit_is_decoded() -> None:
+    """The same event from the platform's bytes; null, where only some fit, is undecodable."""
+    writer = platform(
+        student_id=["null", "string"], days_on_platform="int", minutes_watched="float", campus=ENUM
+    )
+    assert {one.verdict for one in compare_schemas(writer, engagement_event())} == {
+        SchemaComparison.YES,
+        SchemaComparison.SOME,
+    }
+    assert unread(writer, engagement_event()) == ["campus"]
+
+    class Known:
+        """Knows the platform's schema."""
+
+        reads_confluent = False
+
+        def by_fingerprint(self, _fingerprint: bytes) -> AvroSchema:
+            """Return it."""
+            return writer
+
+        def by_id(self, _schema_id: int) -> None:
+            """Know no ids."""
+
+    values = [
+        framed(encoded(event(campus="NA", student_id=student), writer.parsed), writer)
+        for student in ("s", None)
+    ]
+    decoded, rejections = Decoder(engagement_event(), Known()).decode(values)
+    assert decoded.event(0) == event(student_id="s")
+    assert [(one.row, one.code) for one in rejections] == [(1, "undecodable")]
+
+
+def test_a_record_of_another_name_is_refused_for_its_name() -> None:
+    """Each field would fit."""
+    *fields, whole = compare_schemas(platform("purchase_stream.Other"), engagement_event())
+    assert {one.verdict for one in fields} == {SchemaComparison.YES}
+    assert (whole.verdict, "named Other" in whole.what) == (SchemaComparison.NO, True)
+
+
+def test_a_field_of_nearly_the_name_is_pointed_at() -> None:
+    """It is what such mistakes usually are."""
+    writer = platform(minutes_watched=None, minutes_watch="double")
+    assert verdict_of(writer, "minutes_watched")[1].endswith("is it minutes_watch?")
+
+
+def run(*arguments: str) -> Any:
+    """Run the command in this process."""
+    return CliRunner().invoke(app, ["schemas", *arguments])
+
+
+def test_the_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """List, show, fingerprint and check agree with each other; failures have the contract's kind."""
+    monkeypatch.chdir(tmp_path)
+    ours = engagement_event().fingerprint[::-1].hex()
+    listed = {entry["name"]: entry["fingerprint"] for entry in json.loads(run("list", "--json").stdout)}
+    assert listed["purchase_stream.EngagementEvent"] == ours
+    file = tmp_path / "own.avsc"
+    file.write_text(run("show", "engagement_event").stdout)
+    assert run("fingerprint", str(file)).stdout == run("fingerprint", "EngagementEvent").stdout
+    assert f"c3 01 {bytes.fromhex(ours)[::-1].hex(' ')}" in run("fingerprint", str(file)).stdout
+    assert run("check", str(file)).exit_code == 0
+    assert isinstance(run("check", str(file), "--against", "PurchaseOutcome").exception, BadInputError)
+    file.write_text("[]")
+    assert isinstance(run("check", str(file)).exception, BadInputError)
+    assert isinstance(run("show", "Nothing").exception, UsageError)
+    assert isinstance(run("register").exception, StartupError)

@@ -1,0 +1,54 @@
+"""Rejections as columns: nothing is lost, doubled or taken for another's when parts are put together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.pipeline.rejections import NONE_REJECTED, Code, Reason, Rejection, Rejections
+
+_REJECTED = st.lists(
+    st.builds(
+        Rejection,
+        st.integers(0, 100),
+        st.sampled_from(Code),
+        st.sampled_from(["why", "why not", [{"msg": "m"}]]),
+        st.none() | st.binary(max_size=3),
+    ),
+    unique_by=lambda rejection: rejection.row,
+)
+
+
+@given(rejected=_REJECTED, parts=st.randoms())
+def test_parts_come_together_in_the_order_of_their_rows(rejected: list[Rejection], parts: Any) -> None:
+    """Each with its own reason and fields, whichever part it was in."""
+    split: list[list[Rejection]] = [[] for _ in range(4)]
+    for rejection in rejected:
+        parts.choice(split).append(rejection)
+    together = Rejections.merged([Rejections.of(part) for part in split])
+    assert list(together) == sorted(rejected, key=lambda rejection: rejection.row)
+    assert len(together) == len(rejected)
+    assert together.counts() == Counter(rejection.code for rejection in rejected)
+
+
+def test_a_reason_that_is_nobodys_is_not_counted() -> None:
+    """Framings that are known stand among the reasons, and reject nobody."""
+    reasons = [
+        Reason(Code.UNKNOWN_SCHEMA, "a"),
+        Reason(Code.TOMBSTONE, "b"),
+        Reason(Code.UNKNOWN_SCHEMA, "c"),
+    ]
+    some = Rejections.without_event(np.array([3, 5]), np.array([2, 2]), reasons)
+    assert some.counts() == {Code.UNKNOWN_SCHEMA: 2}
+    assert list(some) == [Rejection(3, Code.UNKNOWN_SCHEMA, "c"), Rejection(5, Code.UNKNOWN_SCHEMA, "c")]
+
+
+def test_a_batch_without_rejections_is_empty() -> None:
+    """And false, as lists are."""
+    assert not NONE_REJECTED
+    assert not Rejections.merged([NONE_REJECTED, NONE_REJECTED])
+    assert NONE_REJECTED.counts() == {}

@@ -1,0 +1,252 @@
+"""The rules and their words: pydantic's, for every event that breaks one and for no other."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from consumer.pipeline.batch import RecordBatch
+from consumer.pipeline.decode import Decoder
+from consumer.pipeline.event_json import events_json
+from consumer.pipeline.rejections import Code
+from consumer.pipeline.validate import (
+    CROSS_FIELD_DETAIL,
+    EngagementEvent,
+    StudentInputs,
+    _violation_candidates,
+    broken_rule,
+    validate,
+)
+from model_store.inputs import INPUT_NAMES
+from schemas.bundled import BundledSchemas
+from schemas.repository import engagement_event
+from tests.support.events import INT64, VALID_EVENTS, encoded, event, framed
+
+NUMBERS = INPUT_NAMES[1:]
+COUNTS = ("days_on_platform", "courses_started", "practice_exams_started", "practice_exams_passed")
+MINUTES = ("minutes_watched", "minutes_spent_on_exams")
+DECODER = Decoder(engagement_event(), BundledSchemas())
+
+
+def _batch(*events: dict[str, Any]) -> RecordBatch:
+    decoded, rejections = DECODER.decode([framed(encoded(fields)) for fields in events])
+    assert not rejections
+    return decoded
+
+
+def _problem(kind: str, field: str, message: str) -> dict[str, Any]:
+    return {"type": kind, "loc": ["event", field], "msg": message}
+
+
+_WIDE = ["a", "é", "€", "𝄞", "\u0301", "\x00"]
+_TEXTS = st.builds(
+    lambda character, n, tail: character * n + tail,
+    st.sampled_from(_WIDE),
+    st.sampled_from([0, 1, 2, 3, 16, 31, 32, 33, 63, 64, 65, 127, 128, 129, 500]),
+    st.sampled_from(["", *_WIDE]),
+)
+_DOUBLES = st.floats() | st.sampled_from([math.nan, math.inf, -math.inf, -0.0, 5e-324, -5e-324, 1e308])
+_LONGS = INT64 | st.integers(-2, 2) | st.just(2**63 - 1)
+_ANY_EVENTS = st.fixed_dictionaries(
+    {
+        "event_id": _TEXTS,
+        "student_id": _TEXTS,
+        "occurred_at": INT64,
+        "student_country": _TEXTS | st.text(max_size=3),
+        **dict.fromkeys(COUNTS, _LONGS),
+        **dict.fromkeys(MINUTES, _DOUBLES),
+    }
+)
+_ALMOST_GOOD = st.builds(
+    lambda fields, name, other: fields | {name: other[name]},
+    VALID_EVENTS,
+    st.sampled_from(list(event())),
+    _ANY_EVENTS,
+)
+
+
+@given(events=st.lists(_ANY_EVENTS | _ALMOST_GOOD, min_size=1, max_size=4))
+@example(events=[event(student_country="𝄞")])
+@example(events=[event(student_country="é")])
+@settings(max_examples=250)
+def test_every_event_that_breaks_a_rule_is_suspected(events: list[dict[str, Any]]) -> None:
+    """The cheap look over arrays never misses what pydantic, asked about every event, rejects."""
+    suspects = _violation_candidates(_batch(*events))
+    judged = [broken_rule(fields) is not None for fields in events]
+    assert all(suspect or not broken for suspect, broken in zip(suspects.tolist(), judged, strict=True))
+
+
+@given(events=st.lists(_ANY_EVENTS | _ALMOST_GOOD, max_size=4))
+@settings(max_examples=150)
+def test_validation_is_what_pydantic_says_of_each_event_alone(events: list[dict[str, Any]]) -> None:
+    """Row conservation, and the verdict on an event does not depend on its neighbours."""
+    valid, rejections = validate(_batch(*events))
+    judged = [broken_rule(fields) for fields in events]
+    assert valid.rows.tolist() == [i for i, broken in enumerate(judged) if broken is None]
+    assert [(r.row, (r.code, r.detail)) for r in rejections] == [(i, b) for i, b in enumerate(judged) if b]
+
+
+_FEW_TEXTS = st.sampled_from(["", "x", "é", "xy", "éé", "€" * 64, "x" * 65, "é" * 65, "x" * 128, "€" * 129])
+_FEW_COUNTS = st.sampled_from([-(2**63), -1, 0, 1, 2, 2**63 - 1])
+_FEW_MINUTES = st.sampled_from([-math.inf, -1e308, -1.0, -5e-324, -0.0, 0.0, 1.0, math.inf, math.nan])
+_BROKEN_ALIKE = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("event_id", "student_id", "student_country"), _FEW_TEXTS),
+        **dict.fromkeys(COUNTS, _FEW_COUNTS),
+        **dict.fromkeys(MINUTES, _FEW_MINUTES),
+    },
+).map(lambda changes: event(**changes))
+"""Few values at and around every limit: many events of a batch break the same ones with other values."""
+
+
+@given(events=st.lists(_BROKEN_ALIKE, min_size=2, max_size=25))
+@settings(max_examples=200)
+def test_what_is_said_of_an_event_that_others_are_broken_like_is_what_pydantic_says_of_it(
+    events: list[dict[str, Any]],
+) -> None:
+    """One of all that break the same limits is shown to pydantic, which would say the same of each."""
+    _, rejections = validate(_batch(*events))
+    judged = [broken_rule(fields) for fields in events]
+    assert [(r.row, (r.code, r.detail)) for r in rejections] == [(i, b) for i, b in enumerate(judged) if b]
+    assert list(rejections.events) == events_json(_batch(*(events[r.row] for r in rejections)))
+
+
+def test_every_limit_of_every_field_is_told_apart() -> None:
+    """All in one batch, one field broken at a time and each in every way: no two share their words."""
+    texts, minutes = ["", "x" * 129], [-1.0, math.nan]
+    broken = [
+        event(**{name: value})
+        for names, values in (
+            (("event_id", "student_id", "student_country"), texts),
+            (COUNTS, [-1]),
+            (MINUTES, minutes),
+        )
+        for name in names
+        for value in values
+    ]
+    _, rejections = validate(_batch(*broken, event(practice_exams_started=0)))
+    assert len({repr(rejection.detail) for rejection in rejections}) == len(broken) + 1
+
+
+@given(events=st.lists(VALID_EVENTS, max_size=4))
+@settings(max_examples=60)
+def test_good_events_pass_as_they_are(events: list[dict[str, Any]]) -> None:
+    """Up to the edges: one character, 128 of four bytes each, 2^63 - 1, -0.0, the largest double."""
+    valid, rejections = validate(_batch(*events))
+    assert not rejections
+    assert [valid.event(i) for i in range(len(valid))] == events
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_negative_number_is_rejected_in_the_words_of_fastapi(name: str) -> None:
+    """The detail is the list that the contract shows."""
+    _, (rejection,) = validate(_batch(event(), event(**{name: -1})))
+    assert (rejection.row, rejection.code) == (1, Code.FIELD_INVALID)
+    message = "Input should be greater than or equal to 0"
+    assert rejection.detail == [_problem("greater_than_equal", name, message)]
+    assert orjson.loads(rejection.event or b"") == event(**{name: -1})
+
+
+@pytest.mark.parametrize("name", MINUTES)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_rejected(name: str, value: float) -> None:
+    """NaN and the infinities are finite_number's."""
+    _, (rejection,) = validate(_batch(event(**{name: value})))
+    assert rejection.detail == [_problem("finite_number", name, "Input should be a finite number")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind", "message"),
+    [
+        ("event_id", "", "string_too_short", "String should have at least 1 character"),
+        ("student_id", "", "string_too_short", "String should have at least 1 character"),
+        ("event_id", "x" * 129, "string_too_long", "String should have at most 128 characters"),
+        ("student_id", "é" * 129, "string_too_long", "String should have at most 128 characters"),
+        ("student_country", "", "string_too_short", "String should have at least 2 characters"),
+        ("student_country", "D", "string_too_short", "String should have at least 2 characters"),
+        ("student_country", "é", "string_too_short", "String should have at least 2 characters"),
+        ("student_country", "𝄞", "string_too_short", "String should have at least 2 characters"),
+        ("student_country", "x" * 65, "string_too_long", "String should have at most 64 characters"),
+        ("student_country", "𝄞" * 65, "string_too_long", "String should have at most 64 characters"),
+    ],
+)
+def test_texts_are_measured_in_characters(name: str, text: str, kind: str, message: str) -> None:
+    """Not in bytes: a character may take four."""
+    _, (rejection,) = validate(_batch(event(**{name: text})))
+    assert rejection.detail == [_problem(kind, name, message)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("event_id", "𝄞" * 128),
+        ("student_id", "x"),
+        ("student_country", "éé"),
+        ("student_country", "𝄞" * 64),
+        ("student_country", "Atlantis"),
+    ],
+)
+def test_texts_at_their_limits_are_accepted(name: str, text: str) -> None:
+    """So is a country that is none."""
+    valid, rejections = validate(_batch(event(**{name: text})))
+    assert len(valid) == 1
+    assert not rejections
+
+
+def test_every_broken_field_is_listed_in_the_order_of_the_schema() -> None:
+    """A producer that gets nine fields wrong learns of nine."""
+    broken = event(event_id="", student_id="", student_country="x", **dict.fromkeys(NUMBERS, -1))
+    _, (rejection,) = validate(_batch(broken))
+    assert [problem["loc"] for problem in rejection.detail] == [
+        ["event", name] for name in broken if name != "occurred_at"
+    ]
+
+
+def test_the_rule_across_fields_has_its_exact_sentence() -> None:
+    """Systems downstream compare it."""
+    _, (rejection,) = validate(_batch(event(practice_exams_started=1, practice_exams_passed=2)))
+    assert rejection.code is Code.RULE_VIOLATED
+    assert rejection.detail == "practice_exams_passed cannot exceed practice_exams_started."
+    assert rejection.detail == CROSS_FIELD_DETAIL
+
+
+def test_the_rule_across_fields_waits_for_good_fields() -> None:
+    """As in FastAPI, a model's own rule is not looked at while a field is broken."""
+    both = event(practice_exams_started=1, practice_exams_passed=2, minutes_watched=-1.0)
+    _, (rejection,) = validate(_batch(both))
+    assert rejection.code is Code.FIELD_INVALID
+    assert [problem["loc"][-1] for problem in rejection.detail] == ["minutes_watched"]
+
+
+def test_as_many_exams_passed_as_started_is_fine() -> None:
+    """The rule forbids more only."""
+    valid, _ = validate(_batch(event(practice_exams_started=2**63 - 1, practice_exams_passed=2**63 - 1)))
+    assert len(valid) == 1
+
+
+def test_the_models_inputs_are_the_schemas_in_its_order() -> None:
+    """One list of names in the schema, in the rules and in the model."""
+    assert tuple(StudentInputs.model_fields) == INPUT_NAMES
+    assert list(EngagementEvent.model_fields) == list(event())
+
+
+def test_the_inputs_alone_can_be_judged() -> None:
+    """The HTTP API asks with the same rules."""
+    inputs = {name: event()[name] for name in INPUT_NAMES}
+    assert TypeAdapter(StudentInputs).validate_python(inputs).minutes_watched == 120.5
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        TypeAdapter(StudentInputs).validate_python(inputs | {"courses_started": -1})
+
+
+def test_no_events_are_all_valid() -> None:
+    """An empty batch has no suspects."""
+    valid, rejections = validate(_batch())
+    assert len(valid) == 0
+    assert not rejections

@@ -1,0 +1,67 @@
+"""Readiness: what is wrong, and since when."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from consumer.runtime.readiness import ActiveCondition, Condition, Readiness
+from tests.support.clock import Clock
+
+
+def test_nothing_is_wrong_at_first() -> None:
+    """An empty set is readiness."""
+    assert Readiness(Clock()).active() == {}
+
+
+def test_a_condition_that_goes_on_keeps_its_beginning() -> None:
+    """Its reason may change; since when it is wrong may not."""
+    clock = Clock()
+    conditions = Readiness(clock)
+    conditions.set(Condition.BROKER, "first")
+    clock.now_s = 160.0
+    conditions.set(Condition.BROKER, "second")
+    assert conditions.active() == {Condition.BROKER: ActiveCondition("second", 100.0)}
+
+
+def test_a_condition_that_comes_back_begins_anew() -> None:
+    """Cleared is over."""
+    clock = Clock()
+    conditions = Readiness(clock)
+    conditions.set(Condition.MODEL, "gone")
+    conditions.clear(Condition.MODEL)
+    clock.now_s = 160.0
+    conditions.set(Condition.MODEL, "gone")
+    assert conditions.active() == {Condition.MODEL: ActiveCondition("gone", 160.0)}
+
+
+def test_conditions_do_not_touch_each_other() -> None:
+    """Clearing one leaves the others, and clearing none is no error."""
+    conditions = Readiness(Clock())
+    conditions.set(Condition.BROKER, "b")
+    conditions.set(Condition.MODEL, "m")
+    conditions.clear(Condition.BROKER)
+    conditions.clear(Condition.PARTITION)
+    assert list(conditions.active()) == [Condition.MODEL]
+
+
+def test_what_is_handed_out_is_a_copy() -> None:
+    """A reader cannot clear a condition by accident."""
+    conditions = Readiness(Clock())
+    conditions.set(Condition.BROKER, "b")
+    conditions.active().clear()
+    assert list(conditions.active()) == [Condition.BROKER]
+
+
+def test_threads_may_set_clear_and_read_at_once() -> None:
+    """The loop, the model's thread and HTTP share one set."""
+    conditions = Readiness(Clock())
+
+    def churn(name: Condition) -> None:
+        for n in range(300):
+            conditions.set(name, str(n))
+            conditions.active()
+            conditions.clear(name)
+
+    with ThreadPoolExecutor(len(Condition)) as pool:
+        list(pool.map(churn, Condition))
+    assert conditions.active() == {}

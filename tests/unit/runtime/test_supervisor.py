@@ -1,0 +1,160 @@
+"""What begins together ends together: the supervisor and its children, real processes without Kafka."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from consumer.runtime.supervisor import ChildExit, Role, Supervisor, labelled, roles
+
+CHILD = """
+import os, signal, sys, time
+name, folder, obeys = sys.argv[1], sys.argv[2], sys.argv[3] == "obeys"
+def stop(*_):
+    if obeys:
+        with open(folder + "/stopped", "a") as file:
+            file.write(name + " ")
+        time.sleep(0.2)
+        sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+print(name, "is up", flush=True)
+open(folder + "/" + name, "w").close()
+while True:
+    time.sleep(0.05)
+"""
+
+
+def child(name: str, folder: Path, *, obeys: bool = True) -> Role:
+    """Describe a child that notes in which order the children were told to stop."""
+    return Role(name, (name, str(folder), "obeys" if obeys else "ignores"))
+
+
+def started(supervisor: Supervisor, folder: Path, *names: str) -> None:
+    """Start children and wait until they are up."""
+    supervisor.start()
+    await_files(folder, *names)
+
+
+def await_files(folder: Path, *names: str) -> None:
+    """Wait for what the children write when they are up."""
+    deadline_s = time.monotonic() + 20
+    while not all((folder / name).exists() for name in names):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """What the children's command lines begin with."""
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    return [sys.executable, "-S", str(script)]
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    """Where the children's lines go."""
+    with io.StringIO() as file:
+        yield file
+
+
+def test_roles_stop_in_the_order_scorers_api_monitor() -> None:
+    """The monitor goes last, so that it can read what the scorers committed."""
+    assert [role.name for role in roles(2, serve=True)] == ["score-0", "score-1", "serve", "monitor"]
+    assert [role.name for role in roles(1, serve=False)] == ["score-0", "monitor"]
+
+
+def test_children_stop_one_after_the_other(tmp_path: Path, command: list[str], log: io.StringIO) -> None:
+    """Each is told only when the one before it is gone, and their lines carry their names."""
+    supervisor = Supervisor([child(name, tmp_path) for name in "abc"], command=command, log=log)
+    started(supervisor, tmp_path, *"abc")
+    supervisor.stop()
+    assert (tmp_path / "stopped").read_text() == "a b c "
+    assert sorted(log.getvalue().splitlines()) == ["a: a is up", "b: b is up", "c: c is up"]
+
+
+def test_a_request_ends_the_run_without_a_death(tmp_path: Path, command: list[str], log: io.StringIO) -> None:
+    """What a signal asks for is no failure."""
+    supervisor = Supervisor([child("a", tmp_path)], command=command, log=log)
+    asker = threading.Thread(target=lambda: (await_files(tmp_path, "a"), supervisor.request_stop()))
+    asker.start()
+    assert supervisor.run() is None
+    asker.join()
+    assert (tmp_path / "stopped").read_text() == "a "
+
+
+def test_a_death_takes_the_others_with_it(tmp_path: Path, command: list[str], log: io.StringIO) -> None:
+    """The run ends with who died and how, and every other child was stopped."""
+    supervisor = Supervisor([child(name, tmp_path) for name in "abc"], command=command, log=log)
+
+    def kill() -> None:
+        await_files(tmp_path, *"abc")
+        os.kill(supervisor.pid("b"), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    death = supervisor.run()
+    killer.join()
+    assert death == ChildExit("b", -signal.SIGKILL)
+    assert death.exit_code == 137
+    assert str(death) == "b was killed by SIGKILL; the other roles were stopped"
+    assert (tmp_path / "stopped").read_text() == "a c "
+
+
+def test_a_child_that_does_not_stop_is_killed(tmp_path: Path, command: list[str], log: io.StringIO) -> None:
+    """After its time is up nothing is left of it."""
+    supervisor = Supervisor([child("a", tmp_path, obeys=False)], command=command, log=log, stop_timeout_s=0.3)
+    started(supervisor, tmp_path, "a")
+    pid = supervisor.pid("a")
+    supervisor.stop()
+    assert not is_alive(pid)
+
+
+@pytest.mark.parametrize(("status", "code"), [(78, 78), (1, 1), (0, 75), (-9, 137)])
+def test_the_parent_exits_with_the_childs_code(status: int, code: int) -> None:
+    """A child that ends well by itself is a failure all the same: a role has no end."""
+    assert ChildExit("monitor", status).exit_code == code
+
+
+def test_lines_carry_the_role() -> None:
+    """A JSON line stays one, with a field more."""
+    assert labelled("score-0", '{"event": "up"}\n') == '{"role": "score-0", "event": "up"}\n'
+    assert labelled("score-0", "up\n") == "score-0: up\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+def test_a_child_ends_when_its_parent_is_killed() -> None:
+    """A child notices the end of its standard input, whatever it is doing."""
+    lasting = (
+        "import runpy, time, consumer.cli as cli\n"
+        "cli.main = lambda: (print('up', flush=True), time.sleep(60))\n"
+        "runpy.run_module('consumer.runtime.lifeline', run_name='__main__')"
+    )
+    process = subprocess.Popen(  # noqa: S603 - no shell
+        [sys.executable, "-c", lasting], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == b"up\n"
+    assert is_alive(process.pid)
+    process.stdin.close()
+    assert process.wait(10) == -signal.SIGTERM
+    process.stdout.close()

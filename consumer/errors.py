@@ -1,45 +1,57 @@
-"""Every exception this package raises on purpose; the axis is whose fault, therefore what next.
+"""The exceptions of this package, ordered by whose fault they report.
 
 ::
 
-    Rejection (a value: core/rejections.py)
-                           the event's fault                dead letter, the offset advances
+    Rejection                      the event (a value)      dead letter; the offset advances
     ServiceError
-      UsageError       64  the caller's words               correct the command line
-      BadInputError    65  a file's content                 correct the file
-      StartupError     78  settings, schema, model, topic   correct the configuration
-      BatchAborted      -  undone, nothing was seen         retry the same batch
-        RecordRejectedByBroker   -  because of one record            halve the batch to find it
-      Unavailable      75  an outage                        pause, keep polling, go on by itself
-      FatalError       75  this process must not go on      stop, let the supervisor restart it
-      InvariantError   70  our own bug                      stop, tell us
+      UsageError               64  the command line         correct the command
+      BadInputError            65  an input file            correct the file
+      StartupError             78  the configuration        correct settings, schema, model or topic
+      BatchAborted              -  nobody's                 retry the same batch
+        RecordRejectedByBroker  -  one record of the batch  split the batch to find the record
+      Unavailable              75  an outage                pause, keep polling, resume
+      FatalError               75  this process             stop and be restarted
+      InvariantError           70  our own bug              stop and report it
 
-A data fault is never raised: one bad event must not cost its neighbours anything.
+A bad event never raises an exception, because one event must not affect its neighbours. It becomes a
+:class:`consumer.pipeline.rejections.Rejection`.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import ClassVar
 
 
+class Condition(StrEnum):
+    """The reasons why a role may not be ready."""
+
+    STARTING = "starting"
+    BROKER = "broker"
+    PARTITION = "partition"
+    SCHEMA_REGISTRY = "schema_registry"
+    MODEL = "model"
+    AUDIT_LOG = "audit_log"
+
+
 class ServiceError(Exception):
-    """Base of everything raised here. The message is one line: what is wrong and what to do.
+    """Base class. The message is one line that says what is wrong and what to do.
 
     Attributes:
-        exit_code: what the command exits with if the error ends it (sysexits.h).
+        exit_code: The exit code of a command that ends with this error (see sysexits.h).
     """
 
     exit_code: ClassVar[int] = 70
 
 
 class UsageError(ServiceError):
-    """The command line asks for something that makes no sense."""
+    """The command line is wrong."""
 
     exit_code = 64
 
 
 class BadInputError(ServiceError):
-    """A file that was given holds something unusable; the message names the place."""
+    """The content of an input file is unusable. The message says where in the file."""
 
     exit_code = 65
 
@@ -51,36 +63,36 @@ class StartupError(ServiceError):
 
 
 class BatchAborted(ServiceError):  # noqa: N818 - an outcome, not a mistake
-    """The transaction was undone and no reader saw any of it. Retry the same batch."""
+    """The transaction was aborted and no reader saw any of it. Retry the same batch."""
 
     exit_code = 75
 
 
 class RecordRejectedByBroker(BatchAborted):
-    """The transaction was undone because the broker will not take one of its records."""
+    """The transaction was aborted because the broker refuses one of its records."""
 
 
 class Unavailable(ServiceError):  # noqa: N818 - a state of the world, not a mistake
-    """Something outside is down. Pause, stay in the group and try again.
+    """A dependency is down. Pause, stay in the group and retry.
 
     Attributes:
-        condition: which of :class:`consumer.runtime.readiness.Name` keeps us from being ready.
+        condition: The condition that keeps the role from being ready meanwhile.
     """
 
     exit_code = 75
 
-    def __init__(self, message: str, condition: str = "broker") -> None:
+    def __init__(self, message: str, condition: Condition = Condition.BROKER) -> None:
         super().__init__(message)
         self.condition = condition
 
 
 class FatalError(ServiceError):
-    """This process cannot go on (fenced, refused by the broker, stuck). Stop and be restarted."""
+    """This process cannot continue (fenced, refused by the broker, stalled). Stop and be restarted."""
 
     exit_code = 75
 
 
 class InvariantError(ServiceError):
-    """Something that cannot happen did: a bug in this software."""
+    """A state that should be impossible was reached: a bug in this software."""
 
     exit_code = 70

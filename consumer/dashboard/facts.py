@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from consumer.errors import Condition
 from consumer.monitor.endpoints import MonitorSnapshot
 from consumer.monitor.recent import RecentSnapshot
 from consumer.monitor.stream_status import StreamSnapshot
-from consumer.runtime.readiness import ActiveCondition, Condition
+from consumer.runtime.readiness import ActiveCondition
 from consumer.settings import DriftSettings, OutcomeSettings
 
 

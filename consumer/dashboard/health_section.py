@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 from consumer.dashboard.facts import PageView
 from consumer.dashboard.markup import duration, moment, number, sentence, tag
 from consumer.dashboard.series import title
-from consumer.runtime.readiness import Condition
+from consumer.errors import Condition
 
 _CONDITIONS: Final = {
     Condition.STARTING: "Starting.",

@@ -29,10 +29,10 @@ from confluent_kafka import (
 )
 
 from consumer.columnar.arrays import select_rows
-from consumer.errors import FatalError, Unavailable
+from consumer.errors import Condition, FatalError, Unavailable
 from consumer.kafka.errors import describe, error_of, is_outage, served
 from consumer.pipeline.batch import Headers, RawBatch
-from consumer.runtime.readiness import Condition, Readiness
+from consumer.runtime.readiness import Readiness
 
 log = structlog.get_logger(__name__)
 

@@ -22,11 +22,11 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # not in __all__
 
 from consumer.columnar.arrays import IntArray
-from consumer.errors import FatalError, StartupError, Unavailable
+from consumer.errors import Condition, FatalError, StartupError, Unavailable
 from consumer.kafka.admin import GONE_CODES, TopicProbe, facts_of
 from consumer.kafka.client_config import FETCH
 from consumer.kafka.errors import describe, error_of, is_outage
-from consumer.runtime.readiness import Condition, Readiness
+from consumer.runtime.readiness import Readiness
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,8 +10,7 @@ from typing import Any, Final
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-from consumer.errors import StartupError, Unavailable
-from consumer.runtime.readiness import Condition
+from consumer.errors import Condition, StartupError, Unavailable
 from schemas.errors import SchemaError
 from schemas.repository import AvroSchema, known_schemas
 

@@ -13,11 +13,11 @@ from typing import Protocol
 from confluent_kafka import Consumer, TopicPartition
 
 from consumer.columnar.arrays import select_rows
-from consumer.errors import Unavailable
+from consumer.errors import Condition, Unavailable
 from consumer.kafka.consumer import EventConsumer
 from consumer.kafka.producer import Records
 from consumer.pipeline.batch import RawBatch
-from consumer.runtime.readiness import Condition, Readiness
+from consumer.runtime.readiness import Readiness
 from consumer.scorer.processing import ProcessedBatch
 
 

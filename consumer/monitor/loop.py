@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from consumer.errors import Unavailable
+from consumer.errors import Condition, Unavailable
 from consumer.kafka.admin import TopicProbe
 from consumer.kafka.client_config import common
 from consumer.kafka.reader import CommittedTail, TailBatch
@@ -27,7 +27,7 @@ from consumer.pipeline.batch import RecordBatch
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas
 from consumer.pipeline.rejections import Rejections
-from consumer.runtime.readiness import Condition, Readiness
+from consumer.runtime.readiness import Readiness
 from schemas.repository import purchase_prediction
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Monitor:
             else:
                 self._take(self._in_hand)
         except Unavailable as outage:
-            self._conditions.set(Condition(outage.condition), str(outage))
+            self._conditions.set(outage.condition, str(outage))
             self._sleep(PAUSE_S)
 
     def _take(self, records: TailBatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, Producer
 
+from consumer.errors import Condition
 from consumer.kafka import client_config
 from consumer.kafka.admin import describe_topics
 from consumer.kafka.consumer import EventConsumer
@@ -19,7 +20,7 @@ from consumer.roles.shared import STARTUP_TIMEOUT_S, pipeline, role_registry, wa
 from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.lifecycle import running, stopping_on_signals
 from consumer.runtime.memory import tune_gc_and_malloc
-from consumer.runtime.readiness import Condition, Readiness
+from consumer.runtime.readiness import Readiness
 from consumer.runtime.watchdog import COMMIT_MARGIN_S, Watchdog
 from consumer.scorer.loop import Scorer
 from consumer.scorer.metrics import ScorerTelemetry

@@ -1,7 +1,7 @@
-"""What keeps this process from doing its work right now, and since when.
+"""The conditions that keep a role from being ready.
 
-Raised and cleared by whoever meets the trouble, read by the health endpoint. An empty set is
-readiness; a scorer without partitions is a healthy standby.
+The code that meets a problem sets a condition and clears it later; the health endpoint reads them. A role
+is ready when no condition is active. A scorer without partitions is a healthy standby.
 """
 
 from __future__ import annotations
@@ -9,30 +9,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-
-class Condition(StrEnum):
-    """The closed set of conditions."""
-
-    STARTING = "starting"
-    BROKER = "broker"
-    PARTITION = "partition"
-    SCHEMA_REGISTRY = "schema_registry"
-    MODEL = "model"
-    AUDIT_LOG = "audit_log"
+from consumer.errors import Condition
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveCondition:
-    """One thing that is wrong.
+    """A condition that holds now.
 
     Attributes:
-        reason: what is wrong, one line.
-        since_s: when it began, seconds since the epoch.
+        reason: One line that says what is wrong.
+        since_s: Start of the condition, seconds since the epoch.
     """
 
     reason: str
@@ -40,42 +30,42 @@ class ActiveCondition:
 
 
 class Readiness:
-    """The conditions of one process; safe to use from several threads."""
+    """The active conditions of one process. Thread-safe."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
         self._lock = threading.Lock()
         self._active: dict[Condition, ActiveCondition] = {}
 
-    def set(self, name: Condition, reason: str) -> None:
-        """Begin a condition, or give one that goes on a new reason."""
+    def set(self, condition: Condition, reason: str) -> None:
+        """Activate a condition. If it is active already, replace its reason and keep its start."""
         with self._lock:
-            since_s = self._active[name].since_s if name in self._active else self._now_s()
-            self._active[name] = ActiveCondition(reason, since_s)
+            since_s = self._active[condition].since_s if condition in self._active else self._now_s()
+            self._active[condition] = ActiveCondition(reason, since_s)
 
-    def clear(self, name: Condition) -> None:
-        """End a condition, if it is there."""
+    def clear(self, condition: Condition) -> None:
+        """Deactivate a condition. Does nothing if it is not active."""
         with self._lock:
-            self._active.pop(name, None)
+            self._active.pop(condition, None)
 
     def active(self) -> dict[Condition, ActiveCondition]:
-        """Return a copy of what is wrong."""
+        """Return a copy of the active conditions."""
         with self._lock:
             return dict(self._active)
 
 
 class ReadinessCollector(Collector):
-    """Shows the conditions as a metric: 1 for what is wrong, 0 for what is not."""
+    """Exports each condition as a gauge: 1 if it is active, else 0."""
 
-    def __init__(self, conditions: Readiness) -> None:
-        self._conditions = conditions
+    def __init__(self, readiness: Readiness) -> None:
+        self._readiness = readiness
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Yield one series per condition."""
         family = GaugeMetricFamily(
             "purchase_stream_condition", "1 while this keeps the role from being ready.", labels=["condition"]
         )
-        active = self._conditions.active()
-        for name in Condition:
-            family.add_metric([name], float(name in active))
+        active = self._readiness.active()
+        for condition in Condition:
+            family.add_metric([condition], float(condition in active))
         yield family

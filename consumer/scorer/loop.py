@@ -19,10 +19,10 @@ from typing import Final
 
 import structlog
 
-from consumer.errors import BatchAborted, RecordRejectedByBroker, Unavailable
+from consumer.errors import BatchAborted, Condition, RecordRejectedByBroker, Unavailable
 from consumer.kafka.session import Session
 from consumer.pipeline.batch import RawBatch
-from consumer.runtime.readiness import Condition, Readiness
+from consumer.runtime.readiness import Readiness
 from consumer.scorer.metrics import ScorerTelemetry
 from consumer.scorer.processing import BatchProcessor, ProcessedBatch
 from consumer.settings import BatchSettings
@@ -253,7 +253,7 @@ class Scorer:
             try:
                 act()
             except Unavailable as outage:
-                self._conditions.set(Condition(outage.condition), str(outage))
+                self._conditions.set(outage.condition, str(outage))
                 self._session.stay(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
@@ -264,7 +264,7 @@ class Scorer:
         self._telemetry.batch_aborted()
         log.warning("batch not committed, trying again", n_events=n_events, reason=str(trouble))
         if isinstance(trouble, Unavailable):
-            self._conditions.set(Condition(trouble.condition), str(trouble))
+            self._conditions.set(trouble.condition, str(trouble))
 
     def _committed(self, decision: ProcessedBatch, took_s: float) -> None:
         """Tell of a batch that is committed; whatever was away is back."""

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import structlog
 
-from consumer.errors import StartupError
-from consumer.runtime.readiness import Condition, Readiness
+from consumer.errors import Condition, StartupError
+from consumer.runtime.readiness import Readiness
 from model_store.errors import ModelStoreError
 from model_store.loading import LoadedModel
 from model_store.store import ModelStore

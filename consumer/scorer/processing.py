@@ -9,14 +9,13 @@ from typing import Final
 
 import numpy as np
 
-from consumer.errors import InvariantError, Unavailable
+from consumer.errors import Condition, InvariantError, Unavailable
 from consumer.pipeline.batch import RawBatch
 from consumer.pipeline.dead_letter import DeadLetters, dead_letters
 from consumer.pipeline.event_json import events_json
 from consumer.pipeline.pipeline import Pipeline, PipelineResult
 from consumer.pipeline.rejections import Code, Rejection, Rejections
 from consumer.pipeline.score import ModelFails
-from consumer.runtime.readiness import Condition
 from consumer.scorer.metrics import BatchReport
 
 _MODEL_FAILURES_BORNE: Final = 10

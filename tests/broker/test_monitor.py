@@ -18,10 +18,10 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from consumer.embedded_kafka.broker import EmbeddedKafka
-from consumer.errors import StartupError, Unavailable
+from consumer.errors import Condition, StartupError, Unavailable
 from consumer.kafka.admin import TopicSpec, create_topics
 from consumer.monitor.loop import open_monitor
-from consumer.runtime.readiness import Condition, Readiness
+from consumer.runtime.readiness import Readiness
 from schemas.bundled import BundledSchemas
 from tests.support import monitor as monitored
 from tests.support.events import prediction

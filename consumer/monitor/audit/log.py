@@ -21,10 +21,9 @@ import fcntl
 import os
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-from consumer.errors import InvariantError, StartupError, Unavailable
+from consumer.errors import Condition, InvariantError, StartupError, Unavailable
 from consumer.monitor.audit.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from consumer.monitor.durable import FILE_MODE, sync_folder, write_all
-from consumer.runtime.readiness import Condition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

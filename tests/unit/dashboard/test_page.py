@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from consumer.dashboard.document import page
 from consumer.dashboard.facts import PageView
 from consumer.dashboard.routes import page_routes
+from consumer.errors import Condition
 from consumer.kafka.reader import TailBatch
 from consumer.monitor.drift.baselines import Baselines
 from consumer.monitor.drift.sample import student_hashes, versions_of
@@ -27,7 +28,7 @@ from consumer.monitor.retraining import recommend
 from consumer.monitor.snapshot import OutcomesSnapshot
 from consumer.monitor.stream_status import StreamSnapshot
 from consumer.roles.monitor import champion_since
-from consumer.runtime.readiness import ActiveCondition, Condition
+from consumer.runtime.readiness import ActiveCondition
 from consumer.settings import DriftSettings, OutcomeSettings
 from model_store.countries import country_code
 

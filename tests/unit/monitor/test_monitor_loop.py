@@ -10,13 +10,13 @@ import numpy as np
 import orjson
 import pytest
 
-from consumer.errors import Unavailable
+from consumer.errors import Condition, Unavailable
 from consumer.kafka.reader import TailBatch
 from consumer.monitor import durable, loop
 from consumer.monitor.audit.log import AuditLog
 from consumer.monitor.loop import CommittedBatch, Monitor, Round
 from consumer.pipeline.decode import Decoder
-from consumer.runtime.readiness import Condition, Readiness
+from consumer.runtime.readiness import Readiness
 from schemas.framing import CONFLUENT_MARKER, SINGLE_OBJECT_HEADER_BYTES
 from schemas.repository import AvroSchema, purchase_prediction
 from tests.support.events import prediction

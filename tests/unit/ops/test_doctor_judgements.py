@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from consumer.errors import Condition
 from consumer.kafka.admin import GroupLag, TopicSetup
 from consumer.kafka.trial import Trial, offsets_partition
 from consumer.ops.doctor.broker import judge_clock, judge_group
@@ -26,7 +27,7 @@ from consumer.ops.doctor.local import (
 )
 from consumer.ops.doctor.topics import judge_topics
 from consumer.runtime.http import HttpServer, health_routes
-from consumer.runtime.readiness import Condition, Readiness
+from consumer.runtime.readiness import Readiness
 from consumer.settings import (
     AuditSettings,
     KafkaSettings,

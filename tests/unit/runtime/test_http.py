@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from consumer.errors import StartupError
+from consumer.errors import Condition, StartupError
 from consumer.runtime.http import HttpServer, health_routes
-from consumer.runtime.readiness import Condition, Readiness
+from consumer.runtime.readiness import Readiness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

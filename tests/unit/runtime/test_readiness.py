@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from consumer.runtime.readiness import ActiveCondition, Condition, Readiness
+from consumer.errors import Condition
+from consumer.runtime.readiness import ActiveCondition, Readiness
 from tests.support.clock import Clock
 
 

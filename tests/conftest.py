@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from hypothesis import settings
@@ -52,7 +52,7 @@ def topics(kafka: str, request: pytest.FixtureRequest) -> Iterator[NewTopic]:
 
     from consumer.kafka.admin import TopicSpec, create_topics  # noqa: PLC0415 - the same
 
-    client_config = {"bootstrap.servers": kafka}
+    client_config: dict[str, Any] = {"bootstrap.servers": kafka}
     test = re.sub(r"[^A-Za-z0-9._-]", "-", request.node.name)[:80]
     names: list[str] = []
 

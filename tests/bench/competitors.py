@@ -79,7 +79,7 @@ def pass_through(
         if transactional:
             producer.begin_transaction()
         for message in messages:
-            producer.produce(output, message.value(), message.key(), message.partition())
+            producer.produce(output, message.value(), message.key(), message.partition() or 0)
         producer.flush()
         if transactional:
             producer.send_offsets_to_transaction(next_offsets(messages), consumer.consumer_group_metadata())
@@ -127,7 +127,7 @@ def hand_written(servers: str, topic: str, output: str, group: str, store: str) 
         good, events = [], []
         for message in messages:
             try:
-                record = fastavro.schemaless_reader(io.BytesIO(message.value()[10:]), reader)
+                record = fastavro.schemaless_reader(io.BytesIO((message.value() or b"")[10:]), reader)
                 events.append(Event.model_validate(record))
                 good.append(message)
             except (ValidationError, EOFError):
@@ -161,7 +161,7 @@ def hand_written(servers: str, topic: str, output: str, group: str, store: str) 
                     "features": {name: fields[name] for name in INPUT_NAMES},
                 },
             )
-            producer.produce(output, header + out.getvalue(), message.key(), message.partition())
+            producer.produce(output, header + out.getvalue(), message.key(), message.partition() or 0)
         producer.flush()
         producer.send_offsets_to_transaction(next_offsets(messages), consumer.consumer_group_metadata())
         producer.commit_transaction()

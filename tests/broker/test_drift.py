@@ -180,7 +180,7 @@ def test_a_report_says_the_same_of_the_topic_as_of_the_log(
     def report(*options: str) -> str:
         process = deployment.start("report", "--out", "report.html", *options)
         assert process.wait(60) == 0, deployment.logs()
-        page = (deployment.folder / "report.html").read_text()
+        page: str = (deployment.folder / "report.html").read_text()
         return page[page.index("<table") : page.index("</main>")]
 
     of_the_log = report()

@@ -108,7 +108,7 @@ class Writer:
             producer.produce(topics.predictions, prediction_of(0, n), key)
         for n, key in world.letters:
             value, headers = letter(topics.events, n)
-            producer.produce(topics.dead_letters, value, key, headers=headers)
+            producer.produce(topics.dead_letters, value, key, headers=[*headers])
         for topic, value in extra:
             producer.produce(getattr(topics, topic), value, b"key")
         assert producer.flush(20) == 0

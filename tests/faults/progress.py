@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from confluent_kafka import Consumer, ConsumerGroupState, IsolationLevel, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # not in __all__
 
 _ANSWER_WITHIN_S: Final = 30.0
 _LOGGER: Final = logging.getLogger("librdkafka")
@@ -52,8 +52,9 @@ class GroupLag:
         topic = self.topics[kind]
         partitions = self._admin.list_topics(topic, _ANSWER_WITHIN_S).topics[topic].partitions
         level = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED
+        latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the client has no types here
         answers = self._admin.list_offsets(
-            {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions},
+            dict.fromkeys((TopicPartition(topic, partition) for partition in partitions), latest),
             isolation_level=level,
             request_timeout=_ANSWER_WITHIN_S,
         )

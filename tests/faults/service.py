@@ -213,8 +213,7 @@ class Service:
 
     def await_progress(self, timeout_s: float = 60) -> None:
         """Wait until something more is committed."""
-        before: dict[int, int] = {}
-        self.await_that(lambda: bool(before.update(self.committed()) or before), timeout_s, "no broker")
+        before = self._await_committed(timeout_s)
         self.await_that(lambda: self.committed() != before, timeout_s, "nothing was committed")
 
     def await_decided(self, timeout_s: float = _DECIDED_WITHIN_S) -> None:
@@ -240,11 +239,21 @@ class Service:
                 )
             time.sleep(_LOOK_EVERY_S)
 
+    def _await_committed(self, timeout_s: float) -> dict[int, int]:
+        """Return the group's committed offsets as soon as there are any."""
+        offsets: dict[int, int] = {}
+
+        def answered() -> bool:
+            offsets.update(self.committed())
+            return bool(offsets)
+
+        self.await_that(answered, timeout_s, "no broker")
+        return offsets
+
     def interruption(self, partitions: frozenset[int] | None = None) -> Kill:
         """Note that something was just killed; see :meth:`recovery_s`."""
         at_s = time.monotonic()
-        offsets: dict[int, int] = {}
-        self.await_that(lambda: bool(offsets.update(self.committed()) or offsets), 120, "no broker")
+        offsets = self._await_committed(120)
         return Kill(at_s, partitions or frozenset(offsets), offsets)
 
     def recovery_s(self, kill: Kill, timeout_s: float = 60) -> float:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from consumer.errors import StartupError
-from consumer.monitor.audit import log as audit_log
 from consumer.monitor.audit.log import AuditLog
+from consumer.monitor.durable import write_all
 from tests.faults import crash_points as wiring
 from tests.unit.monitor import test_audit_log_crashes as crashes
 
@@ -53,8 +54,8 @@ class CheckpointFirst(AuditLog):
     def append(self, lines: bytes, next_offsets: Mapping[int, int]) -> None:
         """Append in the wrong order; nothing is ever rotated."""
         self._write(self._checkpoint.after(len(lines), dict(next_offsets)))
-        audit_log.write_all(self._descriptor(), lines)
-        audit_log.os.fsync(self._descriptor())
+        write_all(self._descriptor(), lines)
+        os.fsync(self._descriptor())
 
 
 def _log_is_exact_after_power_loss(step: int) -> bool:

@@ -83,7 +83,9 @@ def reject(service: Any, events: list[tuple[Event, Code]], *, max_bytes: int = 1
             rejected_at_ms=1_790_000_000_000,
             max_bytes=max_bytes,
         )
-        producer.produce(service.topics["DEAD_LETTERS"], letter.value, letter.key, 0, headers=letter.headers)
+        producer.produce(
+            service.topics["DEAD_LETTERS"], letter.value, letter.key, 0, headers=[*letter.headers]
+        )
     assert producer.flush(20) == 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,6 +24,11 @@ _VALUES = {
     "boolean": st.booleans(),
 }
 _EVENT = parse_schema(definition())
+
+
+def parsed(schema: dict[str, Any]) -> dict[str, Any]:
+    """Parse the schema of a record."""
+    return cast("dict[str, Any]", parse_schema(schema))
 
 
 def _schema(kinds: list[str]) -> Any:
@@ -239,7 +244,7 @@ def test_a_signalling_nan_is_read_without_a_warning() -> None:
 
 def test_a_nested_record_is_flattened_in_wire_order() -> None:
     """Predictions are decoded with the same columns, their features by dotted names."""
-    assert field_plan(parse_schema(definition("purchase_prediction")))[-2:] == [
+    assert field_plan(parsed(definition("purchase_prediction")))[-2:] == [
         ("features.practice_exams_passed", "long"),
         ("features.minutes_spent_on_exams", "double"),
     ]
@@ -248,6 +253,6 @@ def test_a_nested_record_is_flattened_in_wire_order() -> None:
 @pytest.mark.parametrize("kind", ["null", "bytes", ["null", "int"], {"type": "array", "items": "int"}])
 def test_a_schema_beyond_primitives_has_no_plan(kind: object) -> None:
     """The error names the field."""
-    schema = parse_schema({"type": "record", "name": "R", "fields": [{"name": "odd", "type": kind}]})
+    schema = parsed({"type": "record", "name": "R", "fields": [{"name": "odd", "type": kind}]})
     with pytest.raises(ValueError, match="field odd"):
         field_plan(schema)

@@ -27,6 +27,7 @@ from consumer.monitor.rejections import RejectionLog
 from consumer.monitor.retraining import recommend
 from consumer.monitor.snapshot import OutcomesSnapshot
 from consumer.monitor.stream_status import StreamSnapshot
+from consumer.pipeline.rejections import NONE_REJECTED
 from consumer.roles.monitor import champion_since
 from consumer.runtime.readiness import ActiveCondition
 from consumer.settings import DriftSettings, OutcomeSettings
@@ -40,7 +41,7 @@ def committed(predictions: Any) -> CommittedBatch:
     """Return predictions as a batch of one partition."""
     n = len(predictions)
     records = TailBatch(np.zeros(n, np.int64), np.arange(n), [b""] * n, {0: n})
-    return CommittedBatch(records, predictions, [])
+    return CommittedBatch(records, predictions, NONE_REJECTED)
 
 
 def facts_of(store: Any, *batches: Any, letters: tuple[bytes, ...] = (), **conditions: str) -> PageView:

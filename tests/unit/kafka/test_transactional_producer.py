@@ -5,6 +5,7 @@ The producer is a double that follows a script; what librdkafka itself does is t
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -90,7 +91,7 @@ class Producer:
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry at once."""
-    monkeypatch.setattr(transaction.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
 
 
 def on(broker: Broker, **told: Any) -> Transaction:
@@ -215,7 +216,7 @@ def test_a_broken_connection_during_a_commit_recycles_the_producer() -> None:
 def test_a_slow_end_recycles_the_producer(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It took long enough for a request to have been sent twice."""
     now_s = [0.0]
-    monkeypatch.setattr(transaction.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
 
     def take_long(_: Any) -> None:
         now_s[0] += transaction.SENT_AGAIN_AFTER_S * 1.01

@@ -82,4 +82,5 @@ def test_a_flood_of_garbage_stays_within_bounded_memory() -> None:
     for number in range(10_000):
         country_code(f"garbage {number}")
     remembered = countries._remembered.cache_info()
-    assert remembered.currsize <= remembered.maxsize == 4096
+    assert remembered.maxsize == 4096
+    assert remembered.currsize <= remembered.maxsize

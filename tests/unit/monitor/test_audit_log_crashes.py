@@ -85,7 +85,8 @@ class Disk:
 
     def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
         """Open, or create."""
-        return self._call(lambda _: os.open(path, flags, mode))
+        descriptor: int = self._call(lambda _: os.open(path, flags, mode))
+        return descriptor
 
     def write(self, descriptor: int, data: bytes) -> int:
         """Append."""
@@ -97,7 +98,8 @@ class Disk:
             self._unsynced.setdefault(os.fstat(descriptor).st_ino, []).append((at, part))
             return written
 
-        return self._call(perform)
+        n_written: int = self._call(perform)
+        return n_written
 
     def ftruncate(self, descriptor: int, length: int) -> None:
         """Cut."""

@@ -192,7 +192,12 @@ def test_a_registry_outage_holds_the_batch(tmp_path: Path) -> None:
 def test_stop_ends_the_run_and_releases_everything(tmp_path: Path, *, behind: bool) -> None:
     """After stop, run returns with what it had read logged and shown, the topic closed, the log free."""
     bench = Bench(tmp_path / "log.jsonl", [prediction(event_id=event_id) for event_id in "abc"])
-    bench.monitor._observe = lambda report: (bench.rounds.append(report), bench.monitor.stop())
+
+    def observe(report: Round) -> None:
+        bench.rounds.append(report)
+        bench.monitor.stop()
+
+    bench.monitor._observe = observe
     bench.monitor.run()
     assert bench.topic.closed
     assert bench.event_ids() == (["a", "b", "c"] if behind else ["a", "b"])

@@ -148,7 +148,7 @@ def test_the_offsets_partition_is_kafkas() -> None:
 
 
 def _java(text: str) -> int:
-    code = sum(ord(char) * 31 ** (len(text) - 1 - i) for i, char in enumerate(text)) % 2**32
+    code: int = sum(ord(char) * 31 ** (len(text) - 1 - i) for i, char in enumerate(text)) % 2**32
     return code - 2**32 if code >= 2**31 else code
 
 

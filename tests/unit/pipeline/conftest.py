@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from consumer.pipeline.decode import Decoder
@@ -30,7 +31,7 @@ class Champion:
     threshold: float
     version: str = "20261122T101500Z-1a2b3c4d"
 
-    def predict_probability(self, features: NDArray) -> NDArray:
+    def predict_probability(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """Score."""
         return self.scorer.predict_probability(features)
 

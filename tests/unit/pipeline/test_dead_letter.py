@@ -205,4 +205,4 @@ def _plainly(rejection: Rejection, raw: RawBatch) -> DeadLetter:
         str(status),
     ]
     headers = [(name, text.encode()) for name, text in zip(OWN_HEADERS, own, strict=True)]
-    return DeadLetter(row, key, orjson.dumps(body), raw.headers([row])[0] + headers)
+    return DeadLetter(row, key, orjson.dumps(body), [*raw.headers([row])[0], *headers])

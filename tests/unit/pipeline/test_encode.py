@@ -112,7 +112,7 @@ def test_no_predictions_are_no_bytes() -> None:
 def test_the_frame_is_the_callers() -> None:
     """With a registry it is Confluent's; the record behind it is the same."""
     scored, offsets = _scored([event()], [0.25]), np.array([7])
-    arguments = {"scored_at_ms": 5, "partitions": [1], "offsets": offsets}
+    arguments: dict[str, Any] = {"scored_at_ms": 5, "partitions": [1], "offsets": offsets}
     (single,) = encode_predictions(scored, header=HEADER, **arguments)
     (confluent,) = encode_predictions(scored, header=confluent_header(9), **arguments)
     assert confluent == confluent_header(9) + single[len(HEADER) :]

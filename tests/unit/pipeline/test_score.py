@@ -86,7 +86,12 @@ def test_a_country_that_is_none_is_minus_one() -> None:
 def test_a_spelling_is_looked_up_once() -> None:
     """The table is by the bytes as received."""
     asked: list[str] = []
-    numbers = CountryNumbers(lambda text: asked.append(text) or len(asked))
+
+    def number(text: str) -> int:
+        asked.append(text)
+        return len(asked)
+
+    numbers = CountryNumbers(number)
     assert [numbers["Île".encode()], numbers[b"NA"], numbers["Île".encode()]] == [1, 2, 1]
     assert asked == ["Île", "NA"]
 

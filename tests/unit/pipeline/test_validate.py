@@ -204,6 +204,7 @@ def test_every_broken_field_is_listed_in_the_order_of_the_schema() -> None:
     """A producer that gets nine fields wrong learns of nine."""
     broken = event(event_id="", student_id="", student_country="x", **dict.fromkeys(NUMBERS, -1))
     _, (rejection,) = validate(_batch(broken))
+    assert isinstance(rejection.detail, list)
     assert [problem["loc"] for problem in rejection.detail] == [
         ["event", name] for name in broken if name != "occurred_at"
     ]
@@ -222,6 +223,7 @@ def test_the_rule_across_fields_waits_for_good_fields() -> None:
     both = event(practice_exams_started=1, practice_exams_passed=2, minutes_watched=-1.0)
     _, (rejection,) = validate(_batch(both))
     assert rejection.code is Code.FIELD_INVALID
+    assert isinstance(rejection.detail, list)
     assert [problem["loc"][-1] for problem in rejection.detail] == ["minutes_watched"]
 
 

@@ -94,7 +94,12 @@ def test_children_stop_one_after_the_other(tmp_path: Path, command: list[str], l
 def test_a_request_ends_the_run_without_a_death(tmp_path: Path, command: list[str], log: io.StringIO) -> None:
     """What a signal asks for is no failure."""
     supervisor = Supervisor([child("a", tmp_path)], command=command, log=log)
-    asker = threading.Thread(target=lambda: (await_files(tmp_path, "a"), supervisor.request_stop()))
+
+    def ask() -> None:
+        await_files(tmp_path, "a")
+        supervisor.request_stop()
+
+    asker = threading.Thread(target=ask)
     asker.start()
     assert supervisor.run() is None
     asker.join()

@@ -32,19 +32,17 @@ def _buckets(name: str, labels: str, edges: list[float], counts: list[int]) -> l
 
 
 def _report(**changes: Any) -> BatchReport:
-    return BatchReport(
-        **{
-            "n_events": 5,
-            "rejections": {Code.TOMBSTONE: 1, Code.FIELD_INVALID: 1},
-            "model_version": "v1",
-            "probabilities": np.array([0.04, 0.5, 1.0]),
-            "n_positive": 2,
-            "n_unknown_country": 1,
-            "ages_s": np.array([0.02, 0.02, 100000.0]),
-            "durations_s": dict.fromkeys(STAGES, 0.001),
-        }
-        | changes
-    )
+    fields: dict[str, Any] = {
+        "n_events": 5,
+        "rejections": {Code.TOMBSTONE: 1, Code.FIELD_INVALID: 1},
+        "model_version": "v1",
+        "probabilities": np.array([0.04, 0.5, 1.0]),
+        "n_positive": 2,
+        "n_unknown_country": 1,
+        "ages_s": np.array([0.02, 0.02, 100000.0]),
+        "durations_s": dict.fromkeys(STAGES, 0.001),
+    } | changes
+    return BatchReport(**fields)
 
 
 def test_the_exposition_of_one_batch_is_exactly_this() -> None:

@@ -97,7 +97,7 @@ def test_a_prediction_is_the_streams_own_to_the_last_bit(client: TestClient, pip
     event = STUDENT | {"event_id": "e", "student_id": "s", "occurred_at": 0}
     fastavro.schemaless_writer(record, engagement_event().parsed, event)
     value = single_object_header(engagement_event().fingerprint) + record.getvalue()
-    raw = RawBatch("t", [0] * 9, list(range(9)), [b"s"] * 9, [value] * 9, lambda _: 0, lambda _: [])
+    raw = RawBatch("t", [0] * 9, list(range(9)), [b"s"] * 9, [value] * 9, lambda _: [], lambda _: [])
     scored = pipeline.run(raw, scored_at_ms=0).scored
     assert answer == {
         "predicted_purchase_probability": scored.probabilities[4].item(),

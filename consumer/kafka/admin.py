@@ -34,7 +34,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in __al
 )
 
 from consumer.errors import StartupError, Unavailable
-from consumer.kafka.errors import describe, error_of, is_outage
+from consumer.kafka.errors import format_error, is_outage, kafka_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -303,9 +303,9 @@ class TopicProbe:
         try:
             return answer.result(ASK_TIMEOUT_S + 1.0)
         except (KafkaException, TimeoutError) as exception:
-            error = error_of(exception) if isinstance(exception, KafkaException) else None
+            error = kafka_error(exception) if isinstance(exception, KafkaException) else None
             if error is None or is_outage(error):
-                why = "no answer" if error is None else describe(error)
+                why = "no answer" if error is None else format_error(error)
                 raise Unavailable(
                     f"no Kafka says what topic {self._topic} looks like: {why}; check that it is up"
                 ) from exception
@@ -313,7 +313,9 @@ class TopicProbe:
                 raise StartupError(
                     f"no topic {self._topic}; create it with: purchase-stream topics create"
                 ) from exception
-            raise StartupError(f"topic {self._topic} cannot be looked at: {describe(error)}") from exception
+            raise StartupError(
+                f"topic {self._topic} cannot be looked at: {format_error(error)}"
+            ) from exception
 
 
 def facts_of(description: TopicDescription) -> TopicFacts:
@@ -368,7 +370,7 @@ class ClusterFacts:
             self._admin = AdminClient(dict(client_config), logger=logging.getLogger("librdkafka"))
         except KafkaException as exception:
             raise StartupError(
-                f"Kafka client settings: {error_of(exception).str()}; correct kafka.client"
+                f"Kafka client settings: {kafka_error(exception).str()}; correct kafka.client"
             ) from exception
 
     def cluster(self) -> tuple[str, int]:
@@ -409,10 +411,10 @@ class ClusterFacts:
             raise Unavailable(f"no Kafka answers at {self._servers}") from error
 
     def _translated(self, exception: KafkaException, what: str) -> Unavailable | StartupError:
-        error = error_of(exception)
+        error = kafka_error(exception)
         if is_outage(error):
             return Unavailable(f"no Kafka answers at {self._servers} ({error.name()})")
-        return StartupError(f"{what}: {describe(error)}")
+        return StartupError(f"{what}: {format_error(error)}")
 
 
 def _setup(metadata: Any, settings: Mapping[str, str]) -> TopicSetup:
@@ -485,6 +487,8 @@ class GroupProgress:
         try:
             found = answers[self._group].result(ASK_TIMEOUT_S + 1.0)
         except (KafkaException, TimeoutError) as exception:
-            why = describe(error_of(exception)) if isinstance(exception, KafkaException) else "no answer"
+            why = (
+                format_error(kafka_error(exception)) if isinstance(exception, KafkaException) else "no answer"
+            )
             raise Unavailable(f"no Kafka says how far group {self._group} is: {why}") from exception
         return {part.partition: part.offset for part in found.topic_partitions if part.offset >= 0}

@@ -12,7 +12,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from consumer.errors import Unavailable
-from consumer.kafka.errors import describe, error_of
+from consumer.kafka.errors import format_error, kafka_error
 
 _DELIVERY_TIMEOUT_S: Final = 5.0
 
@@ -67,7 +67,7 @@ class PredictionProducer:
             if not outstanding.acquire(timeout=2 * _DELIVERY_TIMEOUT_S):
                 raise Unavailable("the broker did not take the prediction in time")
         if failed:
-            raise Unavailable(f"the broker did not take the prediction: {describe(failed[0])}")
+            raise Unavailable(f"the broker did not take the prediction: {format_error(failed[0])}")
 
     def _serve_reports(self) -> None:
         while not self._stopped.is_set():
@@ -93,13 +93,13 @@ class ControlProducer:
         """Send one record; ``on_delivered`` is called from :meth:`poll` with what went wrong, or None."""
 
         def delivered(error: KafkaError | None, _message: Any) -> None:
-            on_delivered(None if error is None else f"{self._topic}: {describe(error)}")
+            on_delivered(None if error is None else f"{self._topic}: {format_error(error)}")
 
         try:
             self._producer.produce(self._topic, value, key, on_delivery=delivered)
         except (BufferError, KafkaException) as refused:
-            error = error_of(refused) if isinstance(refused, KafkaException) else None
-            on_delivered(f"{self._topic}: {describe(error) if error else 'the queue is full'}")
+            error = kafka_error(refused) if isinstance(refused, KafkaException) else None
+            on_delivered(f"{self._topic}: {format_error(error) if error else 'the queue is full'}")
 
     def poll(self) -> None:
         """Serve deliveries, without waiting."""

@@ -30,7 +30,7 @@ from confluent_kafka import (
 
 from consumer.columnar.arrays import select_rows
 from consumer.errors import Condition, FatalError, Unavailable
-from consumer.kafka.errors import describe, error_of, is_outage, served
+from consumer.kafka.errors import format_error, is_outage, kafka_error, unwrap_callback_errors
 from consumer.pipeline.batch import Headers, RawBatch
 from consumer.runtime.readiness import Readiness
 
@@ -173,9 +173,9 @@ class EventConsumer:
 
     def _consume(self, n: int, timeout_s: float) -> list[Message]:
         try:
-            return served(self.client.consume, n, timeout_s)
+            return unwrap_callback_errors(self.client.consume, n, timeout_s)
         except KafkaException as exception:
-            self._rejoin(error_of(exception))
+            self._rejoin(kafka_error(exception))
             return []
 
     def _while_committing(self, n: int) -> list[Message]:
@@ -229,7 +229,7 @@ class EventConsumer:
         if self._unreadable.note(message, error):
             return
         if error.code() != KafkaError._MAX_POLL_EXCEEDED:  # the next poll joins again
-            log.warning("consumer error", where=parse_partition_offset(message), error=describe(error))
+            log.warning("consumer error", where=parse_partition_offset(message), error=format_error(error))
 
     def _rejoin(self, error: KafkaError) -> None:
         """Join the group anew as somebody else has our place in it, or seems to.
@@ -243,11 +243,11 @@ class EventConsumer:
         now_s = time.monotonic()
         if now_s - self._fenced_at_s < _FENCED_AGAIN_S:
             raise FatalError(
-                f"the group has fenced us ({describe(error)}); "
+                f"the group has fenced us ({format_error(error)}); "
                 "does another process run with our instance id? Give each its own kafka.instance_id"
             )
         self._fenced_at_s = now_s
-        log.warning("fenced by the group, joining it again", error=describe(error))
+        log.warning("fenced by the group, joining it again", error=format_error(error))
         self._paused.clear()
         self._on_revoke(self.client, [TopicPartition(self.topic, p) for p in self._assigned])
         self.client.close()
@@ -257,7 +257,7 @@ class EventConsumer:
 
     def _on_error(self, error: KafkaError) -> None:
         if is_outage(error):
-            self._conditions.set(Condition.BROKER, describe(error))
+            self._conditions.set(Condition.BROKER, format_error(error))
 
     def _probe_after_outage(self, *, heard: bool) -> None:
         """End the outage once the broker is heard again; where no events flow, ask it."""
@@ -326,7 +326,9 @@ class StartingOffsets:
         try:
             answer = consumer.committed(wanted, timeout=_COMMITTED_TIMEOUT_S)
         except KafkaException as exception:
-            raise Unavailable(f"committed offsets unknown: {describe(error_of(exception))}") from exception
+            raise Unavailable(
+                f"committed offsets unknown: {format_error(kafka_error(exception))}"
+            ) from exception
         return {at.partition: max(at.offset, 0) for at in answer}
 
     def start(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
@@ -339,7 +341,7 @@ class StartingOffsets:
             offsets = consumer.committed(list(partitions), timeout=_COMMITTED_TIMEOUT_S)
         except KafkaException as exception:
             # librdkafka asks again by itself; only a partition without an offset then needs a restart.
-            log.warning("committed offsets unknown", error=describe(error_of(exception)))
+            log.warning("committed offsets unknown", error=format_error(kafka_error(exception)))
             return
         for at in offsets:
             if at.offset < 0:
@@ -413,9 +415,9 @@ class StuckPartitions:
                 "decide where to go on and reset the group's offset"
             )
         elif error.code() in _STUCK_CODES:
-            reason = f"{where} cannot be read: {describe(error)}"
+            reason = f"{where} cannot be read: {format_error(error)}"
         elif error.code() in _ABSENT_CODES:
-            reason = f"{where}: {describe(error)}"
+            reason = f"{where}: {format_error(error)}"
         else:
             return False
         self._partitions.add(message.partition())

@@ -1,7 +1,7 @@
-"""KafkaError → what to do next. The one place that knows librdkafka's classes of errors.
+"""Translate librdkafka errors into what to do next.
 
-librdkafka marks an error ``fatal``, ``txn_requires_abort`` or ``retriable`` (its INTRODUCTION.md,
-"Transactional producer API"); one that is marked with none of them is to be treated as fatal.
+librdkafka marks an error as ``fatal``, ``txn_requires_abort`` or ``retriable`` (its INTRODUCTION.md,
+"Transactional producer API"). An error without any mark has to be treated like a fatal one.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ T = TypeVar("T")
 
 
 class Policy(Enum):
-    """What an error asks for."""
+    """What to do after an error of a transactional call."""
 
     RETRY_CALL = "make the same call again"
     ABORT = "abort the transaction, then retry the batch"
-    RECYCLE = "throw the producer away; what became of the transaction is unknown"
+    RECREATE_PRODUCER = "replace the producer; the transaction may or may not have been committed"
 
 
-OUTAGE_CODES: Final = frozenset(
-    {
-        KafkaError._TRANSPORT,
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._RESOLVE,
-        KafkaError._TIMED_OUT,
-        KafkaError._TIMED_OUT_QUEUE,
-        KafkaError._WAIT_COORD,
-        KafkaError._MSG_TIMED_OUT,
-        KafkaError.REQUEST_TIMED_OUT,
-        KafkaError.BROKER_NOT_AVAILABLE,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.NOT_ENOUGH_REPLICAS,
-        KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
-        KafkaError.NETWORK_EXCEPTION,
-    }
-)
-"""The broker, or the way to it, is away; it will be back."""
+_OUTAGE_REASONS: Final = {
+    # From the client itself: it could not reach a broker.
+    KafkaError._TRANSPORT: "The connection to a broker broke; the client reconnects.",
+    KafkaError._ALL_BROKERS_DOWN: "No broker can be reached at the moment.",
+    KafkaError._RESOLVE: "A broker's host name cannot be resolved; name servers fail for a while, too.",
+    KafkaError._TIMED_OUT: "A broker did not answer within socket.timeout.ms, or the call's own timeout.",
+    KafkaError._TIMED_OUT_QUEUE: "The request waited in the client for a connection until it expired.",
+    KafkaError._WAIT_COORD: "The coordinator of the group or transaction is not known yet.",
+    KafkaError._MSG_TIMED_OUT: "A record was not acknowledged within message.timeout.ms.",
+    # From a broker: it is starting, stopping, or passing its work on to another one.
+    KafkaError.REQUEST_TIMED_OUT: "The leader did not hear from enough replicas in time.",
+    KafkaError.BROKER_NOT_AVAILABLE: "The broker that the request was meant for is not in the cluster now.",
+    KafkaError.LEADER_NOT_AVAILABLE: "The partition is between two leaders.",
+    KafkaError.NOT_LEADER_FOR_PARTITION: "Another broker leads the partition now; the client's view is old.",
+    KafkaError.COORDINATOR_NOT_AVAILABLE: "The cluster has not placed the coordinator yet.",
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS: "The coordinator is still loading its state after a move.",
+    KafkaError.NOT_COORDINATOR: "Another broker is the coordinator now; the client's view is old.",
+    KafkaError.NOT_ENOUGH_REPLICAS: "Fewer replicas than min.insync.replicas; nothing was written.",
+    KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND: "The same, noticed after the leader had written.",
+    KafkaError.NETWORK_EXCEPTION: "The broker lost a connection while it served the request.",
+}
+"""Error codes of an outage, with why each passes without anybody's help."""
 
 
-def error_of(exception: KafkaException) -> KafkaError:
+def kafka_error(exception: KafkaException) -> KafkaError:
     """Return the error inside an exception."""
     error = exception.args[0]
     assert isinstance(error, KafkaError)  # noqa: S101 - the client's documented contract
@@ -55,36 +55,36 @@ def error_of(exception: KafkaException) -> KafkaError:
 
 
 def policy_of(error: KafkaError) -> Policy:
-    """Return what an error of a transactional call asks for."""
+    """Return what to do after an error of a transactional call."""
     if error.fatal():
-        return Policy.RECYCLE
+        return Policy.RECREATE_PRODUCER
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-        return Policy.ABORT  # refused by the client itself; the transaction stays good
+        return Policy.ABORT  # The client itself refused the record; the transaction is still good.
     if error.txn_requires_abort():
         return Policy.ABORT
     if error.retriable():
         return Policy.RETRY_CALL
-    return Policy.RECYCLE
+    return Policy.RECREATE_PRODUCER
 
 
 def is_outage(error: KafkaError) -> bool:
-    """Tell whether the broker, or the way to it, is away for the moment."""
-    return error.code() in OUTAGE_CODES
+    """Return whether the broker, or the network on the way to it, is away for now."""
+    return error.code() in _OUTAGE_REASONS
 
 
-def describe(error: KafkaError) -> str:
-    """Say an error in one line: ``_TRANSPORT: broker transport failure``."""
+def format_error(error: KafkaError) -> str:
+    """Return an error as one line, such as ``_TRANSPORT: broker transport failure``."""
     return f"{error.name()}: {error.str()}"
 
 
-def served(function: Callable[..., T], *arguments: Any) -> T:
-    """Make a call that serves callbacks; a fatal error leaves it as what it is.
+def unwrap_callback_errors(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a client function that may run callbacks, and raise the client's own error if it fails.
 
-    The client raises a fatal error from whatever call meets it, but may call us back before that call
-    returns. Python then takes the callback for broken: a SystemError, caused by the error we want.
+    A client call that meets a fatal error may run a callback before it returns. CPython then reports the
+    pending error as a SystemError of the callback, with the client's error as its ``__cause__``.
 
     Raises:
-        KafkaException: the client's own.
+        KafkaException: The client's own error.
     """
     try:
         return function(*arguments)

@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from consumer.kafka.client_config import common, transactional_producer
-from consumer.kafka.errors import describe, error_of
+from consumer.kafka.errors import format_error, kafka_error
 from consumer.kafka.producer import acquire_producer_id
 from consumer.settings import KafkaSettings
 
@@ -72,7 +72,7 @@ class ZombieFencer:
                 self._others.remove(gone)
                 log.info("ended what a member that is gone may have left open", instance=gone)
         except KafkaException as exception:
-            log.warning("members that are gone cannot be told", error=describe(error_of(exception)))
+            log.warning("members that are gone cannot be told", error=format_error(kafka_error(exception)))
 
     def _others_in(self, answer: Future[set[str]]) -> set[str]:
         present = answer.result()

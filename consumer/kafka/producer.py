@@ -20,7 +20,14 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from consumer.errors import BatchAborted, FatalError, RecordRejectedByBroker, Unavailable
 from consumer.kafka.client_config import RETRY_BACKOFF_MS
-from consumer.kafka.errors import Policy, describe, error_of, is_outage, policy_of, served
+from consumer.kafka.errors import (
+    Policy,
+    format_error,
+    is_outage,
+    kafka_error,
+    policy_of,
+    unwrap_callback_errors,
+)
 from consumer.pipeline.batch import Headers
 
 log = structlog.get_logger(__name__)
@@ -110,11 +117,11 @@ class Transaction:
         try:
             acquire_producer_id(producer, _STEP_TIMEOUT_S)
         except KafkaException as exception:
-            error = error_of(exception)
+            error = kafka_error(exception)
             if error.retriable() or is_outage(error):
-                raise Unavailable(f"no transactional producer yet: {describe(error)}") from exception
+                raise Unavailable(f"no transactional producer yet: {format_error(error)}") from exception
             raise FatalError(
-                f"the broker refuses the transactional producer: {describe(error)}"
+                f"the broker refuses the transactional producer: {format_error(error)}"
             ) from exception
         self._producer = producer
         self._disturbance = None
@@ -135,7 +142,9 @@ class Transaction:
         producer = self._producer
         assert producer is not None  # noqa: S101 - open() made it
         try:
-            served(producer.poll, 0)  # what broke while there was no transaction puts none in doubt
+            unwrap_callback_errors(
+                producer.poll, 0
+            )  # what broke while there was no transaction puts none in doubt
             self._disturbance = None
             self._call(producer.begin_transaction)
             for records in outgoing:
@@ -171,18 +180,18 @@ class Transaction:
             try:
                 function(*arguments)
             except KafkaException as exception:
-                error = error_of(exception)
+                error = kafka_error(exception)
                 if policy_of(error) is not Policy.RETRY_CALL:
                     raise
                 if is_outage(error):
-                    self._on_outage(describe(error))
+                    self._on_outage(format_error(error))
                 time.sleep(_RETRY_PAUSE_S)
             else:
                 return
 
     def _flush(self, producer: Producer) -> None:
         """Wait until every record is acknowledged or has failed."""
-        while served(producer.flush, 1.0):
+        while unwrap_callback_errors(producer.flush, 1.0):
             self._heartbeat()
 
     def _recycle_if_doubtful(self, producer: Producer, began_s: float) -> None:
@@ -193,7 +202,9 @@ class Transaction:
         Jepsen, Bufstream 0.1.0). A new epoch fences it. librdkafka does not tell of what it has sent
         again, but it waits before it does, and it reports connections that broke.
         """
-        served(producer.poll, 0)  # hear of broken connections now, not in the next transaction
+        unwrap_callback_errors(
+            producer.poll, 0
+        )  # hear of broken connections now, not in the next transaction
         took_s = time.monotonic() - began_s
         if self._disturbance is not None or took_s > SENT_AGAIN_AFTER_S:
             log.info(
@@ -205,16 +216,16 @@ class Transaction:
 
     def _recover(self, producer: Producer, exception: KafkaException) -> None:
         """Undo what was begun, and say what that means for the batch."""
-        error = error_of(exception)
+        error = kafka_error(exception)
         if policy_of(error) is Policy.ABORT:
             began_s = time.monotonic()
             try:
                 self._call(producer.abort_transaction)
                 self._recycle_if_doubtful(producer, began_s)
             except KafkaException as abort_exception:
-                exception, error = abort_exception, error_of(abort_exception)
+                exception, error = abort_exception, kafka_error(abort_exception)
             else:
-                reason = f"transaction aborted: {describe(error)}"
+                reason = f"transaction aborted: {format_error(error)}"
                 # What the client says the transaction must be aborted for is the first error that the broker
                 # had for a record: no delivery report has to tell.
                 if error.code() in REFUSALS:
@@ -223,13 +234,13 @@ class Transaction:
         self._discard()
         self.in_doubt = True  # even a fatal error may come after the broker has committed
         self._count_fatal(error)
-        raise BatchAborted(f"producer recycled: {describe(error)}") from exception
+        raise BatchAborted(f"producer recycled: {format_error(error)}") from exception
 
     def _count_fatal(self, error: KafkaError) -> None:
         self._n_fatal += 1
         if self._n_fatal >= _FATAL_LIMIT:
             raise FatalError(
-                f"{_FATAL_LIMIT} fatal producer errors in a row, the last: {describe(error)}; "
+                f"{_FATAL_LIMIT} fatal producer errors in a row, the last: {format_error(error)}; "
                 f"does another process run as {self._config['transactional.id']}?"
             )
 
@@ -240,7 +251,7 @@ class Transaction:
         with contextlib.suppress(KafkaException):
             if producer is not None:
                 producer.purge()
-                served(producer.flush, 0)
+                unwrap_callback_errors(producer.flush, 0)
 
     def close(self) -> None:
         """Let go of the producer; a transaction that is still open is the broker's to abort."""
@@ -248,8 +259,8 @@ class Transaction:
 
     def _on_error(self, error: KafkaError) -> None:
         if is_outage(error):
-            self._disturbance = describe(error)
-            self._on_outage(describe(error))
+            self._disturbance = format_error(error)
+            self._on_outage(format_error(error))
 
 
 def produce_all(producer: Producer, records: Records, heartbeat: Callable[[], None]) -> None:
@@ -280,7 +291,7 @@ def produce_all(producer: Producer, records: Records, heartbeat: Callable[[], No
 
 def _make_room(producer: Producer, heartbeat: Callable[[], None]) -> None:
     """Wait for the queue to empty: it holds more than any batch, so this is an outage at work."""
-    while served(producer.flush, 1.0):
+    while unwrap_callback_errors(producer.flush, 1.0):
         heartbeat()
 
 
@@ -344,7 +355,7 @@ class AtLeastOnce:
         producer = self._producer
         assert producer is not None  # noqa: S101 - stage() left it open
         try:
-            while served(producer.flush, 1.0):
+            while unwrap_callback_errors(producer.flush, 1.0):
                 self._heartbeat()
             self._heartbeat()
             if not self._failed:
@@ -355,8 +366,8 @@ class AtLeastOnce:
             self._recover(KafkaException(self._failed[0]))
 
     def _recover(self, exception: KafkaException) -> None:
-        error = error_of(exception)
-        reason = f"batch not acknowledged: {describe(error)}"
+        error = kafka_error(exception)
+        reason = f"batch not acknowledged: {format_error(error)}"
         if error.fatal():
             self.close()
         if error.code() in REFUSALS:
@@ -373,14 +384,14 @@ class AtLeastOnce:
         with contextlib.suppress(KafkaException):
             if producer is not None:
                 producer.purge()
-                served(producer.flush, 0)
+                unwrap_callback_errors(producer.flush, 0)
 
     def _on_failed_delivery(self, error: KafkaError, _message: Any) -> None:
         self._failed.append(error)
 
     def _on_error(self, error: KafkaError) -> None:
         if is_outage(error):
-            self._on_outage(describe(error))
+            self._on_outage(format_error(error))
 
 
 _ANY_TOPIC: Final = "__transaction_state"
@@ -403,5 +414,5 @@ def acquire_producer_id(producer: Producer, timeout_s: float) -> None:
         KafkaException: the broker did not answer, or refuses.
     """
     for _ in range(2):
-        served(producer.list_topics, _ANY_TOPIC, timeout_s)
+        unwrap_callback_errors(producer.list_topics, _ANY_TOPIC, timeout_s)
     producer.init_transactions(timeout_s)

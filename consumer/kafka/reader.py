@@ -25,7 +25,7 @@ from consumer.columnar.arrays import IntArray
 from consumer.errors import Condition, FatalError, StartupError, Unavailable
 from consumer.kafka.admin import GONE_CODES, TopicProbe, facts_of
 from consumer.kafka.client_config import FETCH
-from consumer.kafka.errors import describe, error_of, is_outage
+from consumer.kafka.errors import format_error, is_outage, kafka_error
 from consumer.runtime.readiness import Readiness
 
 if TYPE_CHECKING:
@@ -131,7 +131,9 @@ class CommittedTail:
         try:
             messages = self._consumer.consume(max_records, max_wait_s)
         except KafkaException as exception:
-            raise FatalError(f"{self._topic} cannot be read: {describe(error_of(exception))}") from exception
+            raise FatalError(
+                f"{self._topic} cannot be read: {format_error(kafka_error(exception))}"
+            ) from exception
         if any(map(Message.error, messages)):
             troubled = [message for message in messages if message.error() is not None]
             messages = [message for message in messages if message.error() is None]
@@ -210,7 +212,7 @@ class CommittedTail:
         try:
             facts = facts_of(look.result())
         except KafkaException as exception:
-            self._conditions.set(Condition.BROKER, f"{self._topic}: {describe(error_of(exception))}")
+            self._conditions.set(Condition.BROKER, f"{self._topic}: {format_error(kafka_error(exception))}")
             return
         self._conditions.clear(Condition.BROKER)
         if facts.topic_id != self._topic_id:
@@ -225,24 +227,24 @@ class CommittedTail:
 
     def _on_error(self, error: KafkaError) -> None:
         if is_outage(error):
-            self._conditions.set(Condition.BROKER, describe(error))
+            self._conditions.set(Condition.BROKER, format_error(error))
 
     def _on_message_error(self, message: Message, error: KafkaError) -> None:
         """Note what keeps a partition from being read; raise what does not pass."""
         partition = message.partition()
         where = f"{message.topic()}[{partition}]"
         if error.fatal():
-            raise FatalError(f"{where} cannot be read: {describe(error)}")
+            raise FatalError(f"{where} cannot be read: {format_error(error)}")
         if error.code() == KafkaError._AUTO_OFFSET_RESET and partition is not None:
             raise self._not_there(partition)
         if error.code() in GONE_CODES:
-            raise StartupError(f"{where} is gone: {describe(error)}")
+            raise StartupError(f"{where} is gone: {format_error(error)}")
         if error.code() in _STUCK_CODES and partition is not None:
             self._stuck.add(partition)
-            reason = f"{where} at offset {message.offset()} cannot be read: {describe(error)}"
+            reason = f"{where} at offset {message.offset()} cannot be read: {format_error(error)}"
             self._conditions.set(Condition.PARTITION, reason)
         else:
-            self._conditions.set(Condition.BROKER, f"{where} cannot be read: {describe(error)}")
+            self._conditions.set(Condition.BROKER, f"{where} cannot be read: {format_error(error)}")
 
 
 _GROUP: Final = "purchase-stream-look-up"
@@ -313,7 +315,7 @@ class PartitionReader:
                 if offset + (error is None) >= end:
                     return
         except KafkaException as exception:
-            why = describe(error_of(exception))
+            why = format_error(kafka_error(exception))
             raise Unavailable(f"{self._topic} cannot be read: {why}; try again") from exception
 
     def close(self) -> None:

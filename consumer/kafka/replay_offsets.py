@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.errors import FatalError, Unavailable
 from consumer.kafka.admin import ASK_TIMEOUT_S
-from consumer.kafka.errors import describe, error_of, served
+from consumer.kafka.errors import format_error, kafka_error, unwrap_callback_errors
 
 _JOIN_TIMEOUT_S: Final = 30.0
 """Longer than the session of a member that was killed, and than a broker waits for others to join."""
@@ -39,7 +39,7 @@ def committed_by(client_config: Mapping[str, Any], group: str, topic: str, parts
     try:
         found = answers[group].result(ASK_TIMEOUT_S + 1.0)
     except (KafkaException, TimeoutError) as exception:
-        why = describe(error_of(exception)) if isinstance(exception, KafkaException) else "no answer"
+        why = format_error(kafka_error(exception)) if isinstance(exception, KafkaException) else "no answer"
         raise Unavailable(f"no Kafka says how far group {group} is: {why}; try again") from exception
     return {at.partition: (at.offset, at.metadata) for at in found.topic_partitions if at.offset >= 0}
 
@@ -82,7 +82,7 @@ class ReplayOffsets:
             found = self.client.committed([TopicPartition(self.topic, p) for p in partitions], ASK_TIMEOUT_S)
         except KafkaException as exception:
             raise Unavailable(
-                f"committed offsets unknown: {describe(error_of(exception))}; try again"
+                f"committed offsets unknown: {format_error(kafka_error(exception))}; try again"
             ) from exception
         return {at.partition: (at.offset, at.metadata) for at in found if at.offset >= 0}
 
@@ -104,12 +104,12 @@ class ReplayOffsets:
 
     def _poll(self, timeout_s: float) -> None:
         try:
-            message = served(self.client.poll, timeout_s)
+            message = unwrap_callback_errors(self.client.poll, timeout_s)
         except KafkaException as exception:
-            raise self._taken(describe(error_of(exception))) from exception
+            raise self._taken(format_error(kafka_error(exception))) from exception
         error = message.error() if message is not None else None
         if error is not None and error.fatal():
-            raise self._taken(describe(error))
+            raise self._taken(format_error(error))
         if self._lost:
             raise self._taken("its partitions were taken away")
 

@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # it is exported
 
 from consumer.errors import StartupError, Unavailable
-from consumer.kafka.errors import describe, error_of, is_outage
+from consumer.kafka.errors import format_error, is_outage, kafka_error
 from consumer.kafka.producer import acquire_producer_id
 
 _OFFSETS_TOPIC: Final = "__consumer_offsets"
@@ -62,10 +62,10 @@ def try_commit(config: Mapping[str, Any], topic: str, name: str, *, exactly_once
             consumer.commit(offsets=offsets, asynchronous=False)
         ended_ms = time.time_ns() // 1_000_000
     except KafkaException as exception:
-        error = error_of(exception)
+        error = kafka_error(exception)
         if error.retriable() or is_outage(error):
-            raise Unavailable(describe(error)) from exception
-        raise StartupError(describe(error)) from exception
+            raise Unavailable(format_error(error)) from exception
+        raise StartupError(format_error(error)) from exception
     finally:
         consumer.close()
     admin = AdminClient(common)

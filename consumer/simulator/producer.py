@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from consumer.errors import FatalError, Unavailable
 from consumer.kafka import client_config
 from consumer.kafka.admin import describe_topics
-from consumer.kafka.errors import describe, error_of
+from consumer.kafka.errors import format_error, kafka_error
 from consumer.settings import Settings
 from consumer.simulator.events import OutgoingEvent, events
 from model_store.training_data import TrainingTable
@@ -113,12 +113,14 @@ class EventProducer:
             while producer.flush(1.0):
                 self._on_progress(n_sent)
         except KafkaException as exception:
-            raise FatalError(f"the events cannot be sent: {describe(error_of(exception))}") from exception
+            raise FatalError(
+                f"the events cannot be sent: {format_error(kafka_error(exception))}"
+            ) from exception
         self._on_progress(n_sent)
         if self._failures:
             raise Unavailable(
                 f"{len(self._failures)} of {n_sent} events were not delivered to {topic}: "
-                f"{describe(self._failures[0])}; check the broker and send again"
+                f"{format_error(self._failures[0])}; check the broker and send again"
             )
         return Sent(n_sent, dict(broken), time.monotonic() - began_s)
 

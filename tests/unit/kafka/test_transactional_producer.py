@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from consumer.errors import BatchAborted, FatalError, RecordRejectedByBroker, Unavailable
 from consumer.kafka import producer as transaction
-from consumer.kafka.errors import served
+from consumer.kafka.errors import unwrap_callback_errors
 from consumer.kafka.producer import Records, Transaction
 
 RECORDS = [Records(topic="out", partitions=[0, 1], keys=[b"k", b"l"], values=[b"v", b"w"])]
@@ -249,5 +249,5 @@ def test_a_fatal_error_hidden_by_a_callback_comes_out_as_itself() -> None:
         raise SystemError("a result with an exception set") from FATAL
 
     with pytest.raises(KafkaException) as raised:
-        served(call)
+        unwrap_callback_errors(call)
     assert raised.value is FATAL

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from consumer.errors import Condition
-from consumer.monitor.endpoints import MonitorSnapshot
 from consumer.monitor.recent import RecentSnapshot
+from consumer.monitor.snapshot import ModelSnapshot
 from consumer.monitor.stream_status import StreamSnapshot
 from consumer.runtime.readiness import ActiveCondition
 from consumer.settings import DriftSettings, OutcomeSettings
@@ -31,7 +31,7 @@ class PageView:
 
     at_s: float
     conditions: Mapping[Condition, ActiveCondition]
-    findings: MonitorSnapshot
+    findings: ModelSnapshot
     recent: RecentSnapshot
     stream: StreamSnapshot
     champion_since: str | None

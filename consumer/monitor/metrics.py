@@ -16,12 +16,13 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from consumer.monitor.drift.tracker import DriftSnapshot
 from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict, thresholds_z
 from consumer.monitor.drift.window import PREDICTED_PURCHASE, SCORE, SERIES, bin_labels
 from consumer.monitor.loop import Round
+from consumer.monitor.outcomes.join import OutcomesSnapshot
 from consumer.monitor.outcomes.quality import OutcomeSums
 from consumer.monitor.retraining import REASONS, Recommendation
-from consumer.monitor.snapshot import DriftSnapshot, OutcomesSnapshot
 from consumer.settings import DriftSettings
 from model_store.baseline import Baseline
 
@@ -210,7 +211,7 @@ class MonitorTelemetry(Collector):
             error.add_metric([version], sums.squared_error)
             expected_error.add_metric([version], sums.variance_flagged + sums.variance_unflagged)
         awaiting = _gauge("predictions_awaiting_outcome", "Predictions that wait for an outcome.")
-        awaiting.add_metric([], outcomes.awaiting)
+        awaiting.add_metric([], outcomes.pending)
         status = _gauge(
             "performance_status", "Precision and recall against expectation: 1 decay, 0 ok, -1 unknown."
         )

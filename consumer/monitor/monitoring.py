@@ -1,6 +1,6 @@
 """Drift, outcomes and the recommendation as one view of the committed predictions.
 
-The loop's thread alone changes anything. After every turn it puts a new :class:`MonitorSnapshot` in place,
+The loop's thread alone changes anything. After every turn it puts a new :class:`ModelSnapshot` in place,
 which HTTP threads read; a reference is swapped in one step, so that none sees half of a state.
 """
 
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from consumer.monitor.drift.sample import decisions_of, student_hashes, versions_of
 from consumer.monitor.drift.tracker import Drift
-from consumer.monitor.endpoints import MonitorSnapshot, announcement
 from consumer.monitor.loop import MAX_RECORDS, CommittedBatch
 from consumer.monitor.metrics import MonitorTelemetry
-from consumer.monitor.outcomes.join import OutcomeJoin, SavedOutcomes
+from consumer.monitor.outcomes.join import OutcomeJoin, OutcomesSnapshot, SavedOutcomes
 from consumer.monitor.outcomes.reader import OutcomesFeed
 from consumer.monitor.retraining import Recommendation, RetrainingNotifier, recommend
-from consumer.monitor.snapshot import OutcomesSnapshot
+from consumer.monitor.snapshot import ModelSnapshot
 from consumer.monitor.state import SavedState, write_state
+from consumer.monitor.view import announcement
 from consumer.pipeline.batch import RecordBatch
 from consumer.settings import DriftSettings
 
@@ -87,7 +87,7 @@ class Monitoring:
         self._changed = False
         self._findings = self._find()
 
-    def findings(self) -> MonitorSnapshot:
+    def findings(self) -> ModelSnapshot:
         """Return what is known; safe to call from any thread."""
         return self._findings
 
@@ -188,14 +188,14 @@ class Monitoring:
         else:
             self._changed = False
 
-    def _find(self) -> MonitorSnapshot:
+    def _find(self) -> ModelSnapshot:
         drift = self._drift.snapshot()
         outcomes = OutcomesSnapshot()
         if self._join is not None and self._feed is not None:
             self._join.mature(drift.model_version)
             outcomes = self._join.snapshot(self._feed.state)
         before = self._recommendation
-        return MonitorSnapshot(
+        return ModelSnapshot(
             drift=drift,
             outcomes=outcomes,
             recommendation=recommend(drift, outcomes, self._settings.windows_to_confirm, before),

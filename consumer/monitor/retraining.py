@@ -15,9 +15,10 @@ from typing import Any, Final, Protocol
 import orjson
 import structlog
 
+from consumer.monitor.drift.tracker import DriftSnapshot
 from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict
 from consumer.monitor.drift.window import PREDICTED_PURCHASE, SCORE, SERIES
-from consumer.monitor.snapshot import DriftSnapshot, OutcomesSnapshot
+from consumer.monitor.outcomes.join import OutcomesSnapshot
 
 log = structlog.get_logger(__name__)
 

@@ -1,74 +1,58 @@
-"""What the monitor knows at one moment: made whole by the loop, read by HTTP threads, never changed."""
+"""What the monitor knows at one moment. Made whole by one thread, read by others, never changed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from consumer.monitor.drift.baselines import ModelBaseline
-from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict
-from consumer.monitor.drift.window import WindowCounts
-from consumer.monitor.outcomes.quality import OutcomeSums, QualityVerdict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriftSnapshot:
-    """Drift at one moment.
-
-    Attributes:
-        model_version: whose predictions are looked at: the latest that was seen, or the champion's
-            while none was; ``None`` if there is neither.
-        baseline: what that version saw in training, or ``None``.
-        problem: why there is no baseline, in one line; empty if there is one.
-        predictions: predictions of that version that were read.
-        samples: students counted, each once per window, the running window included.
-        observations: students in each bin since this process began, for counters.
-        running: the window that is being filled.
-        recent: closed windows, oldest first; a few.
-        windows: how many windows were closed since this process began, by verdict.
-    """
-
-    model_version: str | None = None
-    baseline: ModelBaseline | None = None
-    problem: str = ""
-    predictions: int = 0
-    samples: int = 0
-    observations: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
-    running: WindowCounts | None = None
-    recent: tuple[WindowVerdict, ...] = ()
-    windows: Mapping[DriftStatus, int] = field(default_factory=dict)
-
-    @property
-    def latest(self) -> WindowVerdict | None:
-        """The last window that was closed, or ``None``."""
-        return self.recent[-1] if self.recent else None
+from consumer.errors import Condition
+from consumer.monitor.drift.tracker import DriftSnapshot
+from consumer.monitor.outcomes.join import OutcomesSnapshot
+from consumer.monitor.recent import RecentSnapshot
+from consumer.monitor.retraining import Recommendation
+from consumer.monitor.stream_status import StreamSnapshot
+from consumer.runtime.readiness import ActiveCondition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomesSnapshot:
-    """Outcomes at one moment.
+class ModelSnapshot:
+    """How well live data and outcomes fit the model.
 
     Attributes:
-        state: ``off`` without a topic, ``on``, or why no outcome is read any more.
-        joined: outcomes that met their student's last prediction, since this process began.
-        unmatched: outcomes of students of whom no prediction is waiting, likewise.
-        undecodable: records that are no outcomes, likewise.
-        awaiting: predictions that wait for an outcome.
-        immature: outcomes that wait for their prediction to be old enough.
-        totals: matured outcomes since this process began, by model version, for counters.
-        running: matured outcomes of the current version that are not yet judged.
-        verdict: on the last full set of matured outcomes of the current version.
+        drift: live students against training.
+        outcomes: realised against expected quality.
+        recommendation: whether to train again.
+        announced_action: the action last sent to the control topic; empty before the first.
+        cooldown_until_s: until when retraining is not announced again, seconds since the epoch, or
+            ``None``.
+        at_s: when the snapshot was made, seconds since the epoch.
     """
 
-    state: str = "off"
-    joined: int = 0
-    unmatched: int = 0
-    undecodable: int = 0
-    awaiting: int = 0
-    immature: int = 0
-    totals: Mapping[str, OutcomeSums] = field(default_factory=dict)
-    running: OutcomeSums | None = None
-    verdict: QualityVerdict | None = None
+    drift: DriftSnapshot
+    outcomes: OutcomesSnapshot
+    recommendation: Recommendation
+    announced_action: str = ""
+    cooldown_until_s: float | None = None
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorSnapshot:
+    """Everything that the monitor knows.
+
+    Attributes:
+        at_s: the moment, seconds since the epoch.
+        conditions: why the monitor is not ready; empty if it is.
+        model: drift, outcomes and the recommendation.
+        recent: the latest predictions.
+        stream: the scorers' progress and the dead letters.
+        champion_since: when the model version became champion, RFC 3339; ``None`` if it is not the
+            champion, or unknown.
+    """
+
+    at_s: float
+    conditions: Mapping[Condition, ActiveCondition]
+    model: ModelSnapshot
+    recent: RecentSnapshot
+    stream: StreamSnapshot
+    champion_since: str | None = None

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from consumer.dashboard.facts import PageView
 from consumer.dashboard.routes import page_routes
@@ -25,7 +28,6 @@ from consumer.kafka.background_producer import ControlProducer
 from consumer.monitor.catch_up import catch_up
 from consumer.monitor.drift.baselines import Baselines
 from consumer.monitor.drift.tracker import Drift
-from consumer.monitor.endpoints import monitoring_routes
 from consumer.monitor.loop import Monitor, View, open_monitor
 from consumer.monitor.metrics import MonitorTelemetry
 from consumer.monitor.monitoring import Monitoring
@@ -33,8 +35,10 @@ from consumer.monitor.outcomes.join import OutcomeJoin
 from consumer.monitor.outcomes.reader import OutcomesFeed, follow
 from consumer.monitor.recent import RecentPredictions
 from consumer.monitor.retraining import RetrainingNotifier
+from consumer.monitor.snapshot import ModelSnapshot
 from consumer.monitor.state import SavedState, read_state
 from consumer.monitor.stream_status import StreamStatusPoller
+from consumer.monitor.view import drift_answer, trigger_answer
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas
 from model_store.countries import country_code
@@ -48,9 +52,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from prometheus_client import CollectorRegistry
-    from starlette.routing import BaseRoute
 
-    from consumer.monitor.endpoints import MonitorSnapshot
     from consumer.runtime.readiness import Readiness
     from consumer.settings import Settings
 
@@ -65,7 +67,7 @@ from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.lifecycle import running, stopping_on_signals
 from consumer.runtime.memory import tune_gc_and_malloc
 from consumer.runtime.readiness import Readiness
-from consumer.settings import Settings
+from consumer.settings import DriftSettings, OutcomeSettings, Settings
 
 log = structlog.get_logger(__name__)
 
@@ -177,6 +179,29 @@ def open_all(
     return OpenedMonitor(monitor, monitoring, routes, page.watch, feed, control)
 
 
+def monitoring_routes(
+    snapshot: Callable[[], ModelSnapshot], drift: DriftSettings, outcomes: OutcomeSettings
+) -> list[BaseRoute]:
+    """Return the routes of ``/monitoring/drift`` and ``/monitoring/retraining_trigger``.
+
+    Args:
+        snapshot: returns the latest snapshot; called from the HTTP thread.
+        drift: the drift settings.
+        outcomes: the outcome settings.
+    """
+
+    async def answer_drift(_: Request) -> Response:
+        return JSONResponse(drift_answer(snapshot(), drift))
+
+    async def answer_trigger(_: Request) -> Response:
+        return JSONResponse(trigger_answer(snapshot(), drift, outcomes))
+
+    return [
+        Route("/monitoring/drift", answer_drift),
+        Route("/monitoring/retraining_trigger", answer_trigger),
+    ]
+
+
 def _state(
     path: Path, source: dict[str, str], log_offsets: dict[int, int]
 ) -> tuple[SavedState, dict[str, NDArray[Any]]] | None:
@@ -212,7 +237,7 @@ class OpenedPage:
 
 
 def open_page(
-    settings: Settings, conditions: Readiness, findings: Callable[[], MonitorSnapshot], store: ModelStore
+    settings: Settings, conditions: Readiness, findings: Callable[[], ModelSnapshot], store: ModelStore
 ) -> OpenedPage:
     """Open the page.
 

@@ -151,14 +151,14 @@ def test_outcomes_are_joined_once_and_decay_is_told(deploy: Callable[..., Any], 
     )
     assert answer["performance"]["status"] == "ok"
     assert answer["reason"] == "below_threshold"
-    assert answer["performance"]["awaiting"] == 1200
+    assert answer["performance"]["pending"] == 1200
     monitor.process.send_signal(signal.SIGTERM)
     assert monitor.process.wait(20) == 0, deployment.logs()
 
     published.tell_outcomes(1000, np.zeros(1000, np.bool_))
     monitor = Served(deployment, free_port())
     answer = monitor.until(trigger, lambda a: a["performance"]["joined"] == 1000, deployment.logs)
-    assert answer["performance"]["awaiting"] == 200
+    assert answer["performance"]["pending"] == 200
     assert answer["reason"] == "performance_decay"
     assert answer["should_retrain"]
     assert answer["announced_action"] is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,7 +22,6 @@ from consumer.monitor.drift.window import (
     flat_counts,
     sample_of,
 )
-from consumer.monitor.snapshot import DriftSnapshot
 from consumer.pipeline.batch import RecordBatch
 from consumer.settings import DriftSettings
 from model_store.errors import ModelStoreError
@@ -33,6 +32,40 @@ WINDOWS_KEPT: Final = 20
 """Verdicts that are kept for the page, and for retraining to be confirmed by several."""
 
 _MS_PER_H: Final = 3_600_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftSnapshot:
+    """Drift at one moment.
+
+    Attributes:
+        model_version: the version whose predictions are compared: the champion once it has predicted,
+            else the version that predicted last; ``None`` before the first prediction without a
+            champion.
+        baseline: the training data of that version, or ``None``.
+        problem: why there is no baseline, in one line; empty if there is one.
+        predictions: predictions of that version read so far.
+        samples: students counted, once per window, including the running window.
+        observations: students per bin since this process started, for counters.
+        running: the window being filled.
+        recent: the latest closed windows, oldest first.
+        windows: windows closed since this process started, by status.
+    """
+
+    model_version: str | None = None
+    baseline: ModelBaseline | None = None
+    problem: str = ""
+    predictions: int = 0
+    samples: int = 0
+    observations: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    running: WindowCounts | None = None
+    recent: tuple[WindowVerdict, ...] = ()
+    windows: Mapping[DriftStatus, int] = field(default_factory=dict)
+
+    @property
+    def latest(self) -> WindowVerdict | None:
+        """The last closed window, or ``None``."""
+        return self.recent[-1] if self.recent else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ nothing; outcomes are rare beside them, so each batch of outcomes searches the r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 
 from consumer.columnar.arrays import FloatArray, IntArray
 from consumer.monitor.outcomes.quality import OutcomeSums, QualityVerdict, compare_quality, sums_of
-from consumer.monitor.snapshot import OutcomesSnapshot
 from consumer.settings import OutcomeSettings
 
 _MS_PER_DAY: Final = 86_400_000
@@ -32,6 +32,33 @@ _WAITING: Final = np.dtype(
     ]
 )
 _JOINED: Final = np.dtype([*_WAITING.descr[1:5], ("purchased", np.int8)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomesSnapshot:
+    """Outcomes at one moment. Counts start with this process.
+
+    Attributes:
+        state: ``off`` without an outcomes topic, ``on``, or why outcomes are no longer read.
+        joined: outcomes that met a pending prediction of their student.
+        unmatched: outcomes of students without a pending prediction.
+        undecodable: records in the outcomes topic that cannot be decoded.
+        pending: predictions that wait for an outcome.
+        maturing: joined outcomes whose prediction is still too young to be counted.
+        totals: matured outcomes by model version, for counters.
+        running: matured outcomes of the current version that are not judged yet.
+        verdict: the verdict on the last full set of matured outcomes of the current version.
+    """
+
+    state: str = "off"
+    joined: int = 0
+    unmatched: int = 0
+    undecodable: int = 0
+    pending: int = 0
+    maturing: int = 0
+    totals: Mapping[str, OutcomeSums] = field(default_factory=dict)
+    running: OutcomeSums | None = None
+    verdict: QualityVerdict | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,8 +198,8 @@ class OutcomeJoin:
             joined=self._joined,
             unmatched=self._unmatched,
             undecodable=self.undecodable,
-            awaiting=self._awaiting,
-            immature=len(self._immature),
+            pending=self._awaiting,
+            maturing=len(self._immature),
             totals=dict(self._totals),
             running=self._running,
             verdict=self._verdict,

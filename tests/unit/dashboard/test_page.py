@@ -20,12 +20,12 @@ from consumer.kafka.reader import TailBatch
 from consumer.monitor.drift.baselines import Baselines
 from consumer.monitor.drift.sample import student_hashes, versions_of
 from consumer.monitor.drift.tracker import Drift
-from consumer.monitor.endpoints import MonitorSnapshot
 from consumer.monitor.loop import CommittedBatch
+from consumer.monitor.outcomes.join import OutcomesSnapshot
 from consumer.monitor.recent import HISTORY_S, RecentPredictions
 from consumer.monitor.rejections import RejectionLog
 from consumer.monitor.retraining import recommend
-from consumer.monitor.snapshot import OutcomesSnapshot
+from consumer.monitor.snapshot import ModelSnapshot
 from consumer.monitor.stream_status import StreamSnapshot
 from consumer.pipeline.rejections import NONE_REJECTED
 from consumer.roles.monitor import champion_since
@@ -61,7 +61,7 @@ def facts_of(store: Any, *batches: Any, letters: tuple[bytes, ...] = (), **condi
         conditions={
             Condition(name): ActiveCondition(reason, NOW_S - 90) for name, reason in conditions.items()
         },
-        findings=MonitorSnapshot(
+        findings=ModelSnapshot(
             drift=snapshot, outcomes=outcomes, recommendation=recommend(snapshot, outcomes, 2), at_s=NOW_S
         ),
         recent=recent.snapshot(),

@@ -42,7 +42,7 @@ def test_an_outcome_meets_the_last_prediction_once() -> None:
     tell(join, [1, 2])
     tell(join, [1])
     snapshot = join.snapshot("on")
-    assert (snapshot.joined, snapshot.unmatched, snapshot.awaiting) == (1, 2, 0)
+    assert (snapshot.joined, snapshot.unmatched, snapshot.pending) == (1, 2, 0)
     assert snapshot.totals["v1"].false_negatives == 1
 
 
@@ -76,10 +76,10 @@ def test_the_ring_is_a_dictionary_of_the_last_predictions(
     for batch in batches:
         predict(join, batch)
     remembered = [student for batch in batches for student in batch][-size:]
-    assert join.snapshot("on").awaiting == len(remembered)
+    assert join.snapshot("on").pending == len(remembered)
     tell(join, outcomes)
     assert join.snapshot("on").joined == len(set(outcomes) & set(remembered))
-    assert join.snapshot("on").awaiting == len([s for s in remembered if s not in outcomes])
+    assert join.snapshot("on").pending == len([s for s in remembered if s not in outcomes])
 
 
 def test_an_outcome_waits_until_its_prediction_is_old_enough() -> None:
@@ -87,10 +87,10 @@ def test_an_outcome_waits_until_its_prediction_is_old_enough() -> None:
     join = OutcomeJoin(OutcomeSettings(max_predictions=10, maturity_days=28))
     predict(join, [1], at_ms=0)
     tell(join, [1], at_ms=DAY_MS)
-    assert join.snapshot("on").immature == 1
+    assert join.snapshot("on").maturing == 1
     assert join.snapshot("on").totals == {}
     tell(join, [2], at_ms=28 * DAY_MS)
-    assert join.snapshot("on").immature == 0
+    assert join.snapshot("on").maturing == 0
     assert join.snapshot("on").totals["v1"].true_positives == 1
 
 
@@ -103,7 +103,7 @@ def test_a_restart_forgets_nothing() -> None:
     for size, known in ((4, [2, 3, 4, 5]), (2, [4, 5]), (9, [2, 3, 4, 5])):
         after = OutcomeJoin(OutcomeSettings(max_predictions=size))
         after.restore(saved, arrays["waiting"].copy(), arrays["immature"])
-        assert after.snapshot("on").awaiting == len(known)
+        assert after.snapshot("on").pending == len(known)
         tell(after, [1, 2, 3, 4, 5])
         assert after.snapshot("on").joined == len(known)
 

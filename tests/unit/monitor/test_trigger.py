@@ -13,13 +13,15 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from consumer.monitor.drift.baselines import Baselines
+from consumer.monitor.drift.tracker import DriftSnapshot
 from consumer.monitor.drift.verdict import DriftStatus, RateVerdict, SeriesVerdict, WindowVerdict
 from consumer.monitor.drift.window import SERIES, WindowCounts
-from consumer.monitor.endpoints import MonitorSnapshot, monitoring_routes
 from consumer.monitor.metrics import MonitorTelemetry
+from consumer.monitor.outcomes.join import OutcomesSnapshot
 from consumer.monitor.outcomes.quality import Comparison, OutcomeSums, QualityVerdict
 from consumer.monitor.retraining import REASONS, RETRY_S, Recommendation, RetrainingNotifier, recommend
-from consumer.monitor.snapshot import DriftSnapshot, OutcomesSnapshot
+from consumer.monitor.snapshot import ModelSnapshot
+from consumer.roles.monitor import monitoring_routes
 from consumer.settings import DriftSettings, OutcomeSettings
 from model_store.inputs import INPUT_NAMES
 
@@ -195,7 +197,7 @@ def test_a_missing_topic_is_tried_again() -> None:
     assert told.topic.values == ["continue_monitoring"]
 
 
-def client_of(findings: MonitorSnapshot) -> TestClient:
+def client_of(findings: ModelSnapshot) -> TestClient:
     """Return a client of the endpoints."""
     return TestClient(
         Starlette(routes=monitoring_routes(lambda: findings, DriftSettings(), OutcomeSettings()))
@@ -207,7 +209,7 @@ def test_answers_have_every_key_whatever_is_known(seen: Any, path: str) -> None:
     """With and without a model, windows and outcomes, the answer has the contract's keys."""
     snapshots = [DriftSnapshot(), seen(predictions=0), seen(window("student_country"), window())]
     for drift in snapshots:
-        findings = MonitorSnapshot(
+        findings = ModelSnapshot(
             drift=drift, outcomes=DECAYED, recommendation=recommend(drift, DECAYED, 2), at_s=2_000_000_000
         )
         answer = client_of(findings).get(path).json()
@@ -231,7 +233,7 @@ def test_evidence_stands_beside_the_verdict(seen: Any) -> None:
     """Value, threshold, observations, window and the baseline's age are in the answer."""
     drift = seen(window("student_country"))
     created_s = drift.baseline.manifest.created_at.timestamp()
-    findings = MonitorSnapshot(
+    findings = ModelSnapshot(
         drift=drift,
         outcomes=NO_OUTCOMES,
         recommendation=recommend(drift, NO_OUTCOMES, 2),
@@ -244,7 +246,7 @@ def test_evidence_stands_beside_the_verdict(seen: Any) -> None:
     assert answer["features"]["student_country"]["threshold"] == 0.2
     assert answer["features"]["student_country"]["observations"] == 1000
     assert (answer["window"]["students"], answer["window"]["predictions"]) == (1000, 1200)
-    assert answer["window"]["last_prediction_at"] == "1970-01-01T00:00:01.000+00:00"
+    assert answer["window"]["last_prediction_at"] == "1970-01-01T00:00:01.000Z"
     assert answer["baseline"]["age_days"] == 1.0
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
+from consumer import timestamps
 from consumer.cli.context import Context
 from consumer.errors import StartupError, UsageError
 
@@ -94,7 +95,6 @@ def parse_time(text: str | None, now: datetime, option: str) -> datetime | None:
     try:
         if ago:
             return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        time_ = datetime.fromisoformat(text)
+        return timestamps.parse(text)
     except (ValueError, OverflowError) as error:
         raise UsageError(f"{option} {text}: write 2026-01-31T12:00Z, or 24h, 7d, 30m") from error
-    return time_ if time_.tzinfo else time_.replace(tzinfo=UTC)

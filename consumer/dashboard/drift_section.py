@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from xml.etree import ElementTree as ET
 
+from consumer import timestamps
 from consumer.dashboard.facts import PageView
 from consumer.dashboard.markup import Child, duration, moment, number, percent, scrolling, table, tag
 from consumer.dashboard.series import badge, legend, series_cards
@@ -50,7 +50,7 @@ def model_section(facts: PageView) -> ET.Element:
         quality = manifest.metrics.held_out
         since: Child = "not the champion now"
         if facts.champion_since:
-            since = moment(datetime.fromisoformat(facts.champion_since).timestamp(), with_date=True)
+            since = moment(timestamps.parse(facts.champion_since).timestamp(), with_date=True)
         created_s = manifest.created_at.timestamp()
         content = [
             tag(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from consumer import timestamps
 from consumer.dashboard.charts import history
 from consumer.dashboard.facts import PageView
 from consumer.dashboard.markup import (
@@ -171,6 +171,6 @@ def _rejection(letter: RecentRejection) -> list[Child]:
 def _time(text: str | int | None) -> Child:
     """Return a time that came as text; as it is where it is none."""
     try:
-        return moment(datetime.fromisoformat(str(text)).timestamp())
+        return moment(timestamps.parse(str(text)).timestamp())
     except ValueError:
         return foreign(str(text))

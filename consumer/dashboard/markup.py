@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from typing import Final, TypeAlias
 from xml.etree import ElementTree as ET
 
+from consumer import timestamps
+
 Child: TypeAlias = "ET.Element | str | None"
 Attribute: TypeAlias = str | float | bool | None
 
@@ -122,4 +124,4 @@ def moment(time_s: float, *, with_date: bool = False) -> ET.Element:
     except (OverflowError, ValueError, OSError):
         return tag("span", f"{time_s:.3e} s after 1970")
     shown = f"{at:%Y-%m-%d %H:%M:%S}" if with_date else f"{at:%H:%M:%S}"
-    return tag("time", f"{shown} UTC", datetime=at.isoformat(timespec="milliseconds"))
+    return tag("time", f"{shown} UTC", datetime=timestamps.format_s(time_s))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from xml.etree import ElementTree as ET
 
+from consumer import timestamps
 from consumer.dashboard.markup import Child, document, moment, number, percent, table, tag
 from consumer.dashboard.series import badge, legend, series_cards, title
 from consumer.monitor.drift.span import Span, VersionSpan
@@ -124,4 +125,4 @@ def _named(span: Span) -> str:
 
 
 def _time(time: datetime | None, otherwise: str) -> str:
-    return time.isoformat(timespec="seconds") if time else otherwise
+    return timestamps.format_s(time.timestamp()) if time else otherwise

@@ -8,9 +8,9 @@ baseline), so that a reader can compute the verdict again. An unknown value is `
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any, Final
 
+from consumer import timestamps
 from consumer.errors import Condition
 from consumer.monitor.drift.baselines import ModelBaseline
 from consumer.monitor.drift.span import Span, VersionSpan
@@ -245,9 +245,7 @@ def overall_status(window: WindowVerdict | None) -> DriftStatus:
 
 def timestamp(time_s: float | None) -> str | None:
     """Format seconds since the epoch: ``2026-01-31T12:00:00.000Z``."""
-    if time_s is None:
-        return None
-    return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if time_s is None else timestamps.format_s(time_s)
 
 
 def _summary(drift: DriftSnapshot, shown: WindowVerdict | None) -> dict[str, Any]:

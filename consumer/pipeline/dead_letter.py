@@ -10,13 +10,13 @@ from __future__ import annotations
 from binascii import b2a_base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import repeat
 from typing import Final, NamedTuple
 
 import orjson
 
+from consumer import timestamps
 from consumer.columnar.arrays import select_rows
 from consumer.columnar.json import escaped, is_plain
 from consumer.pipeline.batch import Headers, RawBatch
@@ -109,8 +109,7 @@ class _Batch:
         self._topic = raw.topic
         self._topic_header = "__dlq.errors.topic", raw.topic.encode()
         self._group_header = "__dlq.errors.group", group.encode()
-        rejected_at = datetime.fromtimestamp(rejected_at_ms / 1000, UTC).isoformat(timespec="milliseconds")
-        self._rejected_at = rejected_at.replace("+00:00", "Z")
+        self._rejected_at = timestamps.format_ms(rejected_at_ms)
         self._reasons = rejections.reasons
         self._which = rejections.which.tolist()
         self._events = rejections.events

@@ -6,7 +6,6 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import uvicorn
@@ -16,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from consumer import timestamps
 from consumer.errors import StartupError
 from consumer.runtime.readiness import Readiness
 
@@ -49,9 +49,7 @@ def health_routes(
                 {
                     "condition": name,
                     "reason": condition.reason,
-                    "since": datetime.fromtimestamp(condition.since_s, UTC).isoformat(
-                        timespec="milliseconds"
-                    ),
+                    "since": timestamps.format_s(condition.since_s),
                 }
                 for name, condition in active.items()
             ],

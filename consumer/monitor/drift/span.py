@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from consumer import timestamps
 from consumer.errors import BadInputError
 from consumer.kafka.admin import TopicProbe
 from consumer.kafka.client_config import common
@@ -186,7 +187,7 @@ def _time_s(timestamp: str | int) -> float:
     """Return seconds since the epoch; a time beyond all calendars is a number of milliseconds."""
     if isinstance(timestamp, int):
         return timestamp / 1000
-    return datetime.fromisoformat(timestamp).timestamp()
+    return timestamps.parse(timestamp).timestamp()
 
 
 def _student_hash(student_id: str) -> int:

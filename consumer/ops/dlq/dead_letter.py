@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from base64 import b64decode
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
 import orjson
 
+from consumer import timestamps
 from consumer.pipeline.batch import Headers
 from consumer.pipeline.dead_letter import DROPPED_HEADER, message
 from consumer.pipeline.rejections import Code
@@ -80,7 +80,7 @@ class DeadLetterRecord:
     @property
     def written_at(self) -> str:
         """When it was written, RFC 3339."""
-        return datetime.fromtimestamp(self.timestamp_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return timestamps.format_ms(self.timestamp_ms)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values: the body of the contract, and where it is."""

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from math import isfinite
 from typing import Any
 
+from consumer import timestamps
 from consumer.ops.why.scoring import Scoring
-from consumer.ops.why.trace import EventTrace, FoundEvent, time_of
+from consumer.ops.why.trace import EventTrace, FoundEvent
 from consumer.pipeline.dead_letter import message
 from model_store.explain import BASE
 from model_store.inputs import INPUT_NAMES
@@ -89,9 +90,13 @@ def _event_lines(story: EventTrace) -> Iterator[str]:
         return
     size = "a tombstone" if event.n_bytes is None else f"{event.n_bytes} bytes"
     key = "no key" if event.key is None else f"key {event.key.decode(errors='backslashreplace')}"
-    yield f"{where}: written {time_of(event.timestamp_ms)}, {key}, {size}"
+    yield f"{where}: written {timestamps.format_ms(event.timestamp_ms)}, {key}, {size}"
     for name, value in (event.fields or {}).items():
-        shown = f"{value} ({time_of(value)})" if name == "occurred_at" and 0 <= value < 2**47 else value
+        shown = (
+            f"{value} ({timestamps.format_ms(value)})"
+            if name == "occurred_at" and 0 <= value < 2**47
+            else value
+        )
         yield f"  {name}: {shown}"
 
 

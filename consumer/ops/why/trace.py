@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from consumer.errors import BadInputError, StartupError
@@ -233,8 +232,3 @@ class EventTracer:
             for topic in (topics.predictions, topics.dead_letters)
             for begin, _ in committed_ranges(self._client, topic).values()
         )
-
-
-def time_of(timestamp_ms: int) -> str:
-    """Return a time, RFC 3339."""
-    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"

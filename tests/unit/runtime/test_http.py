@@ -73,7 +73,7 @@ def test_a_process_with_a_condition_is_not_ready_and_says_why(process: Process) 
     """503, each condition with its reason and since when, in UTC."""
     process.conditions.set(Condition.BROKER, "no broker answers")
     process.conditions.set(Condition.MODEL, "Model is not loaded.")
-    since = "2023-11-14T22:13:20.500+00:00"
+    since = "2023-11-14T22:13:20.500Z"
     assert process.json("/health/ready") == (
         503,
         {

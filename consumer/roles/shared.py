@@ -95,7 +95,7 @@ def watch_model(
     if required:
         models.load()
     else:
-        models.check()
+        models.look()
     return models
 
 

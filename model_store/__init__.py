@@ -1,4 +1,4 @@
-"""From data to a verified model: reading, features, training, versions and aliases.
+"""Train models, store their versions, and load them verified.
 
-Knows nothing of Kafka or of the command line, and imports nothing of ``consumer``.
+Independent of Kafka and the command line: nothing here imports ``consumer``.
 """

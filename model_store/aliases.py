@@ -1,7 +1,7 @@
-"""Which version plays which part, and the history of that.
+"""Aliases of versions, and the history of their switches.
 
-An alias is a file of one JSON line: a version, and the digest of its manifest. It is replaced in one
-step, so that a reader needs no lock. Whoever switches holds the store's.
+An alias is a file with one JSON line: a version and the digest of its manifest. It is replaced
+atomically, so readers need no lock. Writers hold the store's lock.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Alias = Literal["champion", "challenger", "previous"]
 ALIASES: Final[tuple[Alias, ...]] = ("champion", "challenger", "previous")
 
 PLAIN_NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
-"""A name that is one path component and no hidden file."""
+"""Matches a name that is a single path component and not a hidden file."""
 
 _MAX_ALIAS_BYTES: Final = 4096
 _MODE: Final = 0o644
 
 
 class AliasTarget(BaseModel):
-    """What an alias names: a version, and the digest its manifest has."""
+    """The target of an alias: a version and the digest of its manifest."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,7 +43,7 @@ class Aliases:
     """The aliases of one model.
 
     Args:
-        model_folder: ``<store>/<model>``.
+        model_folder: The folder ``<store>/<model>``.
     """
 
     def __init__(self, model_folder: Path) -> None:
@@ -51,10 +51,10 @@ class Aliases:
         self._history = model_folder / "history.jsonl"
 
     def read(self, alias: Alias) -> AliasTarget | None:
-        """Return what an alias names, or None if it is not set.
+        """Return the target of an alias, or None if the alias is not set.
 
         Raises:
-            ModelStoreError: it is broken.
+            ModelStoreError: The alias file is damaged.
         """
         path = self._folder / alias
         try:
@@ -62,19 +62,19 @@ class Aliases:
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            reason = (error.strerror or error) if isinstance(error, OSError) else "it names no version"
+            reason = (error.strerror or error) if isinstance(error, OSError) else "it does not name a version"
             raise ModelStoreError(
                 f"alias {path} cannot be read: {reason}; remove it and promote a version"
             ) from error
 
     def switch(self, alias: Alias, target: AliasTarget, *, reason: str, actor: str) -> None:
-        """Record a switch, then make it.
+        """Record a switch in the history, then switch the alias.
 
-        In this order no switch goes unrecorded. A crash in between leaves a line without effect,
-        which the next line's ``from`` shows.
+        This order leaves no switch unrecorded. After a crash in between, the history has one line
+        that took no effect; the ``from`` of the next line shows it.
 
         Raises:
-            OSError: the files cannot be written.
+            OSError: The files cannot be written.
         """
         self._folder.mkdir(exist_ok=True)
         old = self.read(alias)
@@ -91,7 +91,7 @@ class Aliases:
         durable_files.replace(self._folder / alias, f"{target.model_dump_json()}\n".encode(), _MODE)
 
     def history(self) -> list[dict[str, Any]]:
-        """Return every recorded switch, oldest first; a line that a crash tore is left out."""
+        """Return all recorded switches, oldest first; skip a line that a crash cut short."""
         try:
             lines = self._history.read_bytes().splitlines()
         except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""What the inputs and the scores looked like in training, in bins frozen for drift monitoring.
+"""The drift baseline: histograms of the training data's inputs and scores.
 
-Bin edges never come from live data, and labels form a closed set, fit for Prometheus. A bin is
-open below and closed above, ``(edge[i-1], edge[i]]``; the outer ones reach to infinity, so that
-every value has a bin.
+Bin edges come from training data only, and bin labels are a closed set that suits Prometheus. A bin
+is open below and closed above, ``(edge[i-1], edge[i]]``. The outer bins extend to infinity, so every
+value has a bin.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 _QUANTILE_BINS: Final = 10
 _ZERO_BIN_RATIO: Final = 0.05
-"""Zero gets a bin of its own where more than this share of the rows is zero."""
+"""Zero gets its own bin if more than this share of the rows is zero."""
 _MIN_POSITIVE_BIN_RATIO: Final = 0.02
-"""Beside a zero bin, positive values are cut no finer than this share of all rows: rarer bins add
-degrees of freedom (noise) to a drift statistic, and no evidence."""
+"""The smallest share of all rows in a bin of positive values beside a zero bin. Smaller bins would
+add degrees of freedom (noise) to a drift statistic, but no evidence."""
 _MIN_COUNTRY_RATIO: Final = 0.01
 _MAX_COUNTRIES: Final = 20
 _OTHER: Final = "other"
@@ -37,11 +37,11 @@ class _Bins(BaseModel):
 
     labels: tuple[str, ...]
     counts: tuple[int, ...]
-    """Training rows in each bin."""
+    """The number of training rows in each bin."""
 
     @property
     def ratios(self) -> NDArray[np.float64]:
-        """Smoothed share of each bin, float64 (B,): (c + 0.5) / (N + 0.5 B), so that none is 0."""
+        """The smoothed share of each bin, float64 (B,): (c + 0.5) / (N + 0.5 B), never 0."""
         counts = np.array(self.counts, dtype=np.float64)
         smoothed: NDArray[np.float64] = (counts + 0.5) / (counts.sum() + 0.5 * len(counts))
         return smoothed
@@ -52,11 +52,16 @@ class _Bins(BaseModel):
 
 
 class NumericBins(_Bins):
-    """Bins of a number, with its mean and (population) standard deviation in training."""
+    """Bins of a numeric feature.
+
+    Attributes:
+        edges: The inner edges, ascending: one fewer than bins.
+        mean: The mean in training.
+        sd: The population standard deviation in training.
+    """
 
     kind: Literal["numeric"] = "numeric"
     edges: tuple[float, ...]
-    """Inner edges, ascending: one fewer than bins."""
     mean: float
     sd: float
 
@@ -72,12 +77,17 @@ class NumericBins(_Bins):
         return np.array(self.edges, dtype=np.float64)
 
     def bin_indices(self, column: NDArray[np.float64]) -> NDArray[np.intp]:
-        """Return the bin of each value: float64 (m,) to intp (m,)."""
+        """Return the bin index of each value: float64 (m,) to intp (m,).
+
+        >>> bins = NumericBins(labels=("a", "b", "c"), counts=(1, 1, 1), edges=(0, 10), mean=0, sd=0)
+        >>> bins.bin_indices(np.array([-5.0, 0.0, 0.1, 10.0, 1e9])).tolist()
+        [0, 0, 1, 1, 2]
+        """
         return np.searchsorted(self._edges, column, side="left")
 
 
 class CountryBins(_Bins):
-    """Bins of a country number: the frequent countries, ``other``, ``unknown``."""
+    """Bins of the country: one for each frequent country, ``other``, ``unknown``."""
 
     kind: Literal["country"] = "country"
 
@@ -90,7 +100,7 @@ class CountryBins(_Bins):
 
     @cached_property
     def _bin_of_code(self) -> NDArray[np.intp]:
-        """The bin of each country number, intp (677,), unknown last."""
+        """The bin index of each country number, intp (677,); unknown is last."""
         *countries, _, _ = self.labels
         table = np.full(COUNTRY_CODES + 1, len(countries), dtype=np.intp)
         table[[country_code(label) for label in countries]] = np.arange(len(countries))
@@ -98,7 +108,7 @@ class CountryBins(_Bins):
         return table
 
     def bin_indices(self, column: NDArray[np.float64]) -> NDArray[np.intp]:
-        """Return the bin of each country number: float64 (m,) to intp (m,)."""
+        """Return the bin index of each country number: float64 (m,) to intp (m,)."""
         return self._bin_of_code[column.astype(np.intp)]
 
 
@@ -106,14 +116,15 @@ Bins = Annotated[NumericBins | CountryBins, Field(discriminator="kind")]
 
 
 class Baseline(BaseModel):
-    """What live inputs and scores are compared with.
+    """The reference that live inputs and scores are compared with.
 
     Attributes:
-        rows: training rows that the counts, means and rates stand on.
-        features: bins of each input, by name, in the order of the inputs.
-        score: bins of the out-of-fold probabilities.
-        predicted_positive_ratio: share of rows whose out-of-fold probability reached the threshold.
-        actual_positive_ratio: share of rows that bought.
+        rows: The number of training rows.
+        features: The bins of each input by name, in the order of the inputs.
+        score: The bins of the out-of-fold probabilities.
+        predicted_positive_ratio: The share of rows with an out-of-fold probability at or above the
+            threshold.
+        actual_positive_ratio: The share of students who bought.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -133,14 +144,14 @@ class Baseline(BaseModel):
     def bin_counts(
         self, inputs: NDArray[np.float64], probabilities: NDArray[np.float64]
     ) -> dict[str, NDArray[np.intp]]:
-        """Count rows per bin.
+        """Count the rows in each bin.
 
         Args:
-            inputs: float64 (m, 7).
-            probabilities: float64 (m,).
+            inputs: The inputs, float64 (m, 7).
+            probabilities: The scores, float64 (m,).
 
         Returns:
-            intp (B,) for each input by name, and for ``score``.
+            The counts, intp (B,), by input name, and under ``score``.
         """
         columns = [(name, self.features[name], inputs[:, i]) for i, name in enumerate(INPUT_NAMES)]
         return {
@@ -155,13 +166,14 @@ def freeze_baseline(
     probabilities: NDArray[np.float64],
     threshold: float,
 ) -> Baseline:
-    """Freeze the bins of training data.
+    """Compute the baseline of training data.
 
     Args:
-        inputs: float64 (n, 7).
-        purchased: int8 (n,), 0 or 1.
-        probabilities: float64 (n,), of models that had not seen the row, as live ones won't have.
-        threshold: probability at or above which a purchase is predicted.
+        inputs: The inputs, float64 (n, 7).
+        purchased: The labels, int8 (n,), 0 or 1.
+        probabilities: Out-of-fold probabilities, float64 (n,): like live scores, they come from
+            models that were not fitted on the row.
+        threshold: The probability at or above which a purchase is predicted.
     """
     features: dict[str, Bins] = {INPUT_NAMES[0]: _country_bins(inputs[:, 0])}
     for index, name in enumerate(INPUT_NAMES[1:], start=1):
@@ -183,7 +195,7 @@ def _numeric_bins(column: NDArray[np.float64]) -> NumericBins:
         edges = np.union1d(0.0, _quantile_edges(positive, min(max(finest, 1), _QUANTILE_BINS - 1)))
     else:
         edges = _quantile_edges(column, _QUANTILE_BINS)
-    edges = edges[edges < column.max()]  # the last bin holds at least the largest value
+    edges = edges[edges < column.max()]  # so that the last bin is not empty
     labels = [f"b{number}" for number in range(1, len(edges) + 2)]
     if zero_ratio > _ZERO_BIN_RATIO:
         labels = ["zero", *labels[:-1]]
@@ -198,7 +210,11 @@ def _numeric_bins(column: NDArray[np.float64]) -> NumericBins:
 
 
 def _quantile_edges(column: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
-    """Return the inner edges of bins of equal share, those that coincide merged."""
+    """Return the inner edges of bins with equal shares of the rows; equal edges are merged.
+
+    >>> _quantile_edges(np.array([1.0, 1.0, 1.0, 2.0, 3.0, 4.0]), 3).tolist()
+    [1.0, 2.0]
+    """
     if not len(column):
         return np.empty(0)
     return np.unique(np.quantile(column, np.arange(1, bins) / bins, method="inverted_cdf"))

@@ -1,7 +1,7 @@
-"""From what people write for a country to one number per country.
+"""Convert country codes and names to country numbers.
 
-The number is ``26 * a + b`` for the ISO 3166-1 alpha-2 letters (A = 0 … Z = 25), so it does not
-change when the standard adds or removes a country. Names come from pycountry.
+A country's number is ``26 * a + b`` for its ISO 3166-1 alpha-2 letters (A = 0 … Z = 25). It does not
+change when the standard adds or removes a country. The names come from pycountry.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ COUNTRY_CODES: Final = 26 * 26
 """Country numbers lie in 0 … ``COUNTRY_CODES - 1``."""
 
 _REMEMBERED_TEXTS: Final = 4096
-"""Distinct spellings kept ready: far above the honest ones, and a flood of garbage stays within it."""
+"""The cache size: far more than the real spellings, and a bound for a flood of garbage."""
 
-# What people write and neither ISO 3166 nor pycountry lists.
+# Names in everyday use that neither ISO 3166 nor pycountry lists.
 _EVERYDAY_NAMES: Final = {
     "uk": "GB",
     "great britain": "GB",
@@ -64,10 +64,15 @@ _EVERYDAY_NAMES: Final = {
 
 
 def country_code(text: str) -> int:
-    """Return the number of the country that a text names, or :data:`UNKNOWN_COUNTRY`.
+    """Return the number of the country in a text, or :data:`UNKNOWN_COUNTRY`.
 
-    Understands alpha-2 and alpha-3 codes and names (short, official, common, everyday), in any
-    letter case, with or without accents and punctuation. ``"NA"`` is Namibia.
+    Accepts alpha-2 and alpha-3 codes and names (short, official, common, everyday) in any letter
+    case, with or without accents and punctuation:
+
+    >>> country_alpha2(country_code("na")), country_alpha2(country_code("Côte d'Ivoire"))
+    ('NA', 'CI')
+    >>> country_code("Atlantis") == UNKNOWN_COUNTRY
+    True
     """
     if len(text) > COUNTRY_MAX_CHARACTERS:
         return UNKNOWN_COUNTRY
@@ -75,7 +80,7 @@ def country_code(text: str) -> int:
 
 
 def country_alpha2(code: int) -> str | None:
-    """Return the two letters of a country number, or None if it is no such number."""
+    """Return the alpha-2 code for a country number, or None if the number is out of range."""
     if not 0 <= code < COUNTRY_CODES:
         return None
     first, second = divmod(code, 26)
@@ -84,13 +89,13 @@ def country_alpha2(code: int) -> str | None:
 
 @lru_cache(maxsize=_REMEMBERED_TEXTS)
 def _remembered(text: str) -> int:
-    """Look up a text, once for each of the spellings that stand in the stream."""
+    """Look up a text; the cache makes this one lookup per distinct spelling."""
     return _spellings().get(_normalised(text), UNKNOWN_COUNTRY)
 
 
 @cache
 def _spellings() -> dict[str, int]:
-    """Build the table of normalised spellings; the more official one wins a conflict."""
+    """Build the table of normalised spellings; in a conflict the more official spelling wins."""
     table: dict[str, int] = {}
     shortened: dict[str, set[int]] = {}
     countries = list(pycountry.countries)
@@ -100,9 +105,9 @@ def _spellings() -> dict[str, int]:
             if spelling:
                 table.setdefault(_normalised(spelling), _number(country.alpha_2))
     for country in countries:
-        # "Bolivia, Plurinational State of" and "Falkland Islands (Malvinas)" are called by what
-        # stands first, except where two countries share it (Korea, Virgin Islands); the comma
-        # turns a name around ("Congo, The Democratic Republic of the").
+        # "Bolivia, Plurinational State of" and "Falkland Islands (Malvinas)" are known by their
+        # first part, unless two countries share it (Korea, Virgin Islands). A comma inverts the
+        # name ("Congo, The Democratic Republic of the").
         first, *rest = re.split(r"[,(]", country.name, maxsplit=1)
         number = _number(country.alpha_2)
         shortened.setdefault(_normalised(first), set()).add(number)
@@ -116,12 +121,16 @@ def _spellings() -> dict[str, int]:
 
 
 def _number(alpha_2: str) -> int:
-    """Return 26·a + b of two capital letters."""
+    """Return 26·a + b for two capital letters."""
     return 26 * (ord(alpha_2[0]) - ord("A")) + ord(alpha_2[1]) - ord("A")
 
 
 def _normalised(text: str) -> str:
-    """Fold case, accents, punctuation, spacing and a leading "the" away: "The CÔTE-d'Or" → "cote dor"."""
+    """Remove case, accents, punctuation, extra spaces and a leading "the".
+
+    >>> _normalised("The CÔTE-d'Or")
+    'cote dor'
+    """
     decomposed = unicodedata.normalize("NFKD", text.casefold())
     letters = "".join(c for c in decomposed if not unicodedata.combining(c)).replace("&", " and ")
     words = re.sub(r"[^\w\s]", " ", re.sub(r"[.'\u2019`]", "", letters)).split()

@@ -1,14 +1,14 @@
-"""What can go wrong with a model or with the data it is trained on.
+"""The errors of the model store.
 
-Messages are one line: what is wrong, where, and what to do.
+Every message is one line that says what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
 
 
 class ModelStoreError(Exception):
-    """A store, an alias or a version cannot be used; the message names it and the reason."""
+    """A store, an alias or a version is unusable; the message names it and the reason."""
 
 
 class TrainingDataError(Exception):
-    """Training data cannot be used; the message names the file, the line and the column."""
+    """Training data is unusable; the message names the file, the line and the column."""

@@ -1,49 +1,65 @@
-"""Inputs to probabilities.
+"""The linear model: a logistic regression on the engineered features as one weighted sum.
 
-A pipeline of :class:`EngagementFeatures`, an optional scaler and a logistic regression is folded
-into one weighted sum (:class:`LinearScorer`), which is fast and gives a row the same bits alone
-and in any batch. Any other estimator is asked for ``predict_proba`` (:class:`GenericScorer`).
+It is fast, gives a row the same bits alone and in any batch, and its log-odds can be split into one
+contribution per feature. This module needs NumPy only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 
-from model_store.features import (
+from model_store.inputs import (
+    INPUT_NAMES,
     NUMERIC_FEATURE_NAMES,
-    EngagementFeatures,
     EngagementWeights,
     country_indices,
     input_matrix,
-    numeric_columns,
+    numeric_features,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
+
+BASE: Final = "base"
+"""The contribution of a student without activity from an unknown country: the intercept."""
 
 
 class ProbabilityModel(Protocol):
-    """Whatever turns inputs into probabilities."""
+    """A model that predicts the probability of a purchase from the seven inputs."""
 
     def predict_probability(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the probability of a purchase, float64 (m,), for inputs float64 (m, 7)."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LinearScorer:
-    """A logistic regression on the engineered features, as one weighted sum.
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """The part of the log-odds that one feature adds.
 
     Attributes:
-        weights: of the engagement score.
-        coefficients: log-odds per unit of each numeric feature, in their order.
-        country_log_odds: float64 (677,): intercept plus the country's share of the log-odds, by
-            country number, unknown last.
+        feature: The name: :data:`BASE`, the country, or an engineered feature.
+        value: The feature's value: 0 for the base, the country's number for the country.
+        log_odds: The amount that the feature adds to the log-odds.
+    """
+
+    feature: str
+    value: float
+    log_odds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearModel:
+    """A logistic regression on the engineered features.
+
+    Attributes:
+        weights: The weights of the engagement score.
+        coefficients: The log-odds per unit of each numeric feature, in their order.
+        country_log_odds: The intercept plus the country's coefficient for each country number,
+            float64 (677,); the last entry is the unknown country's.
     """
 
     weights: EngagementWeights
@@ -53,72 +69,33 @@ class LinearScorer:
     def predict_probability(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the probability of a purchase, float64 (m,), for inputs float64 (m, 7).
 
-        The sum is accumulated column by column in a fixed order: no BLAS, whose result for a row
-        depends on how many rows stand around it.
+        The sum is accumulated column by column in a fixed order. BLAS is not used because its result
+        for a row depends on the number of rows.
         """
         inputs = input_matrix(inputs)
         log_odds = self.country_log_odds[country_indices(inputs)]
-        for coefficient, column in zip(self.coefficients, numeric_columns(inputs, self.weights), strict=True):
+        for coefficient, column in zip(
+            self.coefficients, numeric_features(inputs, self.weights), strict=True
+        ):
             log_odds += coefficient * column
         with np.errstate(over="ignore"):  # exp overflows to infinity where the probability is 0
             return 1.0 / (1.0 + np.exp(-log_odds))
 
+    def contributions(self, inputs: Sequence[float]) -> list[Contribution]:
+        """Return one student's contributions, in the order in which the model adds them up.
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GenericScorer:
-    """Any fitted classifier on the seven inputs; its second class is a purchase.
-
-    Whether a row's last bits depend on its batch is then up to the estimator.
-    """
-
-    estimator: Any
-
-    def predict_probability(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the probability of a purchase, float64 (m,), for inputs float64 (m, 7)."""
-        return np.ascontiguousarray(self.estimator.predict_proba(input_matrix(inputs))[:, 1])
-
-
-def scorer_of(estimator: Any) -> ProbabilityModel:
-    """Return the fastest scorer for a fitted estimator on the seven inputs."""
-    steps = _steps(estimator)
-    if [type(step) for step in steps] == [EngagementFeatures, LogisticRegression]:
-        return _folded(steps[0], None, steps[1])
-    if [type(step) for step in steps] == [EngagementFeatures, StandardScaler, LogisticRegression]:
-        return _folded(*steps)
-    return GenericScorer(estimator)
-
-
-def engineered_names(estimator: Any) -> tuple[str, ...]:
-    """Return the names of the features that a fitted estimator engineers, none for a foreign one."""
-    first = _steps(estimator)[0]
-    return tuple(first.get_feature_names_out()) if isinstance(first, EngagementFeatures) else ()
-
-
-def estimator_class(estimator: Any) -> str:
-    """Return the dotted name of an estimator's class, of a pipeline's last step."""
-    last = type(_steps(estimator)[-1])
-    return f"{last.__module__}.{last.__qualname__}"
-
-
-def _steps(estimator: Any) -> list[Any]:
-    return [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
-
-
-def _folded(
-    features: EngagementFeatures, scaler: StandardScaler | None, regression: LogisticRegression
-) -> LinearScorer:
-    """Fold scaler and regression: w·(f - mean)/scale + b = (w/scale)·f + (b - w·mean/scale)."""
-    coefficients = np.array(regression.coef_[0], dtype=np.float64)
-    intercept = float(regression.intercept_[0])
-    if scaler is not None:
-        if scaler.scale_ is not None:
-            coefficients /= scaler.scale_
-        if scaler.mean_ is not None:
-            intercept -= float(np.sum(coefficients * scaler.mean_))
-    numeric = len(NUMERIC_FEATURE_NAMES)
-    by_country = intercept + coefficients[numeric:][features.country_columns()]
-    return LinearScorer(
-        weights=features.weights,
-        coefficients=tuple(coefficients[:numeric].tolist()),
-        country_log_odds=by_country,
-    )
+        Args:
+            inputs: The seven inputs, the country as its number.
+        """
+        row = input_matrix(np.array([inputs], dtype=np.float64))
+        base = float(self.country_log_odds[-1])
+        country = float(self.country_log_odds[country_indices(row)[0]])
+        parts = [
+            Contribution(BASE, 0.0, base),
+            Contribution(INPUT_NAMES[0], float(row[0, 0]), country - base),
+        ]
+        for name, coefficient, column in zip(
+            NUMERIC_FEATURE_NAMES, self.coefficients, numeric_features(row, self.weights), strict=True
+        ):
+            parts.append(Contribution(name, float(column[0]), float(coefficient * column[0])))
+        return parts

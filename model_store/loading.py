@@ -1,7 +1,7 @@
-"""A version's bytes to a model that may score: verify everything, then unpickle.
+"""Load a version: verify its files, then unpickle the model, then verify the model.
 
-Unpickling runs code, so nothing is unpickled before its digest is known to be the manifest's, and
-the bytes hashed are the bytes unpickled: each file is read once.
+Unpickling runs code, so the pickle's digest must match the manifest first. Each file is read once:
+the bytes that are hashed are the bytes that are unpickled.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from model_store import self_test
 from model_store.baseline import Baseline
 from model_store.durable_files import read_regular
 from model_store.errors import ModelStoreError
+from model_store.estimator import engineered_names, estimator_class, probability_model
 from model_store.inputs import INPUT_NAMES
-from model_store.linear import engineered_names, estimator_class, scorer_of
 from model_store.manifest import (
     BASELINE_FILE,
     MANIFEST_FILE,
@@ -48,10 +48,12 @@ class LoadedModel:
     """A verified model, ready to score.
 
     Attributes:
-        version: its id in the store.
-        manifest_sha256: digest of its manifest, which stands for all of its content.
-        threshold: probability at or above which a purchase is predicted.
-        baseline: what training data looked like.
+        version: The version's id in the store.
+        manifest_sha256: The digest of its manifest, which covers all of its content.
+        threshold: The probability at or above which a purchase is predicted.
+        manifest: The version's manifest.
+        baseline: The histograms of its training data.
+        probability_model: Predicts the probabilities.
     """
 
     version: str
@@ -59,18 +61,18 @@ class LoadedModel:
     threshold: float
     manifest: Manifest
     baseline: Baseline
-    scorer: ProbabilityModel
+    probability_model: ProbabilityModel
 
     def predict_probability(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the probability of a purchase, float64 (m,), for inputs float64 (m, 7), Fortran order."""
-        return self.scorer.predict_probability(inputs)
+        return self.probability_model.predict_probability(inputs)
 
 
 def read_manifest(folder: Path, expected_sha256: str | None = None) -> tuple[Manifest, str]:
-    """Read the manifest of a version's folder, and its digest.
+    """Return the manifest in a version's folder, and the manifest's digest.
 
     Raises:
-        ModelStoreError: it is missing, no manifest, another version's, or not the expected one.
+        ModelStoreError: The manifest is missing, invalid, another version's, or not the expected one.
     """
     version, path = folder.name, folder / MANIFEST_FILE
     if folder.is_symlink():
@@ -81,27 +83,27 @@ def read_manifest(folder: Path, expected_sha256: str | None = None) -> tuple[Man
         raise _refused(version, f"{MANIFEST_FILE} cannot be read: {error.strerror or error}") from error
     sha256 = digest(content)
     if expected_sha256 not in {None, sha256}:
-        raise _refused(version, f"{MANIFEST_FILE} is not the one that the alias was given")
+        raise _refused(version, f"{MANIFEST_FILE} has another digest than the alias")
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise _refused(version, f"{MANIFEST_FILE} is no manifest: {_first(error)}") from error
+        raise _refused(version, f"{MANIFEST_FILE} is not a valid manifest: {_first(error)}") from error
     if (manifest.model, manifest.version) != (folder.parent.parent.name, version):
-        raise _refused(version, f"{MANIFEST_FILE} is of {manifest.model} {manifest.version}")
+        raise _refused(version, f"{MANIFEST_FILE} belongs to {manifest.model} {manifest.version}")
     if set(manifest.files) != set(PAYLOAD_FILES):
-        raise _refused(version, f"{MANIFEST_FILE} names the files {', '.join(sorted(manifest.files))}")
+        raise _refused(version, f"{MANIFEST_FILE} lists the files {', '.join(sorted(manifest.files))}")
     return manifest, sha256
 
 
 def load_version(folder: Path, expected_sha256: str | None = None) -> LoadedModel:
-    """Verify a version's folder and load the model in it.
+    """Verify a version's folder and load its model.
 
     Args:
-        folder: ``<store>/<model>/versions/<version>``.
-        expected_sha256: digest its manifest must have, from an alias.
+        folder: The folder ``<store>/<model>/versions/<version>``.
+        expected_sha256: The digest that the manifest must have, if an alias holds one.
 
     Raises:
-        ModelStoreError: the version fails a check; the message names the version, the file and why.
+        ModelStoreError: The version fails a check; the message names the version, the file and why.
     """
     manifest, sha256 = read_manifest(folder, expected_sha256)
     version = manifest.version
@@ -110,15 +112,15 @@ def load_version(folder: Path, expected_sha256: str | None = None) -> LoadedMode
     baseline = _parsed_baseline(version, contents[BASELINE_FILE])
     estimator = _unpickled(version, contents[MODEL_FILE])
     _check_estimator(estimator, manifest)
-    scorer = scorer_of(estimator)
-    _check_scores(version, contents[SELF_TEST_FILE], scorer)
+    model = probability_model(estimator)
+    _check_scores(version, contents[SELF_TEST_FILE], model)
     return LoadedModel(
         version=version,
         manifest_sha256=sha256,
         threshold=manifest.threshold.value,
         manifest=manifest,
         baseline=baseline,
-        scorer=scorer,
+        probability_model=model,
     )
 
 
@@ -129,18 +131,18 @@ def _read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
     except OSError as error:
         raise _refused(folder.name, f"{name} cannot be read: {error.strerror or error}") from error
     if len(content) != expected.size or digest(content) != expected.sha256:
-        raise _refused(folder.name, f"{name} is not the file that the manifest describes")
+        raise _refused(folder.name, f"{name} does not match the digest in the manifest")
     return content
 
 
 def _check_libraries(manifest: Manifest) -> None:
-    """Refuse a pickle of other library versions: scikit-learn promises nothing across them."""
+    """Refuse a pickle from other library versions: scikit-learn supports only the same version."""
     here = library_versions()
     for name, exact in (("scikit-learn", True), ("numpy", False), ("joblib", True)):
         trained = manifest.libraries.get(name, "none")
         same = trained == here[name] if exact else trained.split(".")[:2] == here[name].split(".")[:2]
         if not same:
-            reason = f"it was trained with {name} {trained}, and {here[name]} runs here; train it again"
+            reason = f"it was trained with {name} {trained}, but {here[name]} is installed; train it again"
             raise _refused(manifest.version, reason)
 
 
@@ -148,7 +150,7 @@ def _parsed_baseline(version: str, content: bytes) -> Baseline:
     try:
         return Baseline.model_validate_json(content)
     except ValidationError as error:
-        raise _refused(version, f"{BASELINE_FILE} is no baseline: {_first(error)}") from error
+        raise _refused(version, f"{BASELINE_FILE} is not a valid baseline: {_first(error)}") from error
 
 
 def _unpickled(version: str, content: bytes) -> Any:
@@ -162,20 +164,22 @@ def _unpickled(version: str, content: bytes) -> Any:
 
 def _check_estimator(estimator: Any, manifest: Manifest) -> None:
     if manifest.input_features != INPUT_NAMES:
-        raise _refused(manifest.version, f"it wants the inputs {', '.join(manifest.input_features)}")
+        raise _refused(manifest.version, f"it expects the inputs {', '.join(manifest.input_features)}")
     if estimator_class(estimator) != manifest.estimator_class:
         raise _refused(manifest.version, f"{MODEL_FILE} holds a {estimator_class(estimator)}")
     if engineered_names(estimator) != manifest.engineered_features:
-        raise _refused(manifest.version, "this software engineers other features than it was trained on")
+        raise _refused(
+            manifest.version, "it was trained with other engineered features than this release computes"
+        )
 
 
-def _check_scores(version: str, content: bytes, scorer: ProbabilityModel) -> None:
+def _check_scores(version: str, content: bytes, model: ProbabilityModel) -> None:
     try:
-        difference = self_test.largest_difference(self_test.from_lines(content), scorer)
+        difference = self_test.largest_difference(self_test.from_lines(content), model)
     except Exception as error:
         raise _refused(version, f"{SELF_TEST_FILE} cannot be scored: {_one_line(error)}") from error
     if not difference <= self_test.TOLERANCE:  # also if it is NaN
-        raise _refused(version, f"{SELF_TEST_FILE} is scored {difference:.3g} off what was expected")
+        raise _refused(version, f"a probability differs by {difference:.3g} from {SELF_TEST_FILE}")
 
 
 def _refused(version: str, reason: str) -> ModelStoreError:

@@ -1,7 +1,7 @@
-"""What a version is: its files, what it needs to run, how its threshold was chosen, how good it is.
+"""The manifest of a version: files, libraries, features, threshold, quality, training data.
 
-The manifest is the version's identity: an alias names its digest, and it names the digest of every
-other file. A digest holds for exact bytes, so JSON is written in one canonical form.
+The manifest identifies the version: an alias holds the manifest's digest, and the manifest holds the
+digest of every other file. A digest depends on exact bytes, so JSON has one canonical form here.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from model_store.features import EngagementWeights
+from model_store.inputs import EngagementWeights
 
 MANIFEST_FILE: Final = "manifest.json"
 MODEL_FILE: Final = "model.joblib"
 BASELINE_FILE: Final = "baseline.json"
 SELF_TEST_FILE: Final = "selftest.jsonl"
 PAYLOAD_FILES: Final = (MODEL_FILE, BASELINE_FILE, SELF_TEST_FILE)
-"""The files that a manifest vouches for."""
+"""The files whose digests are in the manifest."""
 
 LIBRARIES: Final = ("scikit-learn", "numpy", "scipy", "joblib")
 
@@ -34,22 +34,23 @@ class _Record(BaseModel):
 
 
 class FileDigest(_Record):
-    """A file's content: SHA-256 in hex, and size in bytes."""
+    """A file's SHA-256 in hex and its size in bytes."""
 
     sha256: Sha256
     size: int = Field(ge=0)
 
 
 class Threshold(_Record):
-    """A decision threshold: a student is predicted to buy if the probability is at or above it.
+    """A decision threshold: a purchase is predicted at or above this probability.
 
     Attributes:
-        criterion: ``max_f1``, or ``cost`` for the least expected cost.
-        false_positive_cost: of ``cost``: what flagging a student who won't buy costs.
-        false_negative_cost: of ``cost``: what missing a student who will buy costs, same unit.
-        precision: at the threshold, on the out-of-fold probabilities it was chosen on.
-        recall: likewise.
-        f1: likewise.
+        value: The probability.
+        criterion: How it was chosen: ``max_f1``, or ``cost`` for the least expected cost.
+        false_positive_cost: For ``cost``: the cost of flagging a student who will not buy.
+        false_negative_cost: For ``cost``: the cost of missing a student who will buy, same unit.
+        precision: The precision on the out-of-fold probabilities that were used to choose it.
+        recall: The recall on them.
+        f1: The F1 score on them.
     """
 
     value: Ratio
@@ -62,7 +63,7 @@ class Threshold(_Record):
 
 
 class Quality(_Record):
-    """How good probabilities are on students the model had not seen; losses in nats."""
+    """The quality of probabilities for students that the model was not fitted on; log loss in nats."""
 
     rows: int
     positives: int
@@ -75,12 +76,12 @@ class Quality(_Record):
 
 
 class Metrics(_Record):
-    """Quality measured in two ways.
+    """Quality, measured in two ways.
 
     Attributes:
-        cross_validated: on every row, each scored by a model fitted without its fold.
-        folds: how many folds.
-        held_out: on a part of the rows that neither the fit nor the threshold had seen.
+        cross_validated: On all rows, from out-of-fold probabilities.
+        folds: The number of folds.
+        held_out: On held-out rows, used neither to fit the model nor to choose the threshold.
     """
 
     cross_validated: Quality
@@ -89,7 +90,14 @@ class Metrics(_Record):
 
 
 class TrainingData(_Record):
-    """What a model was trained on; ``sha256`` is of the file's bytes, or of generated columns."""
+    """The training data of a model.
+
+    Attributes:
+        source: Where the rows came from, for people.
+        sha256: The digest of the file's bytes, or of the generated columns.
+        rows: The number of students.
+        positives: The number of students who bought.
+    """
 
     source: str
     sha256: Sha256
@@ -98,14 +106,14 @@ class TrainingData(_Record):
 
 
 class Manifest(_Record):
-    """Everything about a version but its bytes.
+    """Everything about a version except its content.
 
     Attributes:
-        libraries: version of Python and of each library that the pickled model depends on.
-        estimator_class: dotted name of the pipeline's last step.
-        input_features: the inputs in their order.
-        engineered_features: what the pipeline makes of them, in order.
-        classes: the labels; the last one is a purchase.
+        libraries: The versions of Python and of each library that the pickled model depends on.
+        estimator_class: The dotted name of the class of the estimator or the pipeline's last step.
+        input_features: The inputs, in order.
+        engineered_features: The features that the pipeline computes from them, in order.
+        classes: The labels; the last one is a purchase.
     """
 
     schema_version: Literal[1] = 1
@@ -129,16 +137,16 @@ class Manifest(_Record):
 
 
 def canonical_json(record: BaseModel) -> bytes:
-    """Return a record as JSON whose bytes depend on nothing but its content."""
+    """Return a record as JSON; equal records give equal bytes."""
     tree = record.model_dump(mode="json")
     return (json.dumps(tree, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def digest(content: bytes) -> str:
-    """Return the SHA-256 of some bytes in hex."""
+    """Return the SHA-256 of the content in hex."""
     return hashlib.sha256(content).hexdigest()
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of :data:`LIBRARIES` as they run here."""
+    """Return the installed versions of Python and :data:`LIBRARIES`."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}

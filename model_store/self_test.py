@@ -1,8 +1,8 @@
-"""Rows with the probabilities they must get.
+"""The self-test: rows with their expected probabilities.
 
-A model that scores them otherwise is not the one that was trained, whatever its digest says: another
-library, another processor, changed feature code. They hold countries as text, so that the country
-table is tested along.
+A model that gives other probabilities is not the model that was trained, even if its digest is
+right: a library, the processor or the feature code differs. Countries are stored as text, so the
+self-test covers the country table as well.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 TOLERANCE: Final = 1e-9
-"""Largest accepted difference of a probability: above rounding, below any decision's notice."""
+"""The largest accepted difference: above rounding errors, too small to change a decision."""
 
 _ROWS: Final = 64
 _UNKNOWN_TEXT: Final = "??"
 
 
 class SelfTestRow(BaseModel):
-    """The seven inputs, country as text, and the probability they must get."""
+    """The seven inputs, the country as text, and the expected probability."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -38,14 +38,14 @@ class SelfTestRow(BaseModel):
     expected_probability: float
 
 
-def choose_rows(inputs: NDArray[np.float64], scorer: ProbabilityModel) -> tuple[SelfTestRow, ...]:
-    """Choose rows from all over the range of scores, and the edges of the input space.
+def choose_rows(inputs: NDArray[np.float64], model: ProbabilityModel) -> tuple[SelfTestRow, ...]:
+    """Choose rows from the whole range of scores and from the edges of the input space.
 
     Args:
-        inputs: float64 (n, 7), the training data.
-        scorer: the trained one; it says what to expect.
+        inputs: The training data, float64 (n, 7).
+        model: The trained model, which gives the expected probabilities.
     """
-    by_score = np.argsort(scorer.predict_probability(inputs), kind="stable")
+    by_score = np.argsort(model.predict_probability(inputs), kind="stable")
     spread = by_score[np.unique(np.linspace(0, len(inputs) - 1, _ROWS).astype(np.intp))]
     edges = np.array([[-1, 0, 0, 0, 0, 0, 0], [-1, 1e6, 1e9, 1e6, 1e6, 1e6, 1e9]], dtype=np.float64)
     rows = np.asfortranarray(np.vstack([inputs[spread], edges]))
@@ -56,7 +56,7 @@ def choose_rows(inputs: NDArray[np.float64], scorer: ProbabilityModel) -> tuple[
             expected_probability=probability,
         )
         for (country, *numbers), probability in zip(
-            rows.tolist(), scorer.predict_probability(rows).tolist(), strict=True
+            rows.tolist(), model.predict_probability(rows).tolist(), strict=True
         )
     )
 
@@ -67,10 +67,10 @@ def to_lines(rows: tuple[SelfTestRow, ...]) -> bytes:
 
 
 def from_lines(content: bytes) -> tuple[SelfTestRow, ...]:
-    """Read the rows back.
+    """Parse the rows.
 
     Raises:
-        ValueError: a line is no such row (pydantic's ValidationError), or there is none.
+        ValueError: A line is not a self-test row (pydantic's ValidationError), or there are no rows.
     """
     rows = tuple(SelfTestRow.model_validate_json(line) for line in content.splitlines())
     if not rows:
@@ -78,10 +78,10 @@ def from_lines(content: bytes) -> tuple[SelfTestRow, ...]:
     return rows
 
 
-def largest_difference(rows: tuple[SelfTestRow, ...], scorer: ProbabilityModel) -> float:
-    """Score the rows again and return how far a probability is off at most, NaN for a NaN score."""
+def largest_difference(rows: tuple[SelfTestRow, ...], model: ProbabilityModel) -> float:
+    """Score the rows; return the largest difference from an expected probability (NaN for a NaN score)."""
     inputs = np.array(
         [(country_code(row.student_country), *row.numbers) for row in rows], dtype=np.float64, order="F"
     ).reshape(-1, len(INPUT_NAMES), order="F")
     expected = np.array([row.expected_probability for row in rows])
-    return float(np.abs(scorer.predict_probability(inputs) - expected).max())
+    return float(np.abs(model.predict_probability(inputs) - expected).max())

@@ -1,4 +1,4 @@
-"""Versions, aliases and their history in a folder.
+"""The model store: a folder with versions, aliases and their history.
 
 ::
 
@@ -6,10 +6,9 @@
     <store>/<model>/aliases/<alias>    one JSON line: a version and the digest of its manifest
     <store>/<model>/history.jsonl      one line per switch of an alias
 
-Rules: a version appears whole, by the rename of its folder; an alias changes in one step; writers
-hold a lock, readers need none; what is promoted has been verified, and what is loaded is again.
-A digest stored beside what it vouches for shows damage, not forgery: keep the store read-only to
-whoever only scores.
+A version appears whole, because its folder is renamed into place. An alias changes atomically.
+Writers hold a lock; readers need none. Every version is verified when it is promoted and again when
+it is loaded. A digest beside its file detects damage, not forgery: give scorers read-only access.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ import joblib
 from model_store import durable_files, self_test
 from model_store.aliases import ALIASES, PLAIN_NAME, Alias, Aliases, AliasTarget
 from model_store.errors import ModelStoreError
+from model_store.estimator import engineered_names, estimator_class
 from model_store.inputs import INPUT_NAMES
-from model_store.linear import engineered_names, estimator_class
 from model_store.loading import LoadedModel, load_version, read_manifest
 from model_store.manifest import (
     BASELINE_FILE,
@@ -54,11 +53,11 @@ class ModelStore:
     """The versions of one model.
 
     Args:
-        path: the store's folder; made by the first :meth:`add`.
-        model: the model's name, a folder below it.
+        path: The store's folder; the first :meth:`add` creates it.
+        model: The model's name, a folder in the store's folder.
 
     Raises:
-        ModelStoreError: the model's name is no plain name.
+        ModelStoreError: The model's name has other characters than letters, digits, ., _ and -.
     """
 
     def __init__(self, path: Path, model: str) -> None:
@@ -72,7 +71,7 @@ class ModelStore:
         """Write a new version and return its id, ``<UTC time>-<first 8 of the model's sha256>``.
 
         Raises:
-            ModelStoreError: the store cannot be written to.
+            ModelStoreError: The store is not writable.
         """
         pickled = io.BytesIO()
         joblib.dump(trained.pipeline, pickled, protocol=5)
@@ -110,23 +109,23 @@ class ModelStore:
             return sorted(path.name for path in self._versions.iterdir() if PLAIN_NAME.fullmatch(path.name))
 
     def aliases(self) -> dict[Alias, AliasTarget]:
-        """Return what each alias names, for those that are set.
+        """Return the target of each alias that is set.
 
         Raises:
-            ModelStoreError: an alias is broken.
+            ModelStoreError: An alias file is damaged.
         """
         return {alias: target for alias in ALIASES if (target := self._aliases.read(alias))}
 
     def history(self) -> list[dict[str, Any]]:
-        """Return every switch of an alias, oldest first."""
+        """Return all switches of aliases, oldest first."""
         with _os_errors(f"read the history of {self.folder}"):
             return self._aliases.history()
 
     def resolve(self, alias: Alias) -> AliasTarget:
-        """Return what an alias names; a few dozen microseconds, fit for polling.
+        """Return the target of an alias; takes a few dozen microseconds, so it suits polling.
 
         Raises:
-            ModelStoreError: it is not set, or broken.
+            ModelStoreError: The alias is not set, or its file is damaged.
         """
         target = self._aliases.read(alias)
         if target is None:
@@ -136,10 +135,10 @@ class ModelStore:
         return target
 
     def manifest(self, version_or_alias: str) -> Manifest:
-        """Return a version's manifest, without verifying the files it vouches for.
+        """Return a version's manifest without verifying the version's other files.
 
         Raises:
-            ModelStoreError: there is no such version or alias, or its manifest is refused.
+            ModelStoreError: There is no such version or alias, or its manifest is refused.
         """
         return read_manifest(*self._locate(version_or_alias))[0]
 
@@ -147,7 +146,7 @@ class ModelStore:
         """Verify a version and load it.
 
         Raises:
-            ModelStoreError: there is no such version or alias, or the version fails a check.
+            ModelStoreError: There is no such version or alias, or the version fails a check.
         """
         return load_version(*self._locate(version_or_alias))
 
@@ -155,20 +154,20 @@ class ModelStore:
         """Run every check of :meth:`load`, the self-test included, and return the manifest.
 
         Raises:
-            ModelStoreError: as for :meth:`load`.
+            ModelStoreError: As for :meth:`load`.
         """
         return self.load(version_or_alias).manifest
 
     def promote(
         self, version: str, alias: Alias = "champion", *, reason: str = "", actor: str = ""
     ) -> AliasTarget:
-        """Verify a version and make an alias name it; the last champion becomes ``previous``.
+        """Verify a version and switch an alias to it; the old champion becomes ``previous``.
 
-        Promoting what the alias names already changes nothing. A crash leaves the alias at the old
-        version or at the new one.
+        Nothing changes if the alias already has this target. After a crash the alias has either its
+        old target or the new one.
 
         Raises:
-            ModelStoreError: the version fails a check, or the store cannot be written to.
+            ModelStoreError: The version fails a check, or the store is not writable.
         """
         loaded = self.load(version)
         target = AliasTarget(version=loaded.version, manifest_sha256=loaded.manifest_sha256)
@@ -176,8 +175,8 @@ class ModelStore:
             old = self._aliases.read(alias)
             if old == target:
                 return target
-            # `previous` first: a crash in between then leaves the champion as it was, and nothing
-            # to roll back to, rather than a rollback to the version before the last.
+            # `previous` is switched first. After a crash in between, a rollback finds no earlier
+            # champion; the other order would roll back to the version before the last one.
             if alias == "champion" and old:
                 self._aliases.switch("previous", old, reason=reason, actor=actor)
             self._aliases.switch(alias, target, reason=reason, actor=actor)
@@ -187,8 +186,8 @@ class ModelStore:
         """Verify ``previous`` and swap it with the champion; return the new champion.
 
         Raises:
-            ModelStoreError: there is no earlier champion, it fails a check, or the store cannot be
-                written to.
+            ModelStoreError: There is no earlier champion, it fails a check, or the store is not
+                writable.
         """
         with self._writing("roll back in"):
             champion, previous = self.resolve("champion"), self._aliases.read("previous")
@@ -205,7 +204,7 @@ class ModelStore:
         return self.folder / "versions"
 
     def _locate(self, version_or_alias: str) -> tuple[Path, str | None]:
-        """Return the folder of a version, and the digest that its manifest must have if known."""
+        """Return the folder of a version, and the expected digest of its manifest if an alias holds one."""
         if version_or_alias in ALIASES:
             target = self.resolve(version_or_alias)
             return self._versions / target.version, target.manifest_sha256
@@ -217,8 +216,8 @@ class ModelStore:
         return folder, None
 
     def _publish(self, version: str, contents: dict[str, bytes]) -> None:
-        """Write a version's files beside the versions, then let them appear by one rename."""
-        unfinished = self._versions / ".unfinished"  # one is enough: the writer holds the lock
+        """Write a version's files to a temporary folder, then rename the folder into place."""
+        unfinished = self._versions / ".unfinished"  # one name is enough: the writer holds the lock
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         for name, content in contents.items():
@@ -229,7 +228,7 @@ class ModelStore:
 
     @contextmanager
     def _writing(self, action: str) -> Iterator[None]:
-        """Hold the writers' lock, and translate what the file system refuses."""
+        """Hold the writers' lock, and translate errors of the file system."""
         with _os_errors(f"{action} {self.folder}"):
             self._versions.mkdir(parents=True, exist_ok=True)
             with durable_files.locked(self.folder / ".lock"):

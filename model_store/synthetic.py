@@ -1,9 +1,8 @@
-"""Generated students: like real ones in their marginals, zeros, correlations and share of buyers.
+"""Generate students with realistic marginals, zeros, correlations and purchase rate.
 
-A student has one latent engagement, standard normal, that drives minutes watched, courses started
-and practice exams (a Gaussian copula with one factor). Whether the student buys is drawn from a
-logistic ground truth. Every constant below was fitted once to aggregates of some 12,000 real
-students; none describes a person.
+Each student has one latent standard normal engagement, which drives minutes watched, courses started
+and practice exams (a one-factor Gaussian copula). A logistic model draws the purchase. The constants
+were fitted once to aggregates of about 12,000 real students; none describes a person.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from model_store.training_data import TrainingTable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Country: share of students, and what it adds to the log-odds of a purchase.
+# Country: its share of the students, and its effect on the log-odds of a purchase.
 _COUNTRIES: Final = {
     "IN": (0.190, -0.4),
     "US": (0.140, 0.9),
@@ -46,36 +45,36 @@ _COUNTRIES: Final = {
     "BD": (0.011, -0.6),
     "PH": (0.010, 0.1),
 }
-"""The other countries share what is left evenly, and add nothing."""
+"""The other countries share the rest evenly, and have no effect."""
 
 _JOINED_TODAY_RATIO: Final = 0.04
-# Quantiles of the days of everyone else: nearly uniform over ten months.
+# Quantiles of the other students' days: nearly uniform over ten months.
 _DAYS_QUANTILES: Final = ((0, 0.05, 0.25, 0.5, 0.75, 1), (1, 5, 52, 120, 207, 293))
-# Quantiles of the minutes watched, interpolated in their logarithm: a long tail on both sides.
+# Quantiles of the minutes watched; interpolated on a logarithmic scale, since both tails are long.
 _MINUTES_QUANTILES: Final = (
     (0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1),
     (0.1, 0.11, 1.1, 6.7, 34, 71, 117, 336, 5000),
 )
 _NEW_STUDENT_DAYS: Final = 8
 _NEW_STUDENT_SHIFT: Final = 0.5
-"""The students of the first week watch more (shift of the latent normal)."""
+"""Students in their first week watch more (a shift of the latent normal)."""
 _MORE_COURSES_RATIO: Final = 0.13
 _MOST_COURSES: Final = 16
 _OLD_STUDENT_DAYS: Final = 150
 _EXAM_TAKERS_RATIO: Final = 0.13
-"""Among students of the last 150 days."""
+"""The share among students of the last 150 days."""
 _OLD_STUDENT_EXAM_SHIFT: Final = -1.0
-"""Practice exams came late: who joined long ago seldom took one."""
+"""Practice exams are a recent feature: students who joined earlier seldom took one."""
 _MOST_EXAMS: Final = 76
 _LONGEST_EXAM_MIN: Final = 25.0
 
 
 def generate_students(count: int, seed: int = 0) -> TrainingTable:
-    """Generate students; the same count and seed give the same ones.
+    """Generate students; equal counts and seeds give equal students.
 
     Args:
-        count: at least 1.
-        seed: of the random generator.
+        count: The number of students, at least 1.
+        seed: The seed of the random generator.
     """
     random = np.random.default_rng(seed)
     days = _days(random, count)
@@ -124,7 +123,7 @@ def _minutes(engagement: NDArray[np.float64], days: NDArray[np.float64]) -> NDAr
 
 
 def _courses(random: np.random.Generator, engagement: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Draw courses started, float64 (n,): one mostly, else P(more than k) = 0.13 / k²."""
+    """Draw courses started, float64 (n,): usually one; P(more than k) = 0.13 / k²."""
     upper_tail: NDArray[np.float64] = ndtr(-_correlated(random, engagement, 0.65))
     courses = 1 + np.floor(np.sqrt(_MORE_COURSES_RATIO / np.maximum(upper_tail, 1e-12)))
     capped: NDArray[np.float64] = np.minimum(courses, _MOST_COURSES)
@@ -138,7 +137,7 @@ def _exams(
     count = len(engagement)
     old = _OLD_STUDENT_EXAM_SHIFT * (days >= _OLD_STUDENT_DAYS)
     takers = _correlated(random, engagement, 0.65) + old > ndtri(1 - _EXAM_TAKERS_RATIO)
-    # Takers are the engaged ones, whose engagement has about this mean and spread.
+    # Exam takers are the engaged students; their engagement has about this mean and spread.
     among_takers = _correlated(random, (engagement - 1.1) / 0.85, 0.5)
     started = np.clip(np.floor(np.exp(0.94 + 0.83 * among_takers)), 1, _MOST_EXAMS) * takers
     passed = random.binomial(started.astype(np.int64), random.beta(1.5, 0.95, count))
@@ -149,15 +148,15 @@ def _exams(
 def _correlated(
     random: np.random.Generator, latent: NDArray[np.float64], correlation: float
 ) -> NDArray[np.float64]:
-    """Draw standard normals that correlate with a standard normal, float64 (n,)."""
+    """Draw standard normals with a given correlation to a standard normal, float64 (n,)."""
     own = random.standard_normal(len(latent))
     return correlation * latent + math.sqrt(1 - correlation**2) * own
 
 
 def _country_table() -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
-    """Return alpha-2 codes, and the share and the log-odds of each, float64 (c,)."""
+    """Return the alpha-2 codes, their shares, float64 (c,), and their effects, float64 (c,)."""
     others = sorted({country.alpha_2 for country in pycountry.countries} - set(_COUNTRIES))
-    left = 1 - sum(share for share, _ in _COUNTRIES.values())
-    shares = [share for share, _ in _COUNTRIES.values()] + [left / len(others)] * len(others)
+    rest = 1 - sum(share for share, _ in _COUNTRIES.values())
+    shares = [share for share, _ in _COUNTRIES.values()] + [rest / len(others)] * len(others)
     effects = [effect for _, effect in _COUNTRIES.values()] + [0.0] * len(others)
     return [*_COUNTRIES, *others], np.array(shares), np.array(effects)

@@ -1,6 +1,6 @@
-"""Students whose purchase is known, from a CSV file.
+"""Read training data from a CSV file: students with a known outcome.
 
-The rules are those of the events: what a scorer would reject is no training data either.
+The rules are the same as for events: training data may not contain what a scorer would reject.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class TrainingTable:
     """Students and whether they bought.
 
     Attributes:
-        countries: as written, n texts.
-        inputs: float64 (n, 7), Fortran order; column 0 is the country's number.
-        purchased: int8 (n,), 0 or 1.
-        sha256: of the file's bytes, or of the generated columns.
-        source: where the rows come from, for people.
+        countries: The countries as written, n texts.
+        inputs: The inputs, float64 (n, 7), Fortran order; column 0 is the country's number.
+        purchased: The labels, int8 (n,), 0 or 1.
+        sha256: The digest of the file's bytes, or of the generated columns.
+        source: Where the rows came from, for people.
     """
 
     countries: Sequence[str] = field(repr=False)
@@ -54,24 +54,24 @@ class TrainingTable:
 
     @property
     def rows(self) -> int:
-        """Number of students."""
+        """The number of students."""
         return len(self.purchased)
 
     @property
     def positives(self) -> int:
-        """Number of students who bought."""
+        """The number of students who bought."""
         return int(self.purchased.sum())
 
 
 def read_training_csv(path: Path) -> TrainingTable:
-    """Read a CSV file (UTF-8, a byte order mark is tolerated) with a header line.
+    """Read a CSV file in UTF-8, with or without a byte order mark.
 
-    Columns are found by name: the seven inputs and ``purchased`` (0/1 or true/false); others are
-    ignored. The text ``NA`` is a country, not a missing value.
+    The header names the columns: the seven inputs and ``purchased`` (0/1 or true/false). Other
+    columns are ignored. The text ``NA`` is a country, not a missing value.
 
     Raises:
-        TrainingDataError: the file, or a value in it, is unusable; the message names file, line and
-            column.
+        TrainingDataError: The file or a value in it is unusable; the message names the file, the
+            line and the column.
     """
     try:
         content = path.read_bytes()
@@ -79,14 +79,14 @@ def read_training_csv(path: Path) -> TrainingTable:
     except OSError as error:
         raise TrainingDataError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise TrainingDataError(f"{path} is not UTF-8 at byte {error.start}; convert it") from error
+        raise TrainingDataError(f"{path} is not UTF-8: byte {error.start} is invalid; convert it") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     countries: list[str] = []
     values: list[list[float]] = []
     try:
         positions = _positions(path, next(reader, []))
         for cells in reader:
-            if cells:  # a blank line, mostly the last
+            if cells:  # skip blank lines; the last line often is
                 row = _row(f"{path}, line {reader.line_num}", cells, positions)
                 countries.append(cells[positions[INPUT_NAMES[0]]].strip())
                 values.append(row)
@@ -106,14 +106,14 @@ def read_training_csv(path: Path) -> TrainingTable:
 
 def _positions(path: Path, header: list[str]) -> dict[str, int]:
     names = [name.strip() for name in header]
-    wanted = (*INPUT_NAMES, LABEL)
-    missing = [name for name in wanted if name not in names]
+    required = (*INPUT_NAMES, LABEL)
+    missing = [name for name in required if name not in names]
     if missing:
         raise TrainingDataError(f"{path}, line 1: column {', '.join(missing)} is missing")
-    for name in wanted:
+    for name in required:
         if names.count(name) > 1:
-            raise TrainingDataError(f"{path}, line 1: column {name} stands there twice")
-    return {name: names.index(name) for name in wanted}
+            raise TrainingDataError(f"{path}, line 1: column {name} appears twice")
+    return {name: names.index(name) for name in required}
 
 
 def _row(where: str, cells: list[str], positions: dict[str, int]) -> list[float]:

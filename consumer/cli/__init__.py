@@ -26,6 +26,7 @@ from consumer.cli import (
 from consumer.cli.context import Context
 from consumer.errors import ServiceError
 from consumer.runtime import logging as logs
+from consumer.runtime.lifeline import stop_with_parent
 from model_store.errors import ModelStoreError, TrainingDataError
 from schemas.errors import SchemaError
 
@@ -53,8 +54,13 @@ def options(
         ),
     ] = None,
     debug: Annotated[bool, typer.Option(help="Log more, and show tracebacks.")] = False,
+    with_parent: Annotated[
+        bool, typer.Option("--lifeline", help="Stop when standard input ends.", hidden=True)
+    ] = False,
 ) -> None:
     """Read what holds for every verb."""
+    if with_parent:
+        stop_with_parent()
     logs.configure(debug=debug)
     context.obj = Context(config_file=config, overrides=settings or [], debug=debug)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from consumer.cli.context import Context
-from consumer.cli.run import before_verb
+from consumer.cli.run import options_before_verb
 from consumer.errors import InvariantError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _perform(
         settings = ours.settings()
         console.print(f"Kafka: {bootstrap_servers}")
         console.print(f"model: {train_model(settings)}, trained on generated students")
-        with start_environment(settings, before_verb(ours), FOLDER, workers) as stage:
+        with start_environment(settings, options_before_verb(ours), FOLDER, workers) as stage:
             console.print(f"roles: {workers} x score, monitor; what they say is in {stage.log_path}")
             with Display(console) as display:
                 summary = DemoRun(stage, DemoPlan(events, rate, broken), display).run(keep=keep)
@@ -84,7 +84,7 @@ def _wait(console: Console, stage: DemoEnvironment) -> None:
     console.print(f"audit log: {stage.settings.audit.path}")
     console.print("ctrl-C ends it")
     try:
-        while stage.supervisor.death() is None:
+        while stage.supervisor.first_exit() is None:
             time.sleep(0.5)
     except KeyboardInterrupt:
         console.print("ended")

@@ -19,7 +19,7 @@ models = typer.Typer(help="The model store.", no_args_is_help=True)
 
 GENERATED_STUDENTS = 20_000
 
-Reason = Annotated[str, typer.Option(help="Why; kept in the store's history.")]
+Reason = Annotated[str, typer.Option(help="The reason, recorded in the history.")]
 Version = Annotated[str, typer.Argument(help="A version's id, or an alias.")]
 
 
@@ -33,13 +33,19 @@ def train(
     context: typer.Context,
     data: Annotated[Path | None, typer.Option(help="CSV with the seven inputs and `purchased`.")] = None,
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version the champion.")] = False,
-    criterion: Annotated[str, typer.Option(help="How the threshold is chosen: max_f1 or cost.")] = "max_f1",
-    false_positive_cost: Annotated[float, typer.Option(help="For cost: of a student flagged in vain.")] = 1.0,
-    false_negative_cost: Annotated[float, typer.Option(help="For cost: of a buyer missed.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Same data, same seed, same model.")] = 0,
+    criterion: Annotated[str, typer.Option(help="How to choose the threshold: max_f1 or cost.")] = "max_f1",
+    false_positive_cost: Annotated[
+        float, typer.Option(help="For cost: the cost of flagging a student who will not buy.")
+    ] = 1.0,
+    false_negative_cost: Annotated[
+        float, typer.Option(help="For cost: the cost of missing a student who will buy.")
+    ] = 1.0,
+    seed: Annotated[
+        int, typer.Option(help="The seed of the splits: equal data and seeds give equal models.")
+    ] = 0,
 ) -> None:
-    """Train a model and add it to the store; without --data on generated students."""
-    from model_store.features import EngagementWeights  # noqa: PLC0415 - scikit-learn takes a second to import
+    """Train a model and add it to the store; without --data, train on generated students."""
+    from model_store.inputs import EngagementWeights  # noqa: PLC0415 - scikit-learn takes a second to import
     from model_store.synthetic import generate_students  # noqa: PLC0415
     from model_store.training import train as fit  # noqa: PLC0415
     from model_store.training_data import read_training_csv  # noqa: PLC0415
@@ -62,14 +68,14 @@ def train(
             false_negative_cost=false_negative_cost,
             seed=seed,
         )
-    except ValueError as error:  # a weight or a cost that makes no sense
+    except ValueError as error:  # a weight or a cost is out of range
         raise UsageError(str(error)) from error
     store = _store(settings)
     version = store.add(trained)
     quality = trained.metrics.cross_validated
     typer.echo(f"trained on {table.rows} students from {table.source}, {table.positives} of them buyers")
     typer.echo(
-        f"on students it had not seen: average precision {quality.average_precision:.3f}, "
+        f"cross-validated: average precision {quality.average_precision:.3f}, "
         f"ROC AUC {quality.roc_auc:.3f}, Brier score {quality.brier_score:.4f}"
     )
     typer.echo(
@@ -79,9 +85,9 @@ def train(
     typer.echo(f"version {version} in {store.folder}")
     if promote:
         store.promote(version, reason="train --promote", actor=getpass.getuser())
-        typer.echo("it is the champion now")
+        typer.echo("it is now the champion")
     else:
-        typer.echo(f"put it on with: purchase-stream models promote {version}")
+        typer.echo(f"activate it with: purchase-stream models promote {version}")
 
 
 @models.command("ls", epilog="Example: purchase-stream models ls")
@@ -108,7 +114,7 @@ def show(context: typer.Context, version: Version = "champion") -> None:
 
 @models.command(epilog="Example: purchase-stream models verify champion")
 def verify(context: typer.Context, version: Version = "champion") -> None:
-    """Check a version's digests, library versions and feature names, and re-score its self-test."""
+    """Check a version's digests, library versions and feature names, and run its self-test."""
     manifest = _store(_settings(context)).verify(version)
     typer.echo(f"{manifest.version} is good")
 
@@ -124,7 +130,7 @@ def promote(context: typer.Context, version: Version, reason: Reason = "") -> No
 
 @models.command(epilog="Example: purchase-stream models rollback --reason 'flags too many'")
 def rollback(context: typer.Context, reason: Reason = "") -> None:
-    """Put the previous champion back on."""
+    """Make the previous champion the champion again."""
     target = _store(_settings(context)).rollback(reason=reason, actor=getpass.getuser())
     typer.echo(f"champion is {target.version}")
 

@@ -17,25 +17,25 @@ def add_to(app: typer.Typer) -> None:
 
 def run(
     context: typer.Context,
-    workers: Annotated[int, typer.Option(help="Scorers.", min=1)] = 1,
-    serve: Annotated[bool, typer.Option("--serve", help="Run the synchronous API, too.")] = False,
+    workers: Annotated[int, typer.Option(help="Number of scorers.", min=1)] = 1,
+    serve: Annotated[bool, typer.Option("--serve", help="Also run the synchronous API.")] = False,
 ) -> None:
-    """Run scorers and the monitor, each in a process of its own, until one dies or ctrl-C."""
-    from consumer.runtime.lifecycle import stopping_on_signals  # noqa: PLC0415 - scikit-learn takes a second to import
+    """Run scorers and the monitor as child processes, until one exits or Ctrl-C."""
+    from consumer.runtime.lifecycle import stopping_on_signals  # noqa: PLC0415 - keeps --help fast
     from consumer.runtime.supervisor import Supervisor, roles  # noqa: PLC0415
 
     given: Context = context.obj
-    given.settings()  # what is wrong with them should be said once, not by every child
-    supervisor = Supervisor(roles(workers, serve=serve), before_verb(given))
+    given.settings()  # report wrong settings once, not once per child
+    supervisor = Supervisor(roles(workers, serve=serve), options_before_verb(given))
     with stopping_on_signals(supervisor.request_stop):
-        death = supervisor.run()
-    if death is not None:
-        typer.echo(f"purchase-stream: {death}", err=True)
-        sys.exit(death.exit_code)
+        child_exit = supervisor.run()
+    if child_exit is not None:
+        typer.echo(f"purchase-stream: {child_exit}", err=True)
+        sys.exit(child_exit.exit_code)
 
 
-def before_verb(given: Context) -> list[str]:
-    """Return the options that stood before the verb, for a child's command line."""
+def options_before_verb(given: Context) -> list[str]:
+    """Return the options that were given before the verb, for a child's command line."""
     config = ["--config", str(given.config_file)] if given.config_file else []
     overrides = [word for override in given.overrides for word in ("--set", override)]
     return [*config, *overrides, *(["--debug"] if given.debug else [])]

@@ -160,6 +160,6 @@ class DemoRun:
             time.sleep(_LOOK_EVERY_S)
 
     def _refuse_death(self) -> None:
-        death = self._stage.supervisor.death()
+        death = self._stage.supervisor.first_exit()
         if death is not None:
             raise FatalError(f"{death}; {self._stage.log_path} says why")

@@ -1,8 +1,8 @@
 """A real Apache Kafka on this machine, from its jars, for ``demo`` and the tests.
 
 One node or a cluster, on loopback ports that stay the same across restarts. A node can be stopped,
-killed, paused and restarted one by one. Every java process hangs on a guard (guard.py) that kills it when
-this process is gone, by whatever means.
+killed, paused and restarted one by one. Every java process runs under runtime/lifeline.py, which kills it
+when this process is gone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from consumer.embedded_kafka.jars import BROKER_FOLDER, INSTALL_ADVICE, kafka_ja
 from consumer.embedded_kafka.properties import Node, choose_nodes, server_properties
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka.admin import broker_ids
-from consumer.runtime import guard
+from consumer.runtime import lifeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -191,7 +191,7 @@ class EmbeddedKafka:
             self._format(java, node, properties)
         heap = f"-Xmx{self._heap_mb}m"
         options = ["--remove", str(folder)] if self._remove_data else []
-        command = [sys.executable, "-I", "-S", str(Path(guard.__file__)), *options, "--"]
+        command = [sys.executable, "-I", "-S", str(Path(lifeline.__file__)), *options, "--"]
         with (folder / "kafka.log").open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - every word is ours
                 [*command, *java, heap, "kafka.Kafka", str(properties)],

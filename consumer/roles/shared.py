@@ -95,7 +95,7 @@ def watch_model(
     if required:
         models.load()
     else:
-        models.look()
+        models.check()
     return models
 
 

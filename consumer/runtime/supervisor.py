@@ -1,7 +1,8 @@
-"""Runs the roles as child processes: what begins together ends together, in order.
+"""Runs the roles of one machine as child processes and stops them in order.
 
-Scorers stop first, then the API, then the monitor, which can so still read what they committed. A child
-that dies takes the others with it: whoever supervises us sees one exit code and restarts the whole.
+Scorers stop first, then the API, then the monitor, so that the monitor still reads what they committed.
+When one child exits, the others are stopped too. The outer supervisor then sees one exit code and restarts
+everything.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Final, TextIO
 
-STOP_TIMEOUT_S: Final = 15.0
-"""More than stopping takes; the broker then takes back what is left of a child."""
+from consumer.runtime.lifeline import STOP_TIMEOUT_S
 
-_COMMAND: Final = (sys.executable, "-m", "consumer.runtime.lifeline")
-_LOOK_EVERY_S: Final = 0.1
-_SIGNAL_CODE: Final = 128
-"""A shell adds the signal's number to this."""
-_UNEXPECTED_END: Final = 75
+ROLE_COMMAND: Final = (sys.executable, "-P", "-m", "consumer", "--lifeline")
+"""Starts this product as a child process. Without ``-P`` Python would look for modules in the working
+directory first and run a ``consumer.py`` that lies there."""
+
+_POLL_INTERVAL_S: Final = 0.1
+_SIGNAL_EXIT_CODE: Final = 128
+"""As in a shell, the exit code after a signal is this plus the signal's number."""
+_UNEXPECTED_EXIT_CODE: Final = 75
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,8 @@ class Role:
     """One child.
 
     Attributes:
-        name: what its log lines carry.
-        arguments: its command line, from the verb on.
+        name: The role in its log lines.
+        arguments: The command line, from the verb on.
     """
 
     name: str
@@ -40,11 +43,11 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class ChildExit:
-    """A child that ended by itself.
+    """The unexpected end of a child.
 
     Attributes:
-        role: which.
-        status: its exit code, or minus the number of the signal that killed it.
+        role: The name of the role.
+        status: The exit code, or minus the number of the signal that killed the child.
     """
 
     role: str
@@ -52,10 +55,10 @@ class ChildExit:
 
     @property
     def exit_code(self) -> int:
-        """What the parent exits with: never 0, for a role has no end of its own."""
+        """The exit code for the parent. Never 0, because a role should not end by itself."""
         if self.status < 0:
-            return _SIGNAL_CODE - self.status
-        return self.status or _UNEXPECTED_END
+            return _SIGNAL_EXIT_CODE - self.status
+        return self.status or _UNEXPECTED_EXIT_CODE
 
     def __str__(self) -> str:
         how = (
@@ -67,7 +70,7 @@ class ChildExit:
 
 
 def roles(workers: int, *, serve: bool) -> list[Role]:
-    """Return the roles of one machine in the order in which they stop."""
+    """Return the roles of one machine, in the order in which they stop."""
     scorers = [Role(f"score-{worker}", ("score", "--worker", str(worker))) for worker in range(workers)]
     api = [Role("serve", ("serve",))] if serve else []
     return [*scorers, *api, Role("monitor", ("monitor",))]
@@ -77,11 +80,11 @@ class Supervisor:
     """Starts, watches and stops children.
 
     Args:
-        children: the roles, in the order in which they stop.
-        options: what stands before each child's verb on its command line.
-        command: what every child's command line begins with; it ends when its standard input does.
-        log: where the children's lines go, each with the role's name; by default standard error.
-        stop_timeout_s: how long a child may take to stop before it is killed.
+        children: The roles, in the order in which they stop.
+        options: Options before each child's verb on its command line.
+        command: The start of each child's command line. The command must end when its standard input does.
+        log: Receives the children's log lines with the role's name; standard error by default.
+        stop_timeout_s: How long a child may take to stop before it is killed.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class Supervisor:
         children: Sequence[Role],
         options: Sequence[str] = (),
         *,
-        command: Sequence[str] = _COMMAND,
+        command: Sequence[str] = ROLE_COMMAND,
         log: TextIO | None = None,
         stop_timeout_s: float = STOP_TIMEOUT_S,
     ) -> None:
@@ -102,33 +105,33 @@ class Supervisor:
         self._stopping = False
 
     def run(self) -> ChildExit | None:
-        """Start the children and wait until :meth:`request_stop` or a death; then stop what runs."""
+        """Run the children until :meth:`request_stop` is called or one exits. Return that exit."""
         self.start()
         try:
-            while not self._stopping and self.death() is None:
-                time.sleep(_LOOK_EVERY_S)
-            return self.death()
+            while not self._stopping and self.first_exit() is None:
+                time.sleep(_POLL_INTERVAL_S)
+            return self.first_exit()
         finally:
             self.stop()
 
     def request_stop(self) -> None:
-        """Let :meth:`run` stop the children and return. Safe to call from a signal handler."""
+        """Make :meth:`run` stop the children and return. Safe to call from a signal handler."""
         self._stopping = True
 
     def start(self) -> None:
         """Start every child."""
         for role in self._roles:
-            process = subprocess.Popen(  # noqa: S603 - every word is ours or the caller's own options
+            process = subprocess.Popen(  # noqa: S603 - our command and the caller's options
                 [*self._command, *role.arguments],
-                stdin=subprocess.PIPE,  # its end tells the child that we are gone
+                stdin=subprocess.PIPE,  # the child's lifeline
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                process_group=0,  # a ctrl-C is for us alone: we stop them in order
+                process_group=0,  # Ctrl-C reaches only the parent, which stops them in order
             )
             self._processes[role.name] = process
-            assert process.stdout is not None  # noqa: S101 - asked for above
+            assert process.stdout is not None  # noqa: S101 - requested above
             thread = threading.Thread(target=self._copy_log, args=(role.name, process.stdout), daemon=True)
             thread.start()
             self._log_threads.append(thread)
@@ -137,8 +140,8 @@ class Supervisor:
         """Return a child's process id."""
         return self._processes[role].pid
 
-    def death(self) -> ChildExit | None:
-        """Return the first child that has ended by itself, if one has."""
+    def first_exit(self) -> ChildExit | None:
+        """Return the first child in order that has exited, if any."""
         for name, process in self._processes.items():
             status = process.poll()
             if status is not None:
@@ -146,7 +149,7 @@ class Supervisor:
         return None
 
     def stop(self) -> None:
-        """Stop the children that run: scorers together, then the others one by one."""
+        """Stop the running children: all scorers together, then the others one by one."""
         scorers = [role.name for role in self._roles if role.arguments[0] == "score"]
         others = [role.name for role in self._roles if role.name not in scorers]
         for group in (scorers, *([name] for name in others)):
@@ -170,12 +173,12 @@ class Supervisor:
     def _copy_log(self, role: str, lines: IO[str]) -> None:
         with lines:
             for line in lines:
-                self._log.write(labelled(role, line))
+                self._log.write(label_line(role, line))
                 self._log.flush()
 
 
-def labelled(role: str, line: str) -> str:
-    """Return a log line with the role's name: as a field of a JSON object, else before the text."""
+def label_line(role: str, line: str) -> str:
+    """Add the role to a log line: as a field of a JSON object, as a prefix otherwise."""
     if line.startswith('{"'):
         return f'{{"role": "{role}", {line[1:]}'
     return f"{role}: {line}"

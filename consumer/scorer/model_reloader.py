@@ -1,4 +1,4 @@
-"""The model that is on, and the switch to another one while running."""
+"""Load the champion, and reload it when the alias changes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ log = structlog.get_logger(__name__)
 
 
 class ModelReloader:
-    """Holds the champion and looks for another one in a thread of its own.
+    """Holds the active model, and polls the champion alias in its own thread.
 
-    A batch is scored with one model throughout: whoever scores asks for :meth:`current` once per
-    batch. A version that fails its verification is refused, and the running one goes on.
+    Call :meth:`current` once per batch, so that one model scores the whole batch. A version that
+    fails its verification is refused, and the active model stays.
 
     Args:
-        store: where versions live.
-        poll_s: seconds between looks at the alias.
-        conditions: where a model that is missing altogether is noted.
-        on_loaded: told of every model that is put on.
-        on_refused: told of every version that was refused, once each.
+        store: The model store.
+        poll_s: The seconds between two checks of the alias.
+        conditions: Holds ``Condition.MODEL`` while no model is active.
+        on_loaded: Called with every model that is activated.
+        on_refused: Called once with the reason for every version that is refused.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class ModelReloader:
         self._thread = threading.Thread(target=self._watch, name="model", daemon=True)
 
     def current(self) -> LoadedModel:
-        """Return the model that is on.
+        """Return the active model.
 
         Raises:
-            StartupError: there is none.
+            StartupError: No model is active.
         """
         model = self._model
         if model is None:
@@ -61,27 +61,27 @@ class ModelReloader:
         return model
 
     def load(self) -> None:
-        """Put the champion on now.
+        """Load and activate the champion.
 
         Raises:
-            StartupError: there is none, or it was refused.
+            StartupError: There is no champion, or it was refused.
         """
         try:
-            self._put_on(self._store.load("champion"))
+            self._activate(self._store.load("champion"))
         except ModelStoreError as error:
             self._conditions.set(Condition.MODEL, str(error))
             raise StartupError(str(error)) from error
 
     def start(self) -> None:
-        """Begin to watch the alias."""
+        """Start the thread that polls the alias."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop watching."""
+        """Stop the thread."""
         self._stopped.set()
 
-    def look(self) -> None:
-        """Look at the alias once, and switch if it names another version."""
+    def check(self) -> None:
+        """Read the alias; if it names another version, load and activate it."""
         try:
             target = self._store.resolve("champion")
             running = self._model
@@ -90,20 +90,20 @@ class ModelReloader:
                 return
             if target.manifest_sha256 != self._refused:
                 self._refused = target.manifest_sha256
-                self._put_on(self._store.load("champion"))
+                self._activate(self._store.load("champion"))
         except ModelStoreError as error:
-            log.warning("model refused, the running one goes on", reason=str(error))
+            log.warning("model refused, the active one stays", reason=str(error))
             self._on_refused(str(error))
             if self._model is None:
                 self._conditions.set(Condition.MODEL, str(error))
 
-    def _put_on(self, model: LoadedModel) -> None:
+    def _activate(self, model: LoadedModel) -> None:
         self._model = model
         self._refused = None
         self._conditions.clear(Condition.MODEL)
-        log.info("model on", version=model.version, threshold=model.threshold)
+        log.info("model activated", version=model.version, threshold=model.threshold)
         self._on_loaded(model)
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._poll_s):
-            self.look()
+            self.check()

@@ -27,6 +27,7 @@ from measure import (
 from throughput import Drained, Logged, drained
 
 from consumer.kafka.admin import TopicSpec, create_topics
+from consumer.runtime.supervisor import ROLE_COMMAND
 from consumer.settings import load
 from consumer.simulator.producer import EventProducer
 from model_store.store import ModelStore
@@ -36,7 +37,7 @@ from model_store.training import train
 PARTITIONS = 4
 STUDENTS = 10_000
 HERE = Path(__file__).parent
-ROLE = (sys.executable, "-m", "consumer.runtime.lifeline")
+ROLE = ROLE_COMMAND
 """A role that ends when we are gone."""
 
 

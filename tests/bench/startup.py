@@ -14,7 +14,7 @@ from measure import process
 
 TIMEOUT_S = 60.0
 EVENTS = 100
-MILESTONES = {"model on": "model_loaded", "partitions assigned": "partitions_assigned"}
+MILESTONES = {"model activated": "model_loaded", "partitions assigned": "partitions_assigned"}
 """Lines of the scorer's own log, and what they are called in the result."""
 
 

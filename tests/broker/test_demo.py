@@ -73,7 +73,7 @@ def roles_in(folder: Path) -> list[int]:
     for link in Path("/proc").glob("[0-9]*/cwd"):
         with contextlib.suppress(OSError):
             words = link.with_name("cmdline").read_bytes().split(b"\0")
-            if link.readlink() == folder and b"consumer.runtime.lifeline" in words:
+            if link.readlink() == folder and b"--lifeline" in words:
                 found.append(int(link.parent.name))
     return found
 

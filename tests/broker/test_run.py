@@ -32,8 +32,8 @@ def children(pid: int) -> dict[str, int]:
             words = stat.with_name("cmdline").read_bytes().decode().split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if parent == pid and "consumer.runtime.lifeline" in words:
-            verb = words[words.index("consumer.runtime.lifeline") + 1]
+        if parent == pid and "--lifeline" in words:
+            verb = words[words.index("--lifeline") + 1]
             found["-".join([verb, *words[-2:-1]]) if verb == "score" else verb] = int(stat.parent.name)
     return found
 

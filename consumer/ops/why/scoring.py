@@ -10,9 +10,8 @@ import numpy as np
 
 from model_store.countries import UNKNOWN_COUNTRY, country_alpha2, country_code
 from model_store.errors import ModelStoreError
-from model_store.explain import Contribution, contributions
 from model_store.inputs import INPUT_NAMES
-from model_store.linear import LinearScorer
+from model_store.linear import Contribution, LinearModel
 
 if TYPE_CHECKING:
     from model_store.store import ModelStore
@@ -69,7 +68,7 @@ def scoring(store: ModelStore, version: str, features: Mapping[str, Any]) -> Sco
     inputs = [float(number), *(float(features[name]) for name in INPUT_NAMES[1:])]
     probability = float(model.predict_probability(np.array([inputs], order="F"))[0])
     country = None if number == UNKNOWN_COUNTRY else country_alpha2(number)
-    if not isinstance(model.scorer, LinearScorer):
+    if not isinstance(model.probability_model, LinearModel):
         what = model.manifest.estimator_class
         return Scoring(f"{what} is no sum that could be taken apart", country, probability)
-    return Scoring(None, country, probability, contributions(model.scorer, inputs))
+    return Scoring(None, country, probability, model.probability_model.contributions(inputs))

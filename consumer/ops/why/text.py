@@ -10,8 +10,8 @@ from consumer import timestamps
 from consumer.ops.why.scoring import Scoring
 from consumer.ops.why.trace import EventTrace, FoundEvent
 from consumer.pipeline.dead_letter import message
-from model_store.explain import BASE
 from model_store.inputs import INPUT_NAMES
+from model_store.linear import BASE
 
 
 def as_json(story: EventTrace) -> dict[str, Any]:

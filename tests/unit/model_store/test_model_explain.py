@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_store.explain import BASE, contributions
-from model_store.features import NUMERIC_FEATURE_NAMES, EngagementWeights
-from model_store.linear import LinearScorer
+from model_store.inputs import NUMERIC_FEATURE_NAMES, EngagementWeights
+from model_store.linear import BASE, LinearModel
 
-SCORER = LinearScorer(
+MODEL = LinearModel(
     weights=EngagementWeights(),
     coefficients=tuple(0.3 * (-1) ** n * (n + 1) for n in range(len(NUMERIC_FEATURE_NAMES))),
     country_log_odds=np.linspace(-2.0, 1.0, 677),
@@ -27,9 +26,9 @@ SCORER = LinearScorer(
 def test_the_summands_make_the_probability(country: int, numbers: list[int]) -> None:
     """Whatever the student, to within rounding."""
     inputs: Any = [country, *numbers]
-    parts = contributions(SCORER, inputs)
+    parts = MODEL.contributions(inputs)
     assert [part.feature for part in parts] == [BASE, "student_country", *NUMERIC_FEATURE_NAMES]
-    probability = SCORER.predict_probability(np.array([inputs], dtype=np.float64))[0]
+    probability = MODEL.predict_probability(np.array([inputs], dtype=np.float64))[0]
     log_odds = sum(part.log_odds for part in parts)
     with np.errstate(over="ignore"):  # more exams passed than started: no event, and a probability of 0
         assert 1 / (1 + np.exp(-log_odds)) == pytest.approx(probability, rel=1e-9)
@@ -37,5 +36,5 @@ def test_the_summands_make_the_probability(country: int, numbers: list[int]) -> 
 
 def test_a_country_that_is_not_known_adds_nothing() -> None:
     """It is the base that everything else is counted from."""
-    _, country, *_ = contributions(SCORER, [-1, 0, 0, 0, 0, 0, 0])
+    _, country, *_ = MODEL.contributions([-1, 0, 0, 0, 0, 0, 0])
     assert country.log_odds == 0

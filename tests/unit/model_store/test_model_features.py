@@ -15,8 +15,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from model_store.countries import country_code
-from model_store.features import NUMERIC_FEATURE_NAMES, EngagementFeatures, EngagementWeights
-from model_store.linear import GenericScorer, LinearScorer, scorer_of
+from model_store.estimator import EstimatorModel, probability_model
+from model_store.features import EngagementFeatures
+from model_store.inputs import NUMERIC_FEATURE_NAMES, EngagementWeights
+from model_store.linear import LinearModel
 from model_store.synthetic import generate_students
 
 if TYPE_CHECKING:
@@ -95,8 +97,8 @@ def test_wrong_width_is_refused() -> None:
 def test_scorer_agrees_with_the_pipeline(rows: NDArray[np.float64]) -> None:
     """The folded sum is the pipeline's probability, with a scaler and without."""
     for pipeline in (_SCALED, _UNSCALED):
-        scorer = scorer_of(pipeline)
-        assert isinstance(scorer, LinearScorer)
+        scorer = probability_model(pipeline)
+        assert isinstance(scorer, LinearModel)
         difference = scorer.predict_probability(rows) - pipeline.predict_proba(rows)[:, 1]
         assert np.abs(difference).max() <= 1e-12
 
@@ -104,7 +106,7 @@ def test_scorer_agrees_with_the_pipeline(rows: NDArray[np.float64]) -> None:
 @given(_rows, st.data())
 def test_row_has_the_same_bits_in_any_batch(rows: NDArray[np.float64], data: st.DataObject) -> None:
     """Splitting a batch anywhere, or scoring a row alone, changes not a bit of any probability."""
-    scorer = scorer_of(_SCALED)
+    scorer = probability_model(_SCALED)
     whole = scorer.predict_probability(rows)
     cut = data.draw(st.integers(0, len(rows)))
     parts = [scorer.predict_probability(part) for part in (rows[:cut], rows[cut:])]
@@ -118,7 +120,7 @@ def test_row_has_the_same_bits_in_any_batch(rows: NDArray[np.float64], data: st.
 @given(_rows)
 def test_probability_is_between_0_and_1(rows: NDArray[np.float64]) -> None:
     """Whatever valid input comes, the largest numbers included, the score is a probability."""
-    probabilities = scorer_of(_SCALED).predict_probability(rows)
+    probabilities = probability_model(_SCALED).predict_probability(rows)
     assert np.all((probabilities >= 0) & (probabilities <= 1))
 
 
@@ -133,18 +135,18 @@ def test_unknown_country_counts_as_other(trained: TrainedModel) -> None:
     """An unknown country scores as a country too rare for a column of its own."""
     rows = np.tile(np.array([0, 5, 40, 1, 0, 0, 0], dtype=np.float64), (2, 1))
     rows[:, 0] = -1, country_code("Tuvalu")
-    unknown, rare = scorer_of(trained.pipeline).predict_probability(rows)
+    unknown, rare = probability_model(trained.pipeline).predict_probability(rows)
     assert unknown == rare
 
 
 def test_empty_batch_has_no_probabilities() -> None:
     """No rows give no probabilities, not an error."""
-    assert scorer_of(_SCALED).predict_probability(np.empty((0, 7), order="F")).shape == (0,)
+    assert probability_model(_SCALED).predict_probability(np.empty((0, 7), order="F")).shape == (0,)
 
 
 def test_other_estimators_are_asked_for_probabilities(students: TrainingTable) -> None:
     """An estimator that cannot be folded scores through its own predict_proba."""
     estimator = DummyClassifier(strategy="prior").fit(students.inputs, students.purchased)
-    scorer = scorer_of(estimator)
-    assert isinstance(scorer, GenericScorer)
+    scorer = probability_model(estimator)
+    assert isinstance(scorer, EstimatorModel)
     assert scorer.predict_probability(students.inputs[:3]) == pytest.approx([students.purchased.mean()] * 3)

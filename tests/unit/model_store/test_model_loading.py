@@ -72,7 +72,7 @@ def test_changed_byte_is_found(store: ModelStore, champion: str, name: str) -> N
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     _write(path, bytes(content))
-    with pytest.raises(ModelStoreError, match=f"{champion} is refused: {name} is not the file"):
+    with pytest.raises(ModelStoreError, match=f"{champion} is refused: {name} does not match the digest"):
         store.load("champion")
 
 
@@ -108,7 +108,7 @@ def test_swapped_manifest_does_not_pass_the_alias(store: ModelStore, champion: s
     """Whoever rewrites file and manifest together still fails the digest that the alias was given."""
     crater = tmp_path / "crater"
     _replace_file(store, champion, "model.joblib", _pickled(Bomb(crater)))
-    with pytest.raises(ModelStoreError, match=r"manifest\.json is not the one that the alias was given"):
+    with pytest.raises(ModelStoreError, match=r"manifest\.json has another digest than the alias"):
         store.load("champion")
     assert not crater.exists()
 
@@ -119,7 +119,7 @@ def test_manifest_of_another_version_is_refused(
     """A manifest copied from another version does not vouch for this one."""
     other = store.add(trained)
     _write(_folder(store, champion) / "manifest.json", (_folder(store, other) / "manifest.json").read_bytes())
-    with pytest.raises(ModelStoreError, match=f"manifest.json is of purchase {other}"):
+    with pytest.raises(ModelStoreError, match=f"manifest.json belongs to purchase {other}"):
         store.load(champion)
 
 
@@ -144,7 +144,7 @@ def test_other_libraries_are_refused(
     if not refused:
         assert store.load(champion).version == champion
         return
-    with pytest.raises(ModelStoreError, match=f"trained with {library} {version}, and {here} runs here"):
+    with pytest.raises(ModelStoreError, match=f"trained with {library} {version}, but {here} is installed"):
         store.load(champion)
 
 
@@ -197,8 +197,8 @@ def test_senseless_manifest_is_refused(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda tree: tree["input_features"].reverse(), "wants the inputs minutes_spent_on_exams"),
-        (lambda tree: tree["engineered_features"].pop(), "engineers other features"),
+        (lambda tree: tree["input_features"].reverse(), "expects the inputs minutes_spent_on_exams"),
+        (lambda tree: tree["engineered_features"].pop(), "other engineered features"),
         (lambda tree: tree.update(estimator_class="x.Y"), "model.joblib holds a sklearn.linear_model"),
     ],
 )
@@ -218,7 +218,7 @@ def test_other_scores_are_refused(store: ModelStore, champion: str) -> None:
     row = json.loads(first)
     row["expected_probability"] += 2e-9
     _replace_file(store, champion, "selftest.jsonl", json.dumps(row).encode() + b"\n" + b"".join(others))
-    with pytest.raises(ModelStoreError, match=r"selftest.jsonl is scored 2e-09 off"):
+    with pytest.raises(ModelStoreError, match=r"differs by 2e-09 from selftest.jsonl"):
         store.load(champion)
 
 
@@ -227,7 +227,7 @@ def test_other_scores_are_refused(store: ModelStore, champion: str) -> None:
     [
         ("model.joblib", b"no pickle", "model.joblib cannot be unpickled"),
         ("model.joblib", _pickled({"not": "a model"}), "model.joblib holds a builtins.dict"),
-        ("baseline.json", b"{}", "baseline.json is no baseline"),
+        ("baseline.json", b"{}", "baseline.json is not a valid baseline"),
         ("selftest.jsonl", b"", "selftest.jsonl cannot be scored: ValueError: it holds no rows"),
         ("selftest.jsonl", b"{}\n", "selftest.jsonl cannot be scored"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from sklearn.naive_bayes import GaussianNB
 
 from model_store.errors import ModelStoreError
-from model_store.linear import scorer_of
+from model_store.estimator import probability_model
 from model_store.self_test import choose_rows
 from model_store.store import ModelStore
 
@@ -28,7 +28,7 @@ def test_version_is_loaded_as_it_was_trained(
     """A stored model scores to the last bit like the trained one, and carries what was recorded."""
     model = store.load("champion")
     assert model.version == champion == store.load(champion).version
-    expected = scorer_of(trained.pipeline).predict_probability(students.inputs)
+    expected = probability_model(trained.pipeline).predict_probability(students.inputs)
     assert model.predict_probability(students.inputs).tobytes() == expected.tobytes()
     assert model.threshold == trained.threshold.value
     assert model.baseline == trained.baseline
@@ -149,7 +149,9 @@ def test_model_name_must_be_plain(tmp_path: Path) -> None:
 def test_broken_alias_is_refused(store: ModelStore, champion: str, content: bytes) -> None:
     """An alias that names no version is an error that says which file, not a missing model."""
     (store.folder / "aliases" / "champion").write_bytes(content)
-    with pytest.raises(ModelStoreError, match="champion cannot be read: it names no version; remove it"):
+    with pytest.raises(
+        ModelStoreError, match="champion cannot be read: it does not name a version; remove it"
+    ):
         store.load("champion")
     assert store.versions() == [champion]
 
@@ -175,7 +177,7 @@ def test_any_estimator_can_be_stored(
 ) -> None:
     """A classifier that is no pipeline of ours is stored, verified and loaded like one."""
     estimator = GaussianNB().fit(students.inputs, students.purchased)
-    rows = choose_rows(students.inputs, scorer_of(estimator))
+    rows = choose_rows(students.inputs, probability_model(estimator))
     version = store.add(replace(trained, pipeline=estimator, self_test=rows))
     store.promote(version)
     model = store.load("champion")

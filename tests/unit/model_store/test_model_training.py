@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from model_store.errors import TrainingDataError
-from model_store.features import EngagementWeights
-from model_store.linear import scorer_of
+from model_store.estimator import probability_model
+from model_store.evaluation import least_cost_threshold, max_f1_threshold
+from model_store.inputs import EngagementWeights
 from model_store.self_test import from_lines, largest_difference, to_lines
 from model_store.synthetic import generate_students
-from model_store.thresholds import least_cost_threshold, max_f1_threshold
 from model_store.training import train
 
 if TYPE_CHECKING:
@@ -94,10 +94,10 @@ def test_self_test_detects_another_model(students: TrainingTable, trained: Train
     """The rows pass on their own model, after a round trip, and fail on a slightly different one."""
     rows = from_lines(to_lines(trained.self_test))
     assert rows == trained.self_test
-    assert largest_difference(rows, scorer_of(trained.pipeline)) == 0
+    assert largest_difference(rows, probability_model(trained.pipeline)) == 0
     other = train(replace(students, inputs=students.inputs[::-1], purchased=students.purchased[::-1]), seed=1)
     other.pipeline["regression"].intercept_ += 1e-6
-    assert largest_difference(rows, scorer_of(other.pipeline)) > 1e-9
+    assert largest_difference(rows, probability_model(other.pipeline)) > 1e-9
 
 
 def test_generated_students_resemble_real_ones() -> None:

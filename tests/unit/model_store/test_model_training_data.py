@@ -83,7 +83,7 @@ def test_unusable_value_is_named_by_line_and_column(tmp_path: Path, row: str, co
     ("lines", "complaint"),
     [
         (["student_country,purchased"], "line 1: column days_on_platform, minutes_watched, .* is missing"),
-        ([_HEADER + ",purchased", _GOOD + ",0"], "line 1: column purchased stands there twice"),
+        ([_HEADER + ",purchased", _GOOD + ",0"], "line 1: column purchased appears twice"),
         ([_HEADER], "has no rows"),
         ([], "is missing"),
     ],
@@ -99,5 +99,5 @@ def test_missing_and_undecodable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingDataError, match="cannot be read: No such file"):
         read_training_csv(tmp_path / "nowhere.csv")
     (tmp_path / "latin.csv").write_bytes(b"student_country\nC\xf4te\n")
-    with pytest.raises(TrainingDataError, match="not UTF-8 at byte"):
+    with pytest.raises(TrainingDataError, match="not UTF-8: byte"):
         read_training_csv(tmp_path / "latin.csv")

@@ -14,8 +14,8 @@ from fastavro import schemaless_writer
 
 from consumer.pipeline.batch import RecordBatch
 from consumer.pipeline.decode import Decoder
+from model_store.estimator import probability_model
 from model_store.inputs import INPUT_NAMES, INTEGER_INPUTS
-from model_store.linear import scorer_of
 from model_store.store import ModelStore
 from model_store.synthetic import generate_students
 from model_store.training import TrainedModel, train
@@ -44,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     version = store.add(model)
     store.promote(version)
     others = generate_students(20_000, seed=2)
-    probabilities = scorer_of(model.pipeline).predict_probability(others.inputs)
+    probabilities = probability_model(model.pipeline).predict_probability(others.inputs)
     return Trained(model, store, version, others.inputs, list(others.countries), probabilities)
 
 

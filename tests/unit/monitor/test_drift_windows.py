@@ -12,8 +12,8 @@ from consumer.monitor.drift.statistics import psi, smoothed_ratios
 from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict, judge
 from consumer.monitor.drift.window import SERIES, Sample, Window, WindowCounts, sample_of
 from consumer.settings import DriftSettings
+from model_store.estimator import probability_model
 from model_store.inputs import INPUT_NAMES
-from model_store.linear import scorer_of
 
 if TYPE_CHECKING:
     from model_store.baseline import Baseline
@@ -30,7 +30,7 @@ class Traffic:
         self._settings = settings
         self._random = np.random.default_rng(seed)
         self._students = 0
-        self._score = scorer_of(trained.model.pipeline).predict_probability
+        self._score = probability_model(trained.model.pipeline).predict_probability
         self.baseline: Baseline = trained.model.baseline
 
     def sample(

@@ -12,7 +12,8 @@ from consumer.pipeline.decode import Decoder
 from consumer.pipeline.pipeline import Pipeline
 from consumer.pipeline.score import CountryNumbers
 from model_store.countries import country_code
-from model_store.linear import ProbabilityModel, scorer_of
+from model_store.estimator import probability_model
+from model_store.linear import ProbabilityModel
 from model_store.synthetic import generate_students
 from model_store.training import train
 from schemas.bundled import BundledSchemas
@@ -50,7 +51,7 @@ def decoder() -> Decoder:
 def champion() -> Champion:
     """A model trained on generated students."""
     trained = train(generate_students(800, seed=1))
-    return Champion(scorer_of(trained.pipeline), trained.threshold.value)
+    return Champion(probability_model(trained.pipeline), trained.threshold.value)
 
 
 @pytest.fixture(scope="session")

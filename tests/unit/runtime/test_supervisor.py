@@ -1,4 +1,4 @@
-"""What begins together ends together: the supervisor and its children, real processes without Kafka."""
+"""The supervisor and its children, as real processes without Kafka."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from consumer.runtime.supervisor import ChildExit, Role, Supervisor, labelled, roles
+from consumer.runtime import lifeline
+from consumer.runtime.supervisor import ROLE_COMMAND, ChildExit, Role, Supervisor, label_line, roles
 
 CHILD = """
 import os, signal, sys, time
@@ -141,25 +142,67 @@ def test_the_parent_exits_with_the_childs_code(status: int, code: int) -> None:
 
 def test_lines_carry_the_role() -> None:
     """A JSON line stays one, with a field more."""
-    assert labelled("score-0", '{"event": "up"}\n') == '{"role": "score-0", "event": "up"}\n'
-    assert labelled("score-0", "up\n") == "score-0: up\n"
+    assert label_line("score-0", '{"event": "up"}\n') == '{"role": "score-0", "event": "up"}\n'
+    assert label_line("score-0", "up\n") == "score-0: up\n"
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
-def test_a_child_ends_when_its_parent_is_killed() -> None:
-    """A child notices the end of its standard input, whatever it is doing."""
-    lasting = (
-        "import runpy, time, consumer.cli as cli\n"
-        "cli.main = lambda: (print('up', flush=True), time.sleep(60))\n"
-        "runpy.run_module('consumer.runtime.lifeline', run_name='__main__')"
+@pytest.fixture
+def folder_with_traps(tmp_path: Path) -> Path:
+    """Return a folder with modules that are named like ours and print when they run."""
+    for name in ("consumer", "typer", "structlog"):
+        (tmp_path / f"{name}.py").write_text("print('not our code', flush=True)\n")
+    return tmp_path
+
+
+def test_children_run_our_code_only(folder_with_traps: Path) -> None:
+    """A ``consumer.py`` in the working directory is not executed."""
+    command = [*ROLE_COMMAND, "--version-that-does-not-exist"]
+    done = subprocess.run(  # noqa: S603 - no shell
+        command, cwd=folder_with_traps, capture_output=True, text=True, timeout=60, check=False
     )
+    assert done.returncode == 64, done.stderr
+    assert "not our code" not in done.stdout
+    without_safe_path = [word for word in command if word != "-P"]
+    trapped = subprocess.run(  # noqa: S603 - no shell
+        without_safe_path, cwd=folder_with_traps, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "not our code" in trapped.stdout  # the trap works
+
+
+def test_a_child_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
+    """The end of standard input stops a role that works."""
+    code = "import time; from consumer.runtime import lifeline; lifeline.stop_with_parent()"
     process = subprocess.Popen(  # noqa: S603 - no shell
-        [sys.executable, "-c", lasting], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", f"{code}; print('up', flush=True); time.sleep(60)"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=tmp_path,
     )
     assert process.stdout is not None
     assert process.stdin is not None
     assert process.stdout.readline() == b"up\n"
-    assert is_alive(process.pid)
+    assert process.poll() is None
     process.stdin.close()
     assert process.wait(10) == -signal.SIGTERM
+    process.stdout.close()
+
+
+def test_the_lifeline_ends_a_foreign_command_and_removes_its_folder(tmp_path: Path) -> None:
+    """A command that runs under the script is killed when the parent is gone."""
+    folder = tmp_path / "cluster" / "node"
+    folder.mkdir(parents=True)
+    sleeping = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)"]
+    process = subprocess.Popen(  # noqa: S603 - no shell
+        [sys.executable, "-I", "-S", lifeline.__file__, "--remove", str(folder), "--", *sleeping],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    pid = int(process.stdout.readline())
+    assert process.poll() is None
+    process.stdin.close()
+    assert process.wait(10) != 0
+    assert not Path(f"/proc/{pid}").exists()
+    assert not folder.parent.exists()
     process.stdout.close()

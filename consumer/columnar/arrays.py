@@ -1,4 +1,4 @@
-"""Array types, and how rows of a column are selected."""
+"""Array types, and the selection of rows from a column."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def select_rows(column: IntArray, rows: IntArray) -> IntArray: ...
 @overload
 def select_rows(column: Sequence[_T], rows: Sequence[int]) -> Sequence[_T]: ...
 def select_rows(column: Any, rows: Any) -> Any:
-    """Return the column of some rows, each at most once and rising; of all rows it is the column itself."""
+    """Select rows (sorted, unique). Returns ``column`` itself, uncopied, when all rows are selected."""
     if len(rows) == len(column):
         return column
     return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]

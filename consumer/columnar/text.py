@@ -1,4 +1,7 @@
-"""Many texts of one buffer at once: which of them are equal, without making each a string."""
+"""Hash, compare and encode many texts of one buffer without making a string of each. Pure.
+
+A text is ``data[starts[i]:stops[i]]``. It is read in words of 8 bytes, of all texts at once.
+"""
 
 from __future__ import annotations
 
@@ -8,46 +11,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.columnar.arrays import IntArray
+from consumer.columnar.dictionary import DictionaryColumn
 
-_PAIR_BYTES: Final = 2
 _WORD_BYTES: Final = 8
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2: Final = np.uint64(0x94D049BB133111EB)
-_HALF: Final = np.uint64(32)
-_ALL: Final = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-def hash_strings(data: bytes, begins: IntArray, ends: IntArray) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each text ``data[begins[i]:ends[i]]``, uint64 (m,).
+def hash_strings(data: bytes, starts: IntArray, stops: IntArray) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of each text, uint64 (m,).
 
-    Equal texts have equal hashes on every machine and in every run. Two of a million different texts
-    share one with a probability of 3e-8. Not meant to withstand someone who looks for collisions:
-    whoever finds one makes two students count as one.
+    >>> data, starts, stops = b"s-1s-22s-1", np.array([0, 3, 7]), np.array([3, 7, 10])
+    >>> a, b, c = hash_strings(data, starts, stops)
+    >>> a == c, a == b
+    (np.True_, np.False_)
 
-    The words of 8 bytes are folded in one after the other, each with a multiplication and a shift,
-    and the whole is mixed by the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+    Equal texts have equal hashes on every machine and in every run. Among a million different texts,
+    two share a hash with a probability of 3e-8. The hash does not resist an attacker: whoever finds a
+    collision makes two students count as one.
+
+    A text of 11 bytes is two words, the second with 5 of its bytes masked: its length is the seed, each
+    word is folded in with an exclusive or, a multiplication and a shift, and the finaliser of
+    SplitMix64 mixes the result (Steele, Lea and Flood, OOPSLA 2014).
 
     Args:
         data: the buffer.
-        begins: int64 (m,).
-        ends: int64 (m,), none below its begin.
+        starts: int64 (m,).
+        stops: int64 (m,), none below its start.
     """
-    words, lengths = _words(data, ends), ends - begins
+    words, lengths = _words(data, stops), stops - starts
     hashes = (lengths.astype(np.uint64) + np.uint64(1)) * _ODD
     longest = int(lengths.max(initial=0))
     shortest = int(lengths.min(initial=longest))
     for at in range(0, longest, _WORD_BYTES):
         if shortest >= at + _WORD_BYTES:
-            _fold(hashes, words[begins + at])
+            _fold(hashes, words[starts + at])
         elif shortest == longest:
-            _fold(hashes, words[begins + at] & _mask(np.uint64(longest - at)))
+            _fold(hashes, words[starts + at] & _mask(np.uint64(longest - at)))
         else:
-            some = np.flatnonzero(lengths > at)
-            left = np.minimum(lengths[some] - at, _WORD_BYTES).astype(np.uint64)
-            folded = hashes[some]
-            _fold(folded, words[begins[some] + at] & _mask(left))
-            hashes[some] = folded
+            longer = np.flatnonzero(lengths > at)
+            n_bytes = np.minimum(lengths[longer] - at, _WORD_BYTES).astype(np.uint64)
+            folded = hashes[longer]
+            _fold(folded, words[starts[longer] + at] & _mask(n_bytes))
+            hashes[longer] = folded
     hashes ^= hashes >> np.uint64(30)
     hashes *= _MIX_1
     hashes ^= hashes >> np.uint64(27)
@@ -60,21 +67,27 @@ def _fold(hashes: NDArray[np.uint64], word: NDArray[np.uint64]) -> None:
     """Fold one more word into each hash, in place."""
     hashes ^= word
     hashes *= _MIX_1
-    hashes ^= hashes >> _HALF
+    hashes ^= hashes >> np.uint64(32)
 
 
-def all_equal(data: bytes, begins: IntArray, ends: IntArray) -> bool:
-    """Tell whether all texts ``data[begins[i]:ends[i]]`` are the same; cheaper than their hashes."""
-    lengths = ends - begins
+def all_equal(data: bytes, starts: IntArray, stops: IntArray) -> bool:
+    """Return whether all texts are the same; faster than comparing their hashes.
+
+    >>> all_equal(b"v1v1v2", np.array([0, 2]), np.array([2, 4]))
+    True
+    >>> all_equal(b"v1v1v2", np.array([0, 2, 4]), np.array([2, 4, 6]))
+    False
+    """
+    lengths = stops - starts
     if not len(lengths):
         return True
     length = int(lengths[0])
-    first, last = data[begins[0] : ends[0]], data[begins[-1] : ends[-1]]
-    if first != last or (lengths != length).any():  # texts that differ nearly always differ there already
+    first, last = data[starts[0] : stops[0]], data[starts[-1] : stops[-1]]
+    if first != last or (lengths != length).any():  # where texts differ, these mostly do
         return False
-    words = _words(data, ends)
+    words = _words(data, stops)
     for at in range(0, length, _WORD_BYTES):
-        word = words[begins + at]
+        word = words[starts + at]
         if length < at + _WORD_BYTES:
             word &= _mask(np.uint64(length - at))
         if (word != word[0]).any():
@@ -82,49 +95,58 @@ def all_equal(data: bytes, begins: IntArray, ends: IntArray) -> bool:
     return True
 
 
-def encode_two_byte_strings(
-    data: bytes, begins: IntArray, ends: IntArray
-) -> tuple[list[bytes], IntArray] | None:
-    """Return the different texts, and which of them each is, if all have two bytes: codes of countries.
+def encode_two_byte_strings(data: bytes, starts: IntArray, stops: IntArray) -> DictionaryColumn[bytes] | None:
+    """Dictionary-encode texts of two bytes, such as country codes; ``None`` if any is not two bytes long.
 
-    Args:
-        data: the buffer.
-        begins: int64 (m,).
-        ends: int64 (m,).
+    Two bytes are one of 65,536 numbers, so the texts that occur are found by marking them in a table of
+    that size. This takes a third of the time of sorting.
 
-    Returns:
-        k texts, and int64 (m,) indexes into them; ``None`` if a text is longer or shorter.
+    >>> codes = encode_two_byte_strings(b"USDEUS", np.array([0, 2, 4]), np.array([2, 4, 6]))
+    >>> codes.dictionary, codes.indices
+    ([b'DE', b'US'], array([1, 0, 1]))
     """
-    if (ends - begins != _PAIR_BYTES).any():
+    if (stops - starts != 2).any():  # noqa: PLR2004 - the name says so
         return None
-    found = unaligned_view(data, "<u2")[begins]
-    occurs = np.zeros(2 ** (8 * _PAIR_BYTES), np.bool_)  # a third of the time that sorting takes
+    found = unaligned_view(data, "<u2")[starts]
+    occurs = np.zeros(2**16, np.bool_)
     occurs[found] = True
     distinct = np.flatnonzero(occurs)
-    numbers_of = np.empty(len(occurs), np.int64)  # of those that occur; the others are never looked at
-    numbers_of[distinct] = np.arange(len(distinct))
-    return [pair.tobytes() for pair in distinct.astype("<u2")], numbers_of[found]
+    index_of = np.empty(len(occurs), np.int64)  # only the entries of texts that occur are set and read
+    index_of[distinct] = np.arange(len(distinct))
+    return DictionaryColumn([text.tobytes() for text in distinct.astype("<u2")], index_of[found])
 
 
-def starts_with(prefix: bytes, data: bytes, begins: IntArray) -> NDArray[np.bool_]:
-    """Tell at which positions, int64 (m,), these 1, 2, 4 or 8 bytes stand: bool (m,)."""
+def starts_with(prefix: bytes, data: bytes, positions: IntArray) -> NDArray[np.bool_]:
+    """Return at which positions, int64 (m,), a prefix of 1, 2, 4 or 8 bytes lies: bool (m,).
+
+    >>> starts_with(b"ab", b"abcab", np.array([0, 1, 3]))
+    array([ True, False,  True])
+    """
     dtype = f"<u{len(prefix)}"
-    found: NDArray[np.bool_] = unaligned_view(data, dtype)[begins] == np.frombuffer(prefix, dtype)[0]
+    found: NDArray[np.bool_] = unaligned_view(data, dtype)[positions] == np.frombuffer(prefix, dtype)[0]
     return found
 
 
 def unaligned_view(data: bytes, dtype: str) -> NDArray[Any]:
-    """Return what stands at each position of a buffer, read as this type; nothing is copied."""
+    """Return a view whose element i is read from the bytes at ``data[i:]``; nothing is copied.
+
+    >>> unaligned_view(bytes([1, 0, 2, 0]), "<u2")
+    array([  1, 512,   2], dtype=uint16)
+    """
     return np.ndarray((len(data) - np.dtype(dtype).itemsize + 1,), dtype, data, 0, (1,))
 
 
-def _words(data: bytes, ends: IntArray) -> NDArray[np.uint64]:
-    """Return the word of 8 bytes at each position that a text can begin or go on at."""
-    if int(ends.max(initial=0)) + _WORD_BYTES > len(data):
+def _words(data: bytes, stops: IntArray) -> NDArray[np.uint64]:
+    """Return the word of 8 bytes at each position; the buffer is padded if a text stops near its end."""
+    if int(stops.max(initial=0)) + _WORD_BYTES > len(data):
         data += b"\0" * _WORD_BYTES
     return unaligned_view(data, "<u8")
 
 
 def _mask(n_bytes: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64] | np.uint64:
-    """Return the mask of a word's first bytes, 1 to 8 of them; more count as 8."""
-    return _ALL >> (np.uint64(8) * (np.uint64(_WORD_BYTES) - np.minimum(n_bytes, np.uint64(_WORD_BYTES))))
+    """Return the mask of the first 1 to 8 bytes of a little-endian word.
+
+    >>> hex(_mask(np.uint64(3)))
+    '0xffffff'
+    """
+    return np.uint64(0xFFFFFFFFFFFFFFFF) >> (np.uint64(8) * (np.uint64(_WORD_BYTES) - n_bytes))

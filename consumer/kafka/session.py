@@ -149,7 +149,7 @@ class Session:
         if self._publisher.in_doubt:
             committed = self._consumer.committed(sorted(set(raw.partitions) - lost))
             self._publisher.in_doubt = False
-        return raw.take(
+        return raw.select_rows(
             [
                 row
                 for row, (partition, offset) in enumerate(zip(raw.partitions, raw.offsets, strict=True))

@@ -67,7 +67,7 @@ def catch_up(
             predictions, _ = decoder.decode(batch.values)
             limits = np.array([end.get(p, 0) for p in batch.partitions.tolist()], np.int64)
             wanted = (batch.offsets < limits)[predictions.rows]
-            take(predictions if wanted.all() else predictions.select(np.flatnonzero(wanted)))
+            take(predictions if wanted.all() else predictions.select_rows(np.flatnonzero(wanted)))
     except (StartupError, Unavailable) as error:
         log.warning("drift cannot catch up with the audit log", reason=str(error))
         return False

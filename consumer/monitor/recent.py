@@ -101,7 +101,7 @@ class RecentPredictions:
             before = self._seconds.pop()[1]
         self._seconds.append((second, before + m))
         newest = _Tail(
-            batch.predictions.select(np.arange(max(0, m - ROWS_SHOWN), m)),
+            batch.predictions.select_rows(np.arange(max(0, m - ROWS_SHOWN), m)),
             batch.records.partitions,
             batch.records.offsets,
         )

@@ -18,7 +18,7 @@ import orjson
 
 from consumer import timestamps
 from consumer.columnar.arrays import select_rows
-from consumer.columnar.json import escaped, is_plain
+from consumer.columnar.json import json_escaped, needs_no_escape
 from consumer.pipeline.batch import Headers, RawBatch
 from consumer.pipeline.rejections import Detail, Reason, Rejections
 
@@ -110,8 +110,8 @@ class _Batch:
         self._topic_header = "__dlq.errors.topic", raw.topic.encode()
         self._group_header = "__dlq.errors.group", group.encode()
         self._rejected_at = timestamps.format_ms(rejected_at_ms)
-        self._reasons = rejections.reasons
-        self._which = rejections.which.tolist()
+        self._reasons = rejections.reasons.dictionary
+        self._which = rejections.reasons.indices.tolist()
         self._events = rejections.events
         self._rows = rows = rejections.rows.tolist()
         self._keys = select_rows(raw.keys, rows)
@@ -256,8 +256,8 @@ def _numbers(column: Sequence[int]) -> list[bytes]:
 def _keys(keys: Sequence[bytes | None]) -> list[bytes]:
     """Return keys as JSON; bytes that are no UTF-8 are escaped."""
     insides = [key or b"" for key in keys]
-    if not is_plain(b"".join(insides)):
-        insides = [escaped(key.decode(errors="backslashreplace")).encode("latin-1") for key in insides]
+    if not needs_no_escape(b"".join(insides)):
+        insides = [json_escaped(key.decode(errors="backslashreplace")).encode("latin-1") for key in insides]
     return [b"null" if key is None else b'"%b"' % inside for key, inside in zip(keys, insides, strict=True)]
 
 

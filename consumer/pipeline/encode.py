@@ -1,8 +1,14 @@
-"""Scored events → the bytes of predictions.
+"""Encode predictions.
 
-A prediction repeats the event's ids, time and seven inputs, so those are copied as the very bytes
-that arrived: the fields stand in the same order in both schemas. What is left to encode is one
-double, one bit and one offset per event; everything else is constant over a batch or a partition.
+A prediction repeats the event's ids, time and seven inputs in the same order, so their bytes are copied
+as received. Only one double, one bit and one offset per event are encoded; everything else is constant
+over a batch or a partition::
+
+    event       event_id student_id ──────── occurred_at ──────── seven inputs
+    prediction  event_id student_id (scores) occurred_at (source) seven inputs
+
+    scores: probability, decision, threshold, model version
+    source: scored_at, partition, offset
 """
 
 from __future__ import annotations
@@ -14,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.columnar.arrays import IntArray
-from consumer.pipeline.batch import INPUTS_BEGIN
+from consumer.pipeline.batch import EVENT_FIELDS, INPUT_FIELDS
 from consumer.pipeline.score import Scored
 
-_OCCURRED_AT: Final = 2
+_OCCURRED_AT: Final = EVENT_FIELDS.index("occurred_at")
+_INPUTS: Final = EVENT_FIELDS.index(INPUT_FIELDS[0])
 _VARINT_MAX_BYTES: Final = 10
 _PROBABILITY_BYTES: Final = 8
 
@@ -40,10 +47,6 @@ def encode_predictions(
         offsets: int64 (m,), source offset of each scored event.
     """
     events, data = scored.events, scored.events.data
-    begin = events.starts[:, 0].tolist()
-    ids_end = events.starts[:, _OCCURRED_AT].tolist()
-    inputs = events.starts[:, INPUTS_BEGIN].tolist()
-    end = events.starts[:, -1].tolist()
     scores = _scores(scored)
     width, scores_bytes = scores.shape[1], scores.tobytes()
     scored_at = _varint(scored_at_ms)
@@ -52,19 +55,19 @@ def encode_predictions(
         b"".join(
             (
                 header,
-                data[event_at:ids_end_at],
-                scores_bytes[score_at : score_at + width],
-                data[ids_end_at:inputs_at],
+                data[start:occurred_at],
+                scores_bytes[score : score + width],
+                data[occurred_at:inputs],
                 source[partition],
                 offset,
-                data[inputs_at:end_at],
+                data[inputs:stop],
             )
         )
-        for event_at, ids_end_at, inputs_at, end_at, score_at, partition, offset in zip(
-            begin,
-            ids_end,
-            inputs,
-            end,
+        for start, occurred_at, inputs, stop, score, partition, offset in zip(
+            events.starts[:, 0].tolist(),
+            events.starts[:, _OCCURRED_AT].tolist(),
+            events.starts[:, _INPUTS].tolist(),
+            events.starts[:, -1].tolist(),
             range(0, scores.size, width),
             partitions,
             encode_varints(offsets),
@@ -74,7 +77,7 @@ def encode_predictions(
 
 
 def _scores(scored: Scored) -> NDArray[np.uint8]:
-    """Return probability, decision, threshold and model version of each event, encoded: uint8 (m, w)."""
+    """Encode the probability, decision, threshold and model version of each event: uint8 (m, w)."""
     version = scored.model_version.encode()
     shared = np.float64(scored.threshold).tobytes() + _varint(len(version)) + version
     scores = np.empty((len(scored.probabilities), _PROBABILITY_BYTES + 1 + len(shared)), np.uint8)
@@ -92,7 +95,10 @@ def _varint(value: int) -> bytes:
 
 
 def encode_varints(values: IntArray) -> list[bytes]:
-    """Encode 64-bit numbers as Avro's ``long`` (zig-zag, then 7 bits a byte, lowest first).
+    """Encode 64-bit numbers as Avro's ``long``: zig-zag, then 7 bits per byte, lowest first.
+
+    >>> [varint.hex() for varint in encode_varints(np.array([-1, 1, 64]))]
+    ['01', '02', '8001']
 
     Args:
         values: int64 (m,).

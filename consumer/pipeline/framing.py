@@ -1,7 +1,7 @@
-"""Framed values → where each record begins and which schema it was written with.
+"""Parse frames: find where each record starts, and which schema it was written with.
 
-The values of a batch have few frames between them. So each is looked up once, and what is said of one
-value goes for all that are framed alike.
+The values of a batch have few different frames, so each frame is looked up once, and one reason serves
+all values that are framed alike.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.columnar.arrays import IntArray
+from consumer.columnar.avro import PAD
+from consumer.columnar.dictionary import DictionaryColumn
 from consumer.columnar.text import starts_with, unaligned_view
 from consumer.pipeline.rejections import Code, Reason, Rejections
 from schemas.framing import (
@@ -27,7 +29,7 @@ _SHOWN_BYTES: Final = 2
 
 
 class WriterSchemas(Protocol):
-    """Where writer schemas come from. May raise for an outage, which fails the whole batch."""
+    """Finds writer schemas. A look-up may raise for an outage, which fails the whole batch."""
 
     def by_fingerprint(self, fingerprint: bytes) -> AvroSchema | None:
         """Return the schema with this CRC-64-AVRO fingerprint (8 bytes, little-endian)."""
@@ -37,16 +39,30 @@ class WriterSchemas(Protocol):
 
     @property
     def reads_confluent(self) -> bool:
-        """Whether registry ids can be looked up at all."""
+        """Whether registry ids can be looked up."""
+
+
+class JoinedValues(NamedTuple):
+    """The n values of a poll in one buffer.
+
+    Attributes:
+        data: the values end to end, then :data:`PAD`.
+        starts: int64 (n,), where each value starts.
+        stops: int64 (n,), where each value stops.
+    """
+
+    data: bytes
+    starts: IntArray
+    stops: IntArray
 
 
 class FramedRows(NamedTuple):
-    """Values whose records were written with one schema.
+    """Rows whose records were written with one schema.
 
     Attributes:
-        schema: the writer's.
-        rows: int64 (k,), their indexes in the poll batch.
-        header_bytes: how far into the value the record begins.
+        schema: the writer's schema.
+        rows: int64 (k,), sorted.
+        header_bytes: the length of the frame's header; the record follows it.
     """
 
     schema: AvroSchema
@@ -54,93 +70,113 @@ class FramedRows(NamedTuple):
     header_bytes: int
 
 
+def join_values(values: Sequence[bytes | None]) -> JoinedValues:
+    """Join the values of a poll; a tombstone (``None``) has no bytes."""
+    present = [value or b"" for value in values]
+    lengths = np.fromiter(map(len, present), np.int64, len(present))
+    stops = np.cumsum(lengths)
+    return JoinedValues(b"".join((*present, PAD)), stops - lengths, stops)
+
+
 def parse_frames(
-    values: Sequence[bytes | None], data: bytes, rows: IntArray, begins: IntArray, writers: WriterSchemas
-) -> tuple[list[FramedRows], list[Rejections]]:
-    """Look at the frames of some values.
+    values: Sequence[bytes | None], joined: JoinedValues, reader: AvroSchema, writers: WriterSchemas
+) -> tuple[list[FramedRows], Rejections]:
+    """Find the writer schema of each value.
 
     Args:
         values: the values of the poll batch; ``None`` is a tombstone.
-        data: the values end to end, and at least 10 bytes more.
-        rows: int64 (k,), which values to look at.
-        begins: int64 (k,), where each of those begins in ``data``.
-        writers: where schemas come from.
+        joined: the same values, joined.
+        reader: the reader's own schema, known without a look-up.
+        writers: finds other schemas.
 
     Returns:
-        Every row once, by the schema that it was written with, or rejected.
+        Every row once: with its writer schema, or rejected.
     """
-    some = [values[row] for row in rows.tolist()]
-    lengths = np.array([-1 if value is None else len(value) for value in some], np.int64)
-    single = (lengths >= SINGLE_OBJECT_HEADER_BYTES) & starts_with(SINGLE_OBJECT_MARKER, data, begins)
-    confluent = (lengths >= CONFLUENT_HEADER_BYTES) & starts_with(CONFLUENT_MARKER, data, begins)
-    if not writers.reads_confluent:
-        confluent[:] = False
-    tombstones = lengths < 0
-    unknown = np.flatnonzero(~(single | confluent | tombstones))
-    fingerprints = unaligned_view(data, "<u8")[begins[single] + len(SINGLE_OBJECT_MARKER)]
-    ids = unaligned_view(data, ">u4")[begins[confluent] + len(CONFLUENT_MARKER)]
-    by_fingerprint = _by_schema(
-        rows[single],
+    data, starts, stops = joined
+    lengths = stops - starts
+
+    def by_fingerprint(number: np.uint64) -> AvroSchema | None:
+        fingerprint = number.tobytes()
+        return reader if fingerprint == reader.fingerprint else writers.by_fingerprint(fingerprint)
+
+    single = (lengths >= SINGLE_OBJECT_HEADER_BYTES) & starts_with(SINGLE_OBJECT_MARKER, data, starts)
+    framed, rejected = _find_schemas(
+        np.flatnonzero(single),
         SINGLE_OBJECT_HEADER_BYTES,
-        fingerprints,
-        lambda fingerprint: writers.by_fingerprint(fingerprint.tobytes()),
+        unaligned_view(data, "<u8")[starts[single] + len(SINGLE_OBJECT_MARKER)],
+        by_fingerprint,
         lambda fingerprint: f"No schema with fingerprint {int(fingerprint):016x} is known.",
     )
-    by_id = _by_schema(
-        rows[confluent],
+    if single.all():
+        return framed, rejected
+    confluent = np.zeros(len(values), np.bool_)
+    if writers.reads_confluent:
+        confluent = (lengths >= CONFLUENT_HEADER_BYTES) & starts_with(CONFLUENT_MARKER, data, starts)
+    by_id, unknown_ids = _find_schemas(
+        np.flatnonzero(confluent),
         CONFLUENT_HEADER_BYTES,
-        ids,
+        unaligned_view(data, ">u4")[starts[confluent] + len(CONFLUENT_MARKER)],
         lambda schema_id: writers.by_id(int(schema_id)),
         lambda schema_id: f"The schema registry has no Avro record with id {schema_id}.",
     )
-    return [*by_fingerprint[0], *by_id[0]], [
-        _tombstones(rows[tombstones]),
-        by_fingerprint[1],
-        by_id[1],
-        _unknown_framing(
-            rows[unknown], [some[i] or b"" for i in unknown.tolist()], confluent=writers.reads_confluent
-        ),
-    ]
+    unframed = _reject_unframed(values, np.flatnonzero(~(single | confluent)), writers)
+    return [*framed, *by_id], Rejections.merged([rejected, unknown_ids, unframed])
 
 
-def _by_schema(
+def _find_schemas(
     rows: IntArray,
     header_bytes: int,
     ids: NDArray[Any],
     find: Callable[[Any], AvroSchema | None],
     unknown: Callable[[Any], str],
 ) -> tuple[list[FramedRows], Rejections]:
-    """Look each different id up once; reject the rows of those that nobody knows."""
-    distinct, which = np.unique(ids, return_inverse=True)
-    schemas = [find(number) for number in distinct]
-    written = [
-        FramedRows(schema, rows[which == k], header_bytes)
-        for k, schema in enumerate(schemas)
+    """Look each distinct id up once, and reject the rows of unknown ones."""
+    if not len(rows):
+        return [], Rejections.merged(())
+    column = _encode_ids(ids)
+    schemas = column.map(find)
+    framed = [
+        FramedRows(schema, rows[schemas.indices == k], header_bytes)
+        for k, schema in enumerate(schemas.dictionary)
         if schema is not None
     ]
-    is_unknown = np.array([schema is None for schema in schemas], np.bool_)[which]
-    reasons = [Reason(Code.UNKNOWN_SCHEMA, unknown(number)) for number in distinct]
-    return written, Rejections.without_event(rows[is_unknown], which[is_unknown], reasons)
+    is_unknown = np.array([schema is None for schema in schemas.dictionary], np.bool_)
+    unknown_rows = np.flatnonzero(is_unknown[schemas.indices])
+    reasons = column.map(lambda number: Reason(Code.UNKNOWN_SCHEMA, unknown(number)))
+    return framed, Rejections.without_event(rows[unknown_rows], reasons.select_rows(unknown_rows))
 
 
-def _tombstones(rows: IntArray) -> Rejections:
-    reason = Reason(Code.TOMBSTONE, "The record has no value (a tombstone).")
-    return Rejections.without_event(rows, np.zeros(len(rows), np.int64), [reason])
+def _encode_ids(ids: NDArray[Any]) -> DictionaryColumn[Any]:
+    """Dictionary-encode ids. Nearly all equal the first, so only the others are sorted.
+
+    >>> column = _encode_ids(np.array([7, 7, 9, 7, 3]))
+    >>> [int(n) for n in column.dictionary], column.indices
+    ([7, 3, 9], array([0, 0, 2, 0, 1]))
+    """
+    others = np.flatnonzero(ids != ids[0])
+    distinct, inverse = np.unique(ids[others], return_inverse=True)
+    indices = np.zeros(len(ids), np.int64)
+    indices[others] = inverse + 1
+    return DictionaryColumn([ids[0], *distinct], indices)
 
 
-def _unknown_framing(rows: IntArray, values: Sequence[bytes], *, confluent: bool) -> Rejections:
-    """Reject values whose first bytes are no framing that is read here."""
-    looks = [(value[:_SHOWN_BYTES], len(value)) for value in values]
-    distinct = {look: k for k, look in enumerate(dict.fromkeys(looks))}
-    reasons = [
-        Reason(Code.UNKNOWN_FRAMING, _framing_detail(start, n_bytes, confluent=confluent))
-        for start, n_bytes in distinct
-    ]
-    return Rejections.without_event(rows, np.array([distinct[look] for look in looks], np.int64), reasons)
+def _reject_unframed(values: Sequence[bytes | None], rows: IntArray, writers: WriterSchemas) -> Rejections:
+    """Reject tombstones and values that start with no known frame; values that start alike share a reason."""
+    unframed = [values[row] for row in rows.tolist()]
+    starts = [None if value is None else (value[:_SHOWN_BYTES], len(value)) for value in unframed]
+    distinct = {start: k for k, start in enumerate(dict.fromkeys(starts))}
+    reasons = [_unframed(*start, writers) if start else _TOMBSTONE for start in distinct]
+    indices = np.array([distinct[start] for start in starts], np.int64)
+    return Rejections.without_event(rows, DictionaryColumn(reasons, indices))
 
 
-def _framing_detail(start: bytes, n_bytes: int, *, confluent: bool) -> str:
-    if start.startswith(CONFLUENT_MARKER) and not confluent:
-        return "The value is in Confluent framing, but no schema registry is set."
-    shown = start.hex(" ") or "nothing"
-    return f"The value ({n_bytes} bytes, starting with {shown}) has no complete Avro frame."
+_TOMBSTONE: Final = Reason(Code.TOMBSTONE, "The record has no value (a tombstone).")
+
+
+def _unframed(start: bytes, n_bytes: int, writers: WriterSchemas) -> Reason:
+    if start.startswith(CONFLUENT_MARKER) and not writers.reads_confluent:
+        detail = "The value is in Confluent framing, but no schema registry is set."
+    else:
+        shown = start.hex(" ") or "nothing"
+        detail = f"The value ({n_bytes} bytes, starting with {shown}) has no complete Avro frame."
+    return Reason(Code.UNKNOWN_FRAMING, detail)

@@ -1,4 +1,4 @@
-"""The whole decision on one batch: what is published for it, and what is rejected."""
+"""Run the stages on one batch: the result is the predictions to publish and the rejected rows."""
 
 from __future__ import annotations
 

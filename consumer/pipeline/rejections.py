@@ -1,7 +1,7 @@
-"""Rows that go no further, and why.
+"""Rejected rows and their reasons.
 
-A producer that goes wrong breaks every event, and mostly in the same few ways. So the rejections of a
-batch are columns, and what those of one reason share is there once.
+A faulty producer usually breaks every event in the same few ways. So the rejections of a batch are
+columns, and a reason that many rows share is stored once.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from consumer.columnar.arrays import IntArray
+from consumer.columnar.dictionary import DictionaryColumn
 
 
 class Code(StrEnum):
-    """Why an event was rejected. A closed set: it is a metric's label and a dead letter's ``code``."""
+    """Why an event was rejected. A closed set: it labels a metric and is a dead letter's ``code``."""
 
     TOMBSTONE = "tombstone"
     UNKNOWN_FRAMING = "unknown_framing"
@@ -31,7 +32,7 @@ class Code(StrEnum):
 
     @property
     def status(self) -> int:
-        """The HTTP status that an API would have answered with: whose fault it was."""
+        """The HTTP status that an API would answer: 422 for a fault of the event, 500 for one of ours."""
         return 500 if self in (Code.MODEL_FAILED, Code.PUBLISH_REFUSED) else 422
 
 
@@ -40,11 +41,11 @@ Detail: TypeAlias = str | list[dict[str, Any]]
 
 
 class Reason(NamedTuple):
-    """Why some rows were rejected.
+    """Why rows were rejected.
 
     Attributes:
-        code: the closed reason.
-        detail: the reason in words, for the people who sent the event.
+        code: the reason as a closed set.
+        detail: the reason in words, for the sender of the event.
     """
 
     code: Code
@@ -55,10 +56,10 @@ class Rejection(NamedTuple):
     """One rejected row.
 
     Attributes:
-        row: index in the poll batch.
-        code: the closed reason.
+        row: the row in the poll batch.
+        code: the reason as a closed set.
         detail: the reason in words.
-        event: the decoded fields as JSON, or ``None`` where decoding itself failed.
+        event: the decoded fields as JSON, or ``None`` if the record could not be decoded.
     """
 
     row: int
@@ -72,60 +73,61 @@ class Rejections:
     """k rejected rows.
 
     Attributes:
-        rows: int64 (k,), indexes in the poll batch, rising.
-        which: int64 (k,), what was wrong with each, as an index into ``reasons``.
-        reasons: what was wrong; two may be equal, and some may be nobody's.
-        events: the decoded fields of each as JSON, or ``None`` where decoding itself failed.
+        rows: int64 (k,), rows of the poll batch, sorted.
+        reasons: the reason of each row.
+        events: the decoded fields of each row as JSON, or ``None`` if the record could not be decoded.
     """
 
     rows: IntArray
-    which: IntArray = field(repr=False)
-    reasons: Sequence[Reason]
+    reasons: DictionaryColumn[Reason]
     events: Sequence[bytes | None] = field(repr=False)
 
     @classmethod
     def of(cls, rejections: Iterable[Rejection]) -> Rejections:
-        """Make columns of single rejections, in the order of their rows."""
+        """Make columns of single rejections, sorted by row."""
         single = sorted(rejections, key=lambda rejection: rejection.row)
+        reasons = [Reason(rejection.code, rejection.detail) for rejection in single]
         return cls(
             rows=np.array([rejection.row for rejection in single], np.int64),
-            which=np.arange(len(single)),
-            reasons=[Reason(rejection.code, rejection.detail) for rejection in single],
+            reasons=DictionaryColumn(reasons, np.arange(len(single))),
             events=[rejection.event for rejection in single],
         )
 
     @classmethod
-    def without_event(cls, rows: IntArray, which: IntArray, reasons: Sequence[Reason]) -> Rejections:
+    def without_event(cls, rows: IntArray, reasons: DictionaryColumn[Reason]) -> Rejections:
         """Reject rows that could not be decoded."""
-        return cls(rows, which, reasons, [None] * len(rows))
+        return cls(rows, reasons, [None] * len(rows))
 
     @classmethod
     def merged(cls, parts: Sequence[Rejections]) -> Rejections:
-        """Put rejections of different rows of a batch in the order of their rows."""
+        """Merge rejections of different rows of a batch, sorted by row."""
         parts = [part for part in parts if len(part)]
-        if len(parts) < 2:  # noqa: PLR2004 - nothing to put in order
+        if len(parts) < 2:  # noqa: PLR2004 - nothing to sort
             return parts[0] if parts else NONE_REJECTED
-        reasons = [reason for part in parts for reason in part.reasons]
-        before = np.cumsum([0, *(len(part.reasons) for part in parts[:-1])])
         rows = np.concatenate([part.rows for part in parts])
-        which = np.concatenate([part.which + n for part, n in zip(parts, before, strict=True)])
         events = [event for part in parts for event in part.events]
         order = np.argsort(rows)
-        return cls(rows[order], which[order], reasons, [events[i] for i in order.tolist()])
+        return cls(
+            rows[order],
+            DictionaryColumn.concatenate([part.reasons for part in parts]).select_rows(order),
+            [events[i] for i in order.tolist()],
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Rejection]:
-        for row, which, event in zip(self.rows.tolist(), self.which.tolist(), self.events, strict=True):
-            code, detail = self.reasons[which]
+        for row, (code, detail), event in zip(
+            self.rows.tolist(), self.reasons.to_list(), self.events, strict=True
+        ):
             yield Rejection(row, code, detail, event)
 
     def counts(self) -> dict[Code, int]:
-        """Count the rows by code; only codes that occur are there."""
+        """Return the number of rows by code, for the codes that occur."""
+        reasons = self.reasons.dictionary
         counts: dict[Code, int] = {}
         for reason, n in zip(
-            self.reasons, np.bincount(self.which, minlength=len(self.reasons)).tolist(), strict=True
+            reasons, np.bincount(self.reasons.indices, minlength=len(reasons)).tolist(), strict=True
         ):
             if n:
                 counts[reason.code] = counts.get(reason.code, 0) + n
@@ -133,4 +135,4 @@ class Rejections:
 
 
 NONE_REJECTED = Rejections.of(())
-"""For a batch in which all is well."""
+"""The rejections of a batch without any."""

@@ -1,7 +1,4 @@
-"""Columns of good events → the model's inputs → probabilities and decisions.
-
-Countries as they arrive in bytes → the model's number for them.
-"""
+"""Score valid events: build the model's inputs, predict probabilities, decide by the threshold."""
 
 from __future__ import annotations
 
@@ -13,26 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.columnar.arrays import FloatArray
+from consumer.columnar.dictionary import DictionaryColumn
 from consumer.columnar.text import encode_two_byte_strings
-from consumer.pipeline.batch import EVENT_FIELDS, INPUTS_BEGIN, RecordBatch
-from consumer.pipeline.event_json import events_json
+from consumer.pipeline.batch import INPUT_FIELDS, NUMERIC_INPUT_FIELDS, RecordBatch
 from consumer.pipeline.rejections import NONE_REJECTED, Code, Reason, Rejections
 
-_COUNTRY: Final = INPUTS_BEGIN
 _MIN_RAISES, _MAX_RAISES = 64, 10_000
-_N_INPUTS: Final = len(EVENT_FIELDS) - INPUTS_BEGIN
 
 
 class Model(Protocol):
-    """What scores; a row's probability must not depend on the rows around it."""
+    """A model. A row's probability must not depend on the other rows."""
 
     @property
     def version(self) -> str:
-        """The model version, as it stands in every prediction."""
+        """The model version, written to every prediction."""
 
     @property
     def threshold(self) -> float:
-        """At or above this probability the decision is 1."""
+        """The lowest probability whose decision is 1."""
 
     def predict_probability(self, features: FloatArray) -> FloatArray:
         """Return the probability (m,) of a purchase for inputs (m, 7), Fortran-ordered."""
@@ -44,11 +39,11 @@ class Scored:
 
     Attributes:
         events: the events.
-        features: float64 (m, 7), the inputs as the model saw them (country as a number).
+        features: float64 (m, 7), the model's inputs (the country as a number).
         probabilities: float64, 0 to 1.
-        decisions: bool, probability at or above the threshold.
-        threshold: the threshold that was used.
-        model_version: the version that was used.
+        decisions: bool, whether the probability is at or above the threshold.
+        threshold: the model's threshold.
+        model_version: the model's version.
     """
 
     events: RecordBatch
@@ -63,58 +58,57 @@ def featurize(events: RecordBatch, countries: Mapping[bytes, int]) -> FloatArray
     """Return the model's inputs, float64 (m, 7), Fortran-ordered: each column is contiguous.
 
     Args:
-        events: good events.
-        countries: from a country as received (UTF-8) to the model's number for it.
+        events: valid events.
+        countries: the model's number for each country as received (UTF-8).
     """
-    features = np.empty((len(events), _N_INPUTS), np.float64, order="F")
+    features = np.empty((len(events), len(INPUT_FIELDS)), np.float64, order="F")
     features[:, 0] = _country_numbers(events, countries)
-    for j, name in enumerate(EVENT_FIELDS[INPUTS_BEGIN + 1 :], start=1):
+    for j, name in enumerate(NUMERIC_INPUT_FIELDS, start=1):
         features[:, j] = events.numbers[name]
     return features
 
 
 def _country_numbers(events: RecordBatch, countries: Mapping[bytes, int]) -> FloatArray:
-    data, begins, ends = events.data, events.texts["student_country"], events.starts[:, _COUNTRY + 1]
-    if (
-        pairs := encode_two_byte_strings(data, begins, ends)
-    ) is not None:  # as nearly always: look each up once
-        distinct, which = pairs
-        return np.array([countries[pair] for pair in distinct], np.float64)[which]
-    spans = zip(begins.tolist(), ends.tolist(), strict=True)
-    return np.array([countries[data[begin:end]] for begin, end in spans], np.float64)
+    data, (starts, stops) = events.data, events.span("student_country")
+    if (codes := encode_two_byte_strings(data, starts, stops)) is not None:  # the usual case
+        return np.array([countries[code] for code in codes.dictionary], np.float64)[codes.indices]
+    spans = zip(starts.tolist(), stops.tolist(), strict=True)
+    return np.array([countries[data[start:stop]] for start, stop in spans], np.float64)
 
 
 def score(events: RecordBatch, model: Model, countries: Mapping[bytes, int]) -> tuple[Scored, Rejections]:
-    """Score events; a row that alone makes the model fail is rejected, its neighbours are not.
+    """Score events. An event that makes the model fail is rejected; the others are scored.
 
     Raises:
-        ModelFails: it fails on too many of them.
+        ModelFails: the model fails on too many events.
     """
     features = featurize(events, countries)
     probabilities, failures = _Bisection(model.predict_probability, len(events)).score(features)
     rejections = NONE_REJECTED
     if failures:
         indexes = np.fromiter(failures, np.int64)
-        failed = events.select(indexes)
+        failed = events.select_rows(indexes)
         reasons = [Reason(Code.MODEL_FAILED, why) for why in failures.values()]
-        rejections = Rejections(failed.rows, np.arange(len(failed)), reasons, events_json(failed))
-        keep = np.setdiff1d(np.arange(len(events)), indexes)
-        events, features, probabilities = events.select(keep), features[keep], probabilities[keep]
+        rejections = Rejections(
+            failed.rows, DictionaryColumn(reasons, np.arange(len(failed))), failed.to_json()
+        )
+        kept = np.setdiff1d(np.arange(len(events)), indexes)
+        events, features, probabilities = events.select_rows(kept), features[kept], probabilities[kept]
     decisions = probabilities >= model.threshold
     return Scored(events, features, probabilities, decisions, model.threshold, model.version), rejections
 
 
 class ModelFails(Exception):  # noqa: N818 - a verdict on the model
-    """The model fails on so many events that it, and not they, must be at fault."""
+    """The model fails on so many events that the model must be at fault, not the events."""
 
 
 class _Bisection:
-    """Scores rows at once; where that raises, halves until the guilty rows stand alone.
+    """Scores all rows at once. Where that raises, it halves them until each failing row is alone.
 
     Args:
         predict: the model.
-        m: how many rows there are; it bounds how often the model may raise. f guilty rows take some
-            ``2 f log2(m / f)`` calls, so that one in twenty is found and more than that gives up.
+        m: the number of rows; it limits how often the model may raise. Finding f failing rows takes
+            about ``2 f log2(m / f)`` calls, so one failing row in twenty is isolated, and more are not.
     """
 
     def __init__(self, predict: Callable[[FloatArray], FloatArray], m: int) -> None:
@@ -122,13 +116,13 @@ class _Bisection:
         self._raises_left = min(max(_MIN_RAISES, m // 2), _MAX_RAISES)
 
     def score(self, features: FloatArray) -> tuple[FloatArray, dict[int, str]]:
-        """Return probabilities (m,), NaN where a row failed, and why for each row that failed.
+        """Return probabilities (m,), NaN for failed rows, and the reason for each failed row.
 
         Raises:
-            ModelFails: on too many of them.
+            ModelFails: too many rows fail.
         """
         m = len(features)
-        if m == 0:  # many a classifier raises when it is asked about no rows
+        if m == 0:  # many classifiers raise for an empty input
             return np.empty(0), {}
         try:
             probabilities = self._predict(features)
@@ -150,15 +144,15 @@ class _Bisection:
 
 
 MAX_REMEMBERED: Final = 4096
-"""Spellings that are looked up once only. All of ISO 3166 in two cases fits; a flood of made-up
-countries does not grow the table, it is merely looked up each time."""
+"""The largest number of spellings to cache. All of ISO 3166 in two letter cases fits. A flood of invented
+countries does not grow the cache; those are looked up each time."""
 
 
 class CountryNumbers(dict[bytes, int]):
-    """Maps a country as received (UTF-8) to its number; looks an unseen spelling up.
+    """Maps a country as received (UTF-8) to the model's number for it, and caches the look-ups.
 
     Args:
-        number_of: from a text to its number.
+        number_of: returns the number of a country.
     """
 
     def __init__(self, number_of: Callable[[str], int]) -> None:

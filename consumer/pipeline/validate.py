@@ -1,9 +1,12 @@
-"""The rules, and the words for a broken one: pydantic's own, as FastAPI's 422 would carry them.
+"""Validate events. Every broken rule is worded by pydantic, as in FastAPI's 422.
 
-Array comparisons find the events that a rule could reject, so that good ones cost next to nothing.
-They may suspect too many, never too few. Others tell which suspects break the same limits, so that
-pydantic judges one of each kind: the verdict and its words are always its own, and cost the same
-whether ten events or ten thousand are broken alike. Property tests hold both to pydantic alone.
+Validation has two steps, so that good events cost next to nothing, and ten thousand events that are
+broken alike cost as much as one:
+
+1. Array comparisons find the candidates: all events that could violate a rule, and perhaps others.
+2. The candidates are grouped by the limits that they exceed, and pydantic validates one of each group.
+
+Property tests compare both steps with pydantic alone.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from consumer.columnar.arrays import IntArray
-from consumer.pipeline.batch import EVENT_FIELDS, INPUTS_BEGIN, RecordBatch
-from consumer.pipeline.event_json import events_json
+from consumer.columnar.dictionary import DictionaryColumn
+from consumer.pipeline.batch import NUMERIC_INPUT_FIELDS, RecordBatch
 from consumer.pipeline.rejections import NONE_REJECTED, Code, Reason, Rejections
 
 CROSS_FIELD_DETAIL: Final = "practice_exams_passed cannot exceed practice_exams_started."
@@ -24,7 +27,7 @@ CROSS_FIELD_DETAIL: Final = "practice_exams_passed cannot exceed practice_exams_
 _ID_MAX_CHARACTERS: Final = 128
 _COUNTRY_MIN_CHARACTERS, _COUNTRY_MAX_CHARACTERS = 2, 64
 _UTF8_MAX_BYTES: Final = 4
-"""What one character can take."""
+"""The most bytes that one character takes."""
 _ASCII_END: Final = 0x80
 
 _Id = Annotated[str, Field(min_length=1, max_length=_ID_MAX_CHARACTERS)]
@@ -33,7 +36,7 @@ _Minutes = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class StudentInputs(BaseModel):
-    """The model's seven inputs, and what is accepted for each."""
+    """The model's seven inputs and their limits."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,7 +58,7 @@ class _Identity(BaseModel):
 
 
 class EngagementEvent(StudentInputs, _Identity):
-    """An event's fields, and what is accepted for each, in the order of the schema."""
+    """The fields of an event and their limits, in the schema's order."""
 
 
 _TEXT_LIMITS: Final = (
@@ -63,18 +66,17 @@ _TEXT_LIMITS: Final = (
     ("student_id", 1, _ID_MAX_CHARACTERS),
     ("student_country", _COUNTRY_MIN_CHARACTERS, _COUNTRY_MAX_CHARACTERS),
 )
-_NUMBERS: Final = EVENT_FIELDS[INPUTS_BEGIN + 1 :]
 
 _EVENT: Final = TypeAdapter(EngagementEvent)
 
 
 def broken_rule(event: dict[str, Any]) -> Reason | None:
-    """Judge one event's fields.
+    """Validate one event.
 
-    The rule across fields is looked at only when every field is good, as in FastAPI.
+    As in FastAPI, the cross-field rule is checked only when every field is valid.
 
     Returns:
-        What is broken, or ``None``.
+        Why the event is rejected, or ``None``.
     """
     try:
         _EVENT.validate_python(event)
@@ -89,78 +91,84 @@ def broken_rule(event: dict[str, Any]) -> Reason | None:
 
 def validate(events: RecordBatch) -> tuple[RecordBatch, Rejections]:
     """Keep the events that satisfy every rule; reject the others with the reason."""
-    suspected = np.flatnonzero(_violation_candidates(events))
-    if not len(suspected):
+    candidate_indexes = np.flatnonzero(_violation_candidates(events))
+    if not len(candidate_indexes):
         return events, NONE_REJECTED
-    suspects = events.select(suspected)
-    _, examples, kinds = np.unique(_violation_signatures(suspects), return_index=True, return_inverse=True)
-    verdicts = [broken_rule(suspects.event(i)) for i in examples.tolist()]
-    reasons = [verdict for verdict in verdicts if verdict is not None]
-    is_broken = np.array([verdict is not None for verdict in verdicts])
-    which = (np.cumsum(is_broken) - 1)[kinds]
-    broken = np.flatnonzero(is_broken[kinds])
-    keep = np.ones(len(events), np.bool_)
-    keep[suspected[broken]] = False
-    rejected = suspects.select(broken)
+    candidates = events.select_rows(candidate_indexes)
+    signatures = _violation_signatures(candidates)
+    _, examples, groups = np.unique(signatures, return_index=True, return_inverse=True)
+    verdicts = DictionaryColumn([broken_rule(candidates.record(i)) for i in examples.tolist()], groups)
+    reasons = [verdict for verdict in verdicts.dictionary if verdict is not None]
+    is_broken = np.array([verdict is not None for verdict in verdicts.dictionary])
+    broken = np.flatnonzero(is_broken[groups])
+    reason_of_group = np.cumsum(is_broken) - 1  # of broken groups; the others are not looked up
+    rejected = candidates.select_rows(broken)
+    kept = np.ones(len(events), np.bool_)
+    kept[candidate_indexes[broken]] = False
     return (
-        events.select(np.flatnonzero(keep)),
-        Rejections(rejected.rows, which[broken], reasons, events_json(rejected)),
+        events.select_rows(np.flatnonzero(kept)),
+        Rejections(
+            rejected.rows, DictionaryColumn(reasons, reason_of_group[groups[broken]]), rejected.to_json()
+        ),
     )
 
 
 def _violation_signatures(events: RecordBatch) -> IntArray:
-    """Number the ways in which events break the rules: what is said of one goes for all of its number.
+    """Number the ways in which events violate rules: events with the same number share their reason.
 
-    pydantic's words depend on which limit a value exceeds, never on the value. So a number has a digit
-    for each rule that can be broken: 0 kept, 1 or 2 for one of its limits.
+    pydantic's words depend on which limit a value exceeds, never on the value. So the number has one
+    base-3 digit per field, 0 for valid, 1 and 2 for either limit, and a last base-2 digit for the
+    cross-field rule. Of four fields a, b, c, d, an event with c below its limit and d above has
+    ``0012`` in base 3, and its number is ``2 * 5 + 0 = 10`` if the cross-field rule holds.
     """
-    kinds = np.zeros(len(events), np.int64)
-    for name, at_least, at_most in _TEXT_LIMITS:
-        n_characters = _characters(events, name, at_most)
-        kinds = 3 * kinds + (n_characters < at_least) + 2 * (n_characters > at_most)
-    for name in _NUMBERS:
+    signatures = np.zeros(len(events), np.int64)
+    for name, min_characters, max_characters in _TEXT_LIMITS:
+        n_characters = _count_characters(events, name, max_characters)
+        digit = (n_characters < min_characters) + 2 * (n_characters > max_characters)
+        signatures = 3 * signatures + digit
+    for name in NUMERIC_INPUT_FIELDS:
         column = events.numbers[name]
-        kinds = 3 * kinds + np.where(np.isfinite(column), column < 0, 2)
+        signatures = 3 * signatures + np.where(np.isfinite(column), column < 0, 2)
     more_passed = events.numbers["practice_exams_passed"] > events.numbers["practice_exams_started"]
-    return 2 * kinds + more_passed
+    return 2 * signatures + more_passed
 
 
-def _characters(events: RecordBatch, name: str, at_most: int) -> IntArray:
-    """Count the characters of texts, int64 (m,): exactly where a limit is near, else not below it.
+def _count_characters(events: RecordBatch, name: str, max_characters: int) -> IntArray:
+    """Return the number of characters of each text, int64 (m,): exact for texts that may break a limit.
 
-    A text that begins with ASCII and has no more bytes than characters are allowed keeps both limits
-    if its bytes do.
+    The number of bytes will do for a text that starts with ASCII and has at most ``max_characters`` bytes.
     """
-    begins, ends = events.texts[name], events.starts[:, EVENT_FIELDS.index(name) + 1]
-    counts = ends - begins
-    for i in np.flatnonzero((counts > at_most) | _begins_above_ascii(events, name)).tolist():
-        counts[i] = len(events.data[begins[i] : ends[i]].decode())
+    starts, stops = events.span(name)
+    counts = stops - starts
+    for i in np.flatnonzero((counts > max_characters) | _starts_above_ascii(events, name)).tolist():
+        counts[i] = len(events.data[starts[i] : stops[i]].decode())
     return counts
 
 
-def _begins_above_ascii(events: RecordBatch, name: str) -> NDArray[np.bool_]:
-    """Tell which texts, or what follows where they are empty, begin with a byte above ASCII: bool (m,)."""
-    above: NDArray[np.bool_] = np.frombuffer(events.data, np.uint8)[events.texts[name]] >= _ASCII_END
+def _starts_above_ascii(events: RecordBatch, name: str) -> NDArray[np.bool_]:
+    """Return which texts start with a byte above ASCII: bool (m,). Of an empty text, the next byte counts."""
+    starts, _ = events.span(name)
+    above: NDArray[np.bool_] = np.frombuffer(events.data, np.uint8)[starts] >= _ASCII_END
     return above
 
 
 def _violation_candidates(events: RecordBatch) -> NDArray[np.bool_]:
-    """Find the events that some rule may reject: bool (m,), true for all that one does reject.
+    """Find the events that may violate a rule: bool (m,), true for all that do.
 
-    Texts are measured in bytes here and in characters by the rules: b bytes of UTF-8 are between
-    b/4 and b characters.
+    Texts are measured in bytes here, while the rules count characters: b bytes of UTF-8 are b/4 to b
+    characters.
     """
-    suspects = np.zeros(len(events), np.bool_)
-    for name, at_least, at_most in _TEXT_LIMITS:
-        j = EVENT_FIELDS.index(name)
-        n_bytes = events.starts[:, j + 1] - events.texts[name]
-        suspects |= (n_bytes < at_least) | (n_bytes > at_most)
-    # One character may take as many bytes as a good country code: it starts above ASCII.
-    suspects |= _begins_above_ascii(events, "student_country") & (n_bytes <= _UTF8_MAX_BYTES)
-    for name in _NUMBERS:
+    candidates = np.zeros(len(events), np.bool_)
+    for name, min_characters, max_characters in _TEXT_LIMITS:
+        starts, stops = events.span(name)
+        n_bytes = stops - starts
+        candidates |= (n_bytes < min_characters) | (n_bytes > max_characters)
+    # The country is the last text. A single character above ASCII can have as many bytes as a valid code.
+    candidates |= _starts_above_ascii(events, "student_country") & (n_bytes <= _UTF8_MAX_BYTES)
+    for name in NUMERIC_INPUT_FIELDS:
         column = events.numbers[name]
-        suspects |= ~(column >= 0)  # true for NaN, too
+        candidates |= ~(column >= 0)  # true for NaN, too
         if column.dtype == np.float64:
-            suspects |= column == np.inf
-    suspects |= events.numbers["practice_exams_passed"] > events.numbers["practice_exams_started"]
-    return suspects
+            candidates |= column == np.inf
+    candidates |= events.numbers["practice_exams_passed"] > events.numbers["practice_exams_started"]
+    return candidates

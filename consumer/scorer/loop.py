@@ -223,8 +223,8 @@ class Scorer:
         """Halve a refused batch until the guilty event stands alone, then send ever less of it."""
         if len(raw) > 1:
             half = len(raw) // 2
-            self._settle(raw.take(range(half)))
-            self._settle(raw.take(range(half, len(raw))))
+            self._settle(raw.select_rows(range(half)))
+            self._settle(raw.select_rows(range(half, len(raw))))
             return
         at_most = self._decider.dead_letter_max_bytes if refused_bytes is None else refused_bytes // 2
         if at_most < _SMALLEST_DEAD_LETTER_BYTES:

@@ -12,7 +12,6 @@ import numpy as np
 from consumer.errors import Condition, InvariantError, Unavailable
 from consumer.pipeline.batch import RawBatch
 from consumer.pipeline.dead_letter import DeadLetters, dead_letters
-from consumer.pipeline.event_json import events_json
 from consumer.pipeline.pipeline import Pipeline, PipelineResult
 from consumer.pipeline.rejections import Code, Rejection, Rejections
 from consumer.pipeline.score import ModelFails
@@ -94,7 +93,7 @@ class BatchProcessor:
         _check(outcome, len(raw))
         rows, predictions, rejections = outcome.rows, outcome.predictions, outcome.rejections
         if refused_bytes is not None and rows:
-            (event,) = events_json(outcome.scored.events)
+            (event,) = outcome.scored.events.to_json()
             why = "The prediction is larger than its topic takes."
             rejections = Rejections.of([Rejection(0, Code.PUBLISH_REFUSED, why, event)])
             rows, predictions = [], []

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Final
 
 import numpy as np
 
 from consumer.columnar.arrays import IntArray, select_rows
-from consumer.columnar.avro import field_plan
-from consumer.columnar.json import Choice, Piece, escaped, interleaved, numbers, strings
-from consumer.pipeline.batch import EVENT_FIELDS, INPUTS_BEGIN, RecordBatch
-from schemas.repository import purchase_prediction
+from consumer.columnar.dictionary import DictionaryColumn
+from consumer.columnar.json import JsonColumn, join_rows_flat, json_escaped, json_numbers, json_strings
+from consumer.pipeline.batch import NUMERIC_INPUT_FIELDS, RecordBatch
 
 _YEAR_0001_MS: Final = -62_135_596_800_000
 _YEAR_9999_END_MS: Final = 253_402_300_799_999
 """RFC 3339 has four digits for the year (section 5.6)."""
-
-_NUMBERS: Final = EVENT_FIELDS[INPUTS_BEGIN + 1 :]
 
 
 def audit_lines(
@@ -50,36 +46,35 @@ def audit_lines(
     rows, columns = predictions.rows, predictions.numbers
     characters = predictions.data.decode("latin-1")
 
-    def text(name: str) -> Piece:
-        ends = predictions.starts[:, _field_indexes()[name] + 1]
-        return strings(predictions.data, characters, predictions.texts[name], ends)
+    def text(name: str) -> JsonColumn:
+        return json_strings(predictions.data, characters, *predictions.span(name))
 
-    pieces: list[Piece] = [
+    pieces: list[JsonColumn] = [
         '{"timestamp_utc":', _times(columns["scored_at"]),
         ',"event_id":"', text("event_id"),
         '","student_id":"', text("student_id"),
         '","occurred_at":', _times(columns["occurred_at"]),
-        ',"predicted_purchase_probability":', numbers(columns["predicted_purchase_probability"]),
-        ',"predicted_purchase":', numbers(columns["predicted_purchase"]),
-        ',"threshold":', numbers(columns["threshold"]),
+        ',"predicted_purchase_probability":', json_numbers(columns["predicted_purchase_probability"]),
+        ',"predicted_purchase":', json_numbers(columns["predicted_purchase"]),
+        ',"threshold":', json_numbers(columns["threshold"]),
         ',"model_version":"', text("model_version"),
         '","features":{"student_country":"', text("features.student_country"), '"',
     ]  # fmt: skip
-    for name in _NUMBERS:
-        pieces += [f',"{name}":', numbers(columns[f"features.{name}"])]
+    for name in NUMERIC_INPUT_FIELDS:
+        pieces += [f',"{name}":', json_numbers(columns[f"features.{name}"])]
     pieces += [
-        '},"source":{"topic":"', escaped(source_topic),
-        '","partition":', numbers(columns["source_partition"]),
-        ',"offset":', numbers(columns["source_offset"]),
-        '},"output":{"topic":"', escaped(output_topic),
-        '","partition":', numbers(select_rows(np.asarray(partitions, np.int64), rows)),
-        ',"offset":', numbers(select_rows(np.asarray(offsets, np.int64), rows)),
+        '},"source":{"topic":"', json_escaped(source_topic),
+        '","partition":', json_numbers(columns["source_partition"]),
+        ',"offset":', json_numbers(columns["source_offset"]),
+        '},"output":{"topic":"', json_escaped(output_topic),
+        '","partition":', json_numbers(select_rows(np.asarray(partitions, np.int64), rows)),
+        ',"offset":', json_numbers(select_rows(np.asarray(offsets, np.int64), rows)),
         "}}\n",
     ]  # fmt: skip
-    return interleaved(pieces, m).encode("latin-1")
+    return join_rows_flat(pieces, m).encode("latin-1")
 
 
-def _times(times_ms: IntArray) -> Piece:
+def _times(times_ms: IntArray) -> JsonColumn:
     """Return milliseconds since the Unix epoch, int64 (m,), as ``"2026-01-31T12:00:00.000Z"``."""
     # Many predictions share a time, and forming one takes longer than anything else here.
     distinct_ms, which = np.unique(times_ms, return_inverse=True)
@@ -88,10 +83,4 @@ def _times(times_ms: IntArray) -> Piece:
     column = [f'"{text}"' for text in texts]
     for i in np.flatnonzero(~formed).tolist():
         column[i] = str(distinct_ms[i])
-    return column[0] if len(column) == 1 else Choice(column, which)
-
-
-@cache
-def _field_indexes() -> dict[str, int]:
-    """Where each field of a prediction stands in wire order."""
-    return {name: j for j, (name, _) in enumerate(field_plan(purchase_prediction().parsed))}
+    return column[0] if len(column) == 1 else DictionaryColumn(column, which)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from consumer.columnar.arrays import FloatArray, IntArray
-from consumer.columnar.avro import field_plan
+from consumer.columnar.dictionary import DictionaryColumn
 from consumer.columnar.text import all_equal, hash_strings
 from consumer.monitor.drift.window import SCORE
 from consumer.pipeline.batch import RecordBatch
 from model_store.inputs import INPUT_NAMES
-from schemas.repository import purchase_prediction
-
-Versions: TypeAlias = tuple[list[str], IntArray]
-"""Names of model versions, and which of them each prediction is of, int64 (m,)."""
 
 _COUNTRY: Final = "features.student_country"
 _SLOT_BITS: Final = 16
@@ -58,31 +53,27 @@ class Countries:
 
 def student_hashes(predictions: RecordBatch) -> NDArray[np.uint64]:
     """Return a hash of each prediction's student id, uint64 (m,)."""
-    return hash_strings(predictions.data, *_span(predictions, "student_id"))
+    return hash_strings(predictions.data, *predictions.span("student_id"))
 
 
-def versions_of(predictions: RecordBatch) -> Versions:
-    """Return the model versions in the order of their last prediction, and whose each prediction is.
-
-    Returns:
-        The names of v versions, and int64 (m,) indexes into them.
-    """
-    data, (begins, ends) = predictions.data, _span(predictions, "model_version")
-    if all_equal(data, begins, ends):  # the usual case
-        return [data[begins[0] : ends[0]].decode()], np.zeros(len(begins), np.int64)
-    hashes = hash_strings(data, begins, ends)[::-1]
+def versions_of(predictions: RecordBatch) -> DictionaryColumn[str]:
+    """Return the model version of each prediction; the dictionary is sorted by last prediction."""
+    data, (starts, stops) = predictions.data, predictions.span("model_version")
+    if all_equal(data, starts, stops):  # the usual case
+        return DictionaryColumn([data[starts[0] : stops[0]].decode()], np.zeros(len(starts), np.int64))
+    hashes = hash_strings(data, starts, stops)[::-1]
     _, first, indexes = np.unique(hashes, return_index=True, return_inverse=True)
     order = np.argsort(-first)
     last_rows = len(hashes) - 1 - first[order]
-    names = [data[begins[i] : ends[i]].decode() for i in last_rows.tolist()]
-    return names, np.argsort(order)[indexes[::-1]]
+    names = [data[starts[i] : stops[i]].decode() for i in last_rows.tolist()]
+    return DictionaryColumn(names, np.argsort(order)[indexes[::-1]])
 
 
 def columns_of(predictions: RecordBatch, countries: Countries) -> dict[str, FloatArray]:
     """Return the seven inputs (country as a number) and ``score``, float64 (m,), by name."""
     numbers = predictions.numbers
     columns: dict[str, FloatArray] = {
-        INPUT_NAMES[0]: countries.numbers(predictions.data, *_span(predictions, _COUNTRY)),
+        INPUT_NAMES[0]: countries.numbers(predictions.data, *predictions.span(_COUNTRY)),
         SCORE: numbers["predicted_purchase_probability"],
     }
     for name in INPUT_NAMES[1:]:
@@ -94,13 +85,3 @@ def decisions_of(predictions: RecordBatch) -> IntArray:
     """Return the decisions, int64 (m,), 0 or 1 whatever stands in the record."""
     decisions: IntArray = (predictions.numbers["predicted_purchase"] != 0).astype(np.int64)
     return decisions
-
-
-def _span(predictions: RecordBatch, name: str) -> tuple[IntArray, IntArray]:
-    return predictions.texts[name], predictions.starts[:, _field_indexes()[name] + 1]
-
-
-@cache
-def _field_indexes() -> dict[str, int]:
-    """Where each field of a prediction stands in wire order."""
-    return {name: j for j, (name, _) in enumerate(field_plan(purchase_prediction().parsed))}

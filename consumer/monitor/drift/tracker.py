@@ -10,8 +10,9 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from consumer.columnar.dictionary import DictionaryColumn
 from consumer.monitor.drift.baselines import Baselines, ModelBaseline
-from consumer.monitor.drift.sample import Countries, Versions, columns_of, decisions_of
+from consumer.monitor.drift.sample import Countries, columns_of, decisions_of
 from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict, judge
 from consumer.monitor.drift.window import (
     SERIES,
@@ -144,7 +145,7 @@ class Drift:
         self,
         predictions: RecordBatch,
         students: NDArray[np.uint64],
-        versions: Versions,
+        versions: DictionaryColumn[str],
         *,
         counted: bool = True,
     ) -> None:
@@ -158,17 +159,17 @@ class Drift:
         """
         if not len(predictions):
             return
-        present, indexes = versions
-        if present != [self._version]:
+        present = versions.dictionary
+        if list(present) != [self._version]:
             self._champion = self._baselines.champion_version()
             version = governing_version(present, self._version, self._champion)
             if version != self._version:
                 self._switch_to(version)
             if self._version not in present:
                 return
-            rows = np.flatnonzero(indexes == present.index(self._version))
+            rows = np.flatnonzero(versions.indices == present.index(self._version))
             if len(rows) < len(predictions):
-                predictions, students = predictions.select(rows), students[rows]
+                predictions, students = predictions.select_rows(rows), students[rows]
         self._predictions += len(predictions)
         if self._window is not None and self._model is not None:
             sample = sample_of(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.columnar.arrays import FloatArray, IntArray
+from consumer.columnar.dictionary import DictionaryColumn
 from consumer.monitor.outcomes.quality import OutcomeSums, QualityVerdict, compare_quality, sums_of
 from consumer.settings import OutcomeSettings
 
@@ -111,7 +112,7 @@ class OutcomeJoin:
         probabilities: FloatArray,
         decisions: IntArray,
         scored_at_ms: IntArray,
-        versions: tuple[list[str], IntArray],
+        versions: DictionaryColumn[str],
     ) -> None:
         """Let predictions wait for an outcome; the oldest make room.
 
@@ -120,10 +121,9 @@ class OutcomeJoin:
             probabilities: float64 (m,).
             decisions: int64 (m,), 0 or 1.
             scored_at_ms: int64 (m,).
-            versions: names of model versions, and int64 (m,) indexes into them.
+            versions: the model version of each.
         """
-        names, indexes = versions
-        numbers = np.array([self._number(name) for name in names], np.int32)
+        numbers = np.array([self._number(name) for name in versions.dictionary], np.int32)
         size = len(self._waiting)
         last = slice(max(len(students) - size, 0), None)
         m = len(students[last])
@@ -134,7 +134,7 @@ class OutcomeJoin:
         ring["scored_at_ms"][where] = scored_at_ms[last]
         ring["probability"][where] = probabilities[last]
         ring["decision"][where] = decisions[last]
-        ring["version"][where] = numbers[indexes[last]]
+        ring["version"][where] = numbers[versions.indices[last]]
         self._awaiting += m - int(np.count_nonzero(ring["waits"][where]))
         ring["waits"][where] = True
         self._next_row = (self._next_row + m) % size

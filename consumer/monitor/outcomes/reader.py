@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import structlog
 
-from consumer.columnar.avro import field_plan
 from consumer.columnar.text import hash_strings
 from consumer.errors import FatalError, StartupError, Unavailable
 from consumer.kafka.reader import CommittedTail, TailBatch
@@ -21,7 +20,6 @@ from consumer.monitor.outcomes.join import OutcomeJoin
 from consumer.pipeline.batch import RecordBatch
 from consumer.pipeline.decode import Decoder
 from consumer.runtime.readiness import Readiness
-from schemas.repository import purchase_outcome
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -69,7 +67,6 @@ class OutcomesFeed:
         self._join = join
         self._clock_s = clock_s
         self._look_at_s = clock_s()
-        self._field_end = [name for name, _ in field_plan(purchase_outcome().parsed)].index("student_id") + 1
         self._next_offsets = dict(tail.next_offsets)
         self.state = "on"
 
@@ -106,9 +103,8 @@ class OutcomesFeed:
         self._tail.close()
 
     def _take(self, outcomes: RecordBatch) -> None:
-        begins, ends = outcomes.texts["student_id"], outcomes.starts[:, self._field_end]
         self._join.join(
-            hash_strings(outcomes.data, begins, ends),
+            hash_strings(outcomes.data, *outcomes.span("student_id")),
             outcomes.numbers["purchased"].astype(np.int8),
             outcomes.numbers["observed_at"],
         )

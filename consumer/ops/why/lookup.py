@@ -248,7 +248,7 @@ def places_of(
         likely = [message for message in messages if wanted in (message.value() or b"")]
         decoded, _ = decoder.decode([message.value() for message in likely])
         for i, row in enumerate(decoded.rows.tolist()):
-            if decoded.event(i)["event_id"] == event_id:
+            if decoded.record(i)["event_id"] == event_id:
                 message = likely[row]
                 found.append((message.partition() or 0, message.offset() or 0))
     return sorted(found)

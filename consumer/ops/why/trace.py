@@ -189,7 +189,7 @@ class EventTracer:
     def _found(self, message: Message) -> FoundEvent:
         value = message.value()
         decoded, rejections = self._events_decoder.decode([value])
-        fields = decoded.event(0) if len(decoded) else None
+        fields = decoded.record(0) if len(decoded) else None
         if fields is not None:
             rejections = validate(decoded)[1]
         return FoundEvent(

@@ -119,7 +119,7 @@ def test_an_event_in_confluent_framing_is_read_with_its_writers_schema(registry:
     decoder = Decoder(engagement_event(), RegistrySchemas(registry.url, {}))
     events, rejections = decoder.decode([framed(7), framed(7)])
     assert not rejections
-    assert events.event(1) == {name: value for name, value in EVENT.items() if name != "campus"}
+    assert events.record(1) == {name: value for name, value in EVENT.items() if name != "campus"}
     assert registry.asked == 1
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from consumer.columnar.dictionary import DictionaryColumn
 from consumer.monitor.drift.baselines import Baselines
 from consumer.monitor.drift.sample import Countries, columns_of, student_hashes, versions_of
 from consumer.monitor.drift.tracker import Drift, governing_version
@@ -76,7 +77,8 @@ def test_a_flood_of_countries_is_looked_up_rightly_in_bounded_memory() -> None:
 def test_versions_are_told_apart(predict: Any, trained: Any) -> None:
     """Each prediction's version is found, the one that predicted last standing last."""
     batch = predict(range(3))
-    names, indexes = versions_of(batch)
+    versions = versions_of(batch)
+    names, indexes = versions.dictionary, versions.indices
     assert (names, indexes.tolist()) == ([trained.version], [0, 0, 0])
 
 
@@ -180,7 +182,11 @@ def test_a_state_with_outcomes_is_read_again(trained: Any, tmp_path: Any) -> Non
     join = OutcomeJoin(OutcomeSettings(max_predictions=10))
     students = np.arange(4, dtype=np.uint64)
     join.remember(
-        students, np.full(4, 0.5), np.ones(4, np.int64), np.arange(4), (["v"], np.zeros(4, np.int64))
+        students,
+        np.full(4, 0.5),
+        np.ones(4, np.int64),
+        np.arange(4),
+        DictionaryColumn(["v"], np.zeros(4, np.int64)),
     )
     saved, arrays = join.saved({0: 3})
     drift, seen = drift_of(trained.store).saved()

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consumer.columnar.dictionary import DictionaryColumn
 from consumer.monitor.outcomes.join import OutcomeJoin
 from consumer.monitor.outcomes.quality import OutcomeSums, compare_quality, sums_of
 from consumer.settings import OutcomeSettings
@@ -23,7 +24,7 @@ def predict(join: OutcomeJoin, students: list[int], *, at_ms: int = 0, p: float 
         np.full(n, p),
         np.full(n, int(p >= 0.5)),
         np.full(n, at_ms),
-        (["v1"], np.zeros(n, np.int64)),
+        DictionaryColumn(["v1"], np.zeros(n, np.int64)),
     )
 
 

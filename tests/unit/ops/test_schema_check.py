@@ -99,7 +99,7 @@ def test_what_is_said_to_fit_is_decoded() -> None:
         for student in ("s", None)
     ]
     decoded, rejections = Decoder(engagement_event(), Known()).decode(values)
-    assert decoded.event(0) == event(student_id="s")
+    assert decoded.record(0) == event(student_id="s")
     assert [(one.row, one.code) for one in rejections] == [(1, "undecodable")]
 
 

@@ -93,7 +93,7 @@ REGISTRY_BAD = [
 def _between_good_ones(decoder: Decoder, value: bytes | None, code: Code, detail: str) -> None:
     events, rejections = decoder.decode([good(event_id="a"), value, good(event_id="b")])
     assert events.rows.tolist() == [0, 2]
-    assert [events.event(i) for i in range(2)] == [event(event_id="a"), event(event_id="b")]
+    assert [events.record(i) for i in range(2)] == [event(event_id="a"), event(event_id="b")]
     (rejection,) = rejections
     assert (rejection.row, rejection.code, rejection.event) == (1, code, None)
     assert isinstance(rejection.detail, str)
@@ -126,7 +126,7 @@ def test_all_framings_and_versions_decode_in_one_batch() -> None:
     events, rejections = REGISTRY.decode(values)
     assert not rejections
     assert events.rows.tolist() == [0, 1, 2, 3]
-    assert [events.event(i) for i in range(4)] == [event()] * 4
+    assert [events.record(i) for i in range(4)] == [event()] * 4
 
 
 def test_the_columns_lie_in_the_readers_encoding() -> None:

@@ -123,7 +123,7 @@ def test_only_selected_events_are_encoded() -> None:
     scored = _scored([event(event_id=name) for name in "abcde"], [0.1, 0.2, 0.3, 0.4, 0.5])
     keep = np.array([1, 3])
     some = Scored(
-        scored.events.select(keep),
+        scored.events.select_rows(keep),
         scored.features[keep],
         scored.probabilities[keep],
         scored.decisions[keep],

@@ -60,8 +60,8 @@ def test_splitting_a_batch_anywhere_changes_no_answer(
     """Bit for bit the same predictions, and the same rejections."""
     at = min(at, len(values))
     raw = raw_batch(values, first_offset=100)
-    left = _decided(pipeline, raw.take(range(at)))
-    right = _decided(pipeline, raw.take(range(at, len(values))))
+    left = _decided(pipeline, raw.select_rows(range(at)))
+    right = _decided(pipeline, raw.select_rows(range(at, len(values))))
     assert _decided(pipeline, raw) == (left[0] | right[0], left[1] + right[1])
 
 
@@ -83,11 +83,11 @@ def test_a_large_batch_gives_each_event_the_answer_it_gets_alone(pipeline: Pipel
     ]
     raw = raw_batch(values)
     together, rejections = _decided(pipeline, raw)
-    alone = {n: _decided(pipeline, raw.take([n]))[0][n] for n in range(len(values))}
+    alone = {n: _decided(pipeline, raw.select_rows([n]))[0][n] for n in range(len(values))}
     assert not rejections
     assert together == alone
     for n in (2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65, 127, 129, 255, 257):
-        first, _ = _decided(pipeline, raw.take(range(n)))
+        first, _ = _decided(pipeline, raw.select_rows(range(n)))
         assert first == {row: alone[row] for row in range(n)}
 
 
@@ -164,7 +164,7 @@ def test_part_of_a_batch_keeps_what_belongs_to_each_row() -> None:
         timestamps_ms=lambda rows: [1000 + row for row in rows],
         headers=lambda rows: [[(str(row), None)] for row in rows],
     )
-    part = raw.take([1, 2, 3]).take([0, 2])
+    part = raw.select_rows([1, 2, 3]).select_rows([0, 2])
     assert (part.partitions, part.offsets, part.keys, part.values) == (
         [1, 1],
         [6, 8],

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.columnar.dictionary import DictionaryColumn
 from consumer.pipeline.rejections import NONE_REJECTED, Code, Reason, Rejection, Rejections
 
 _REJECTED = st.lists(
@@ -42,7 +43,7 @@ def test_a_reason_that_is_nobodys_is_not_counted() -> None:
         Reason(Code.TOMBSTONE, "b"),
         Reason(Code.UNKNOWN_SCHEMA, "c"),
     ]
-    some = Rejections.without_event(np.array([3, 5]), np.array([2, 2]), reasons)
+    some = Rejections.without_event(np.array([3, 5]), DictionaryColumn(reasons, np.array([2, 2])))
     assert some.counts() == {Code.UNKNOWN_SCHEMA: 2}
     assert list(some) == [Rejection(3, Code.UNKNOWN_SCHEMA, "c"), Rejection(5, Code.UNKNOWN_SCHEMA, "c")]
 

@@ -13,7 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from consumer.pipeline.batch import RecordBatch
 from consumer.pipeline.decode import Decoder
-from consumer.pipeline.event_json import events_json
 from consumer.pipeline.rejections import Code
 from consumer.pipeline.validate import (
     CROSS_FIELD_DETAIL,
@@ -115,7 +114,7 @@ def test_what_is_said_of_an_event_that_others_are_broken_like_is_what_pydantic_s
     _, rejections = validate(_batch(*events))
     judged = [broken_rule(fields) for fields in events]
     assert [(r.row, (r.code, r.detail)) for r in rejections] == [(i, b) for i, b in enumerate(judged) if b]
-    assert list(rejections.events) == events_json(_batch(*(events[r.row] for r in rejections)))
+    assert list(rejections.events) == _batch(*(events[r.row] for r in rejections)).to_json()
 
 
 def test_every_limit_of_every_field_is_told_apart() -> None:
@@ -141,7 +140,7 @@ def test_good_events_pass_as_they_are(events: list[dict[str, Any]]) -> None:
     """Up to the edges: one character, 128 of four bytes each, 2^63 - 1, -0.0, the largest double."""
     valid, rejections = validate(_batch(*events))
     assert not rejections
-    assert [valid.event(i) for i in range(len(valid))] == events
+    assert [valid.record(i) for i in range(len(valid))] == events
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -55,7 +55,7 @@ def test_broken_events_come_on_top_and_spread_evenly(count: int, broken_ratio: f
 def test_event_ids_are_unique_and_in_the_form_of_a_uuid() -> None:
     """Two events of a run never share one."""
     decoded, _ = Decoder(engagement_event(), BundledSchemas()).decode([e.value for e in built(100)])
-    ids = [decoded.event(i)["event_id"] for i in range(100)]
+    ids = [decoded.record(i)["event_id"] for i in range(100)]
     assert len({uuid.UUID(text) for text in ids}) == 100
 
 
@@ -63,7 +63,7 @@ def test_an_event_carries_its_student_and_the_key_is_the_student_id() -> None:
     """Students come in turn, from the first again when all were sent."""
     sent = built(STUDENTS.rows + 1)
     decoded, _ = Decoder(engagement_event(), BundledSchemas()).decode([event.value for event in sent])
-    last = decoded.event(STUDENTS.rows)
+    last = decoded.record(STUDENTS.rows)
     assert sent[-1].key == sent[0].key == b"student-000000"
     assert last["student_id"] == "student-000000"
     assert last["occurred_at"] == 1_700_000_000_000
@@ -77,7 +77,7 @@ def test_a_template_gives_the_bytes_that_fastavro_gives() -> None:
     """Filling in the id and the time of an encoded student is the same as encoding the whole event."""
     for event in built(STUDENTS.rows):
         decoded, _ = Decoder(engagement_event(), BundledSchemas()).decode([event.value])
-        assert encode_event(decoded.event(0)) == event.value
+        assert encode_event(decoded.record(0)) == event.value
 
 
 @pytest.mark.parametrize("code", ["tombstone", "unknown_framing", "unknown_schema", "undecodable"])

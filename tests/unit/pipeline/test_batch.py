@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from consumer.pipeline.batch import EVENT_FIELDS
 from consumer.pipeline.decode import Decoder
-from consumer.pipeline.event_json import events_json
 from schemas.bundled import BundledSchemas
 from schemas.repository import engagement_event
 from tests.support.events import INT64, definition, encoded, event, framed
@@ -37,7 +36,7 @@ _ANY_EVENTS = st.fixed_dictionaries(
 
 def _written(*events: dict[str, Any]) -> list[bytes]:
     decoded, _ = _DECODER.decode([framed(encoded(fields)) for fields in events])
-    return events_json(decoded)
+    return decoded.to_json()
 
 
 @given(st.lists(_ANY_EVENTS, max_size=6))

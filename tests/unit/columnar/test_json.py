@@ -12,15 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.columnar.avro import PAD
-from consumer.columnar.json import Choice, Piece, each_joined, interleaved, is_plain, numbers, strings
+from consumer.columnar.dictionary import DictionaryColumn
+from consumer.columnar.json import (
+    JsonColumn,
+    join_rows,
+    join_rows_flat,
+    json_numbers,
+    json_strings,
+    needs_no_escape,
+)
 from tests.support.events import INT64
 
 _PAIRS = st.lists(st.sampled_from(["US", "DE", "é", '"a', "\\n", "\x00\x1f", "\x7f~", "\n\r"]), max_size=12)
 _WORDS = st.lists(st.text(max_size=4) | st.sampled_from(["plain", 'quo"te', "\u2028"]), max_size=8)
 
 
-def _column(piece: Piece, m: int) -> list[str]:
-    return each_joined([piece], m)
+def _column(piece: JsonColumn, m: int) -> list[str]:
+    return join_rows([piece], m)
 
 
 def _strings(texts: list[str]) -> list[str]:
@@ -28,7 +36,7 @@ def _strings(texts: list[str]) -> list[str]:
     ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
     begins = ends - np.array([len(text) for text in encoded], np.int64)
     data = b"".join((*encoded, PAD))
-    return _column(strings(data, data.decode("latin-1"), begins, ends), len(texts))
+    return _column(json_strings(data, data.decode("latin-1"), begins, ends), len(texts))
 
 
 @given(_PAIRS | _WORDS)
@@ -43,7 +51,7 @@ def test_a_text_is_the_inside_of_its_json_string(texts: list[str]) -> None:
 def test_plain_is_what_json_writes_as_it_is(code: int) -> None:
     """No character is taken for plain that JSON escapes; of ASCII, all others are."""
     as_it_is = orjson.dumps(chr(code)).decode()[1:-1] == chr(code)
-    assert is_plain(f"a{chr(code)}".encode()) == (as_it_is and chr(code).isascii())
+    assert needs_no_escape(f"a{chr(code)}".encode()) == (as_it_is and chr(code).isascii())
 
 
 @pytest.mark.parametrize(
@@ -54,20 +62,20 @@ def test_integers_of_every_size(column: list[int]) -> None:
     """The same in all rows, small, large, negative, none."""
     array = np.array(column, np.int64)
     expected = [orjson.dumps(value).decode() for value in column]
-    assert (_column(numbers(array), len(column)) if column else []) == expected
+    assert (_column(json_numbers(array), len(column)) if column else []) == expected
 
 
 @given(st.lists(INT64 | st.integers(0, 9), min_size=1, max_size=20))
 def test_integers_are_what_one_call_makes_of_each(column: list[int]) -> None:
     """Also those that are looked up instead."""
-    assert _column(numbers(np.array(column, np.int64)), len(column)) == [str(value) for value in column]
+    assert _column(json_numbers(np.array(column, np.int64)), len(column)) == [str(value) for value in column]
 
 
 @given(st.lists(st.floats() | st.sampled_from([0.0, -0.0]), min_size=1, max_size=9))
 def test_doubles_are_what_one_call_makes_of_each(column: list[float]) -> None:
     """-0.0 is not 0.0; what JSON lacks is null."""
     expected = [orjson.dumps(value if math.isfinite(value) else None).decode() for value in column]
-    assert _column(numbers(np.array(column)), len(column)) == expected
+    assert _column(json_numbers(np.array(column)), len(column)) == expected
 
 
 @given(data=st.data(), m=st.integers(1, 5))
@@ -75,7 +83,7 @@ def test_rows_are_joined_in_their_order(data: Any, m: int) -> None:
     """Together or each, of pieces of any kind."""
     texts = st.text("ab", max_size=2)
     chosen = st.builds(
-        Choice,
+        DictionaryColumn,
         st.just(["x", "yy"]),
         st.lists(st.integers(0, 1), min_size=m, max_size=m).map(lambda which: np.array(which, np.int64)),
     )
@@ -83,9 +91,13 @@ def test_rows_are_joined_in_their_order(data: Any, m: int) -> None:
         st.lists(texts | chosen | st.lists(texts, min_size=m, max_size=m), min_size=1, max_size=5)
     )
     columns = [
-        [piece] * m if isinstance(piece, str) else piece.column() if isinstance(piece, Choice) else piece
+        [piece] * m
+        if isinstance(piece, str)
+        else piece.to_list()
+        if isinstance(piece, DictionaryColumn)
+        else piece
         for piece in pieces
     ]
     rows = ["".join(row) for row in zip(*columns, strict=True)]
-    assert each_joined(list(pieces), m) == rows
-    assert interleaved(list(pieces), m) == "".join(rows)
+    assert join_rows(list(pieces), m) == rows
+    assert join_rows_flat(list(pieces), m) == "".join(rows)

@@ -1,0 +1,61 @@
+"""Columns with few distinct values, dictionary-encoded in the way of Apache Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from consumer.columnar.arrays import IntArray
+
+_T = TypeVar("_T")
+_U = TypeVar("_U")
+
+
+@dataclass(frozen=True, slots=True)
+class DictionaryColumn(Generic[_T]):
+    """A column of m values: row i holds ``dictionary[indices[i]]``.
+
+    >>> column = DictionaryColumn(["US", "DE"], np.array([0, 1, 0]))
+    >>> column.to_list()
+    ['US', 'DE', 'US']
+    >>> column.map(str.lower).to_list()
+    ['us', 'de', 'us']
+
+    Attributes:
+        dictionary: the values; it may contain duplicates and unused entries.
+        indices: int64 (m,), the index of each row's value in ``dictionary``.
+    """
+
+    dictionary: Sequence[_T]
+    indices: IntArray = field(repr=False)
+
+    @classmethod
+    def concatenate(cls, columns: Sequence[DictionaryColumn[_T]]) -> DictionaryColumn[_T]:
+        """Append columns to each other. Their dictionaries are appended too, duplicates included."""
+        sizes = [len(column.dictionary) for column in columns]
+        shifts = np.cumsum([0, *sizes[:-1]])
+        return cls(
+            [value for column in columns for value in column.dictionary],
+            np.concatenate([column.indices + shift for column, shift in zip(columns, shifts, strict=True)]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def to_list(self) -> list[_T]:
+        """Return the value of each row."""
+        # Object arrays gather twice as fast as a list comprehension.
+        dictionary = np.fromiter(self.dictionary, np.object_, len(self.dictionary))
+        values: list[_T] = dictionary[self.indices].tolist()
+        return values
+
+    def map(self, function: Callable[[_T], _U]) -> DictionaryColumn[_U]:
+        """Apply a function to each value of the dictionary."""
+        return DictionaryColumn([function(value) for value in self.dictionary], self.indices)
+
+    def select_rows(self, indexes: IntArray) -> DictionaryColumn[_T]:
+        """Return the column of the rows at these indexes, with the same dictionary."""
+        return DictionaryColumn(self.dictionary, self.indices[indexes])

@@ -40,12 +40,12 @@ def report(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
 ) -> None:
     """Write a drift report of a span of the audit log, or of the topic, as one HTML file."""
-    from consumer.dashboard import report as document  # noqa: PLC0415
-    from consumer.dashboard.routes import static_text  # noqa: PLC0415
+    from consumer.dashboard.report import render_report  # noqa: PLC0415
     from consumer.monitor.audit.reader import audit_log_lines  # noqa: PLC0415 - NumPy is not needed for --help
     from consumer.monitor.drift import span  # noqa: PLC0415
     from consumer.monitor.drift.baselines import Baselines  # noqa: PLC0415
     from consumer.monitor.drift.span import topic_lines  # noqa: PLC0415
+    from consumer.monitor.view import report_view  # noqa: PLC0415
     from consumer.roles.shared import writer_schemas  # noqa: PLC0415
     from model_store.countries import country_code  # noqa: PLC0415
     from model_store.store import ModelStore  # noqa: PLC0415
@@ -67,7 +67,7 @@ def report(
         country_code,
         settings.drift,
     )
-    html = document.report(found, settings.drift, static_text("page.css"), time.time())
+    html = render_report(report_view(found, settings.drift, time.time()))
     try:
         out.write_bytes(html)
     except OSError as error:

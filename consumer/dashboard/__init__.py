@@ -1,1 +1,1 @@
-"""The page to look at: all that the monitor knows, drawn by the server; the script only fetches it again."""
+"""The monitor's page and the drift report: one set of templates over the answers of ``/monitoring/*``."""

@@ -1,17 +1,16 @@
-"""``GET /`` and the few files beside it."""
+"""``GET /`` and the files of the page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from consumer.dashboard.document import page
-from consumer.dashboard.facts import PageView
+from consumer.dashboard.rendering import render, static_text
+from consumer.dashboard.view import page
 
 _MEDIA_TYPES: Final = {
     "page.css": "text/css; charset=utf-8",
@@ -20,7 +19,7 @@ _MEDIA_TYPES: Final = {
 }
 
 _HEADERS: Final = {
-    # Nothing but our own files, nothing inline: whatever text gets onto the page, no browser runs it.
+    # Only our own files, and nothing inline: a browser runs no text that reaches the page.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
         " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -31,21 +30,17 @@ _HEADERS: Final = {
 }
 
 
-def static_text(name: str) -> str:
-    """Return one of the files beside the page."""
-    return files("consumer.dashboard").joinpath("static", name).read_text("utf-8")
-
-
-def page_routes(facts: Callable[[], PageView]) -> list[BaseRoute]:
+def page_routes(answer: Callable[[], dict[str, Any]]) -> list[BaseRoute]:
     """Return the routes.
 
     Args:
-        facts: returns what is known now; called from the HTTP thread.
+        answer: returns what the monitor knows, see :func:`consumer.monitor.view.page_view`; called from
+            the HTTP thread.
     """
     contents = {name: static_text(name) for name in _MEDIA_TYPES}
 
     async def answer_page(_: Request) -> Response:
-        return Response(page(facts()), media_type="text/html", headers=_HEADERS)
+        return Response(render("page.html", page(answer())), media_type="text/html", headers=_HEADERS)
 
     async def answer_file(request: Request) -> Response:
         name = request.path_params["name"]

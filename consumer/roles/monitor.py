@@ -20,7 +20,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from consumer.dashboard.facts import PageView
 from consumer.dashboard.routes import page_routes
 from consumer.kafka import client_config
 from consumer.kafka.admin import TopicProbe
@@ -35,10 +34,10 @@ from consumer.monitor.outcomes.join import OutcomeJoin
 from consumer.monitor.outcomes.reader import OutcomesFeed, follow
 from consumer.monitor.recent import RecentPredictions
 from consumer.monitor.retraining import RetrainingNotifier
-from consumer.monitor.snapshot import ModelSnapshot
+from consumer.monitor.snapshot import ModelSnapshot, MonitorSnapshot
 from consumer.monitor.state import SavedState, read_state
 from consumer.monitor.stream_status import StreamStatusPoller
-from consumer.monitor.view import drift_answer, trigger_answer
+from consumer.monitor.view import drift_answer, page_view, trigger_answer
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas
 from model_store.countries import country_code
@@ -253,20 +252,19 @@ def open_page(
         client_config.common(settings.kafka), settings.kafka.group_id, topics.events, topics.dead_letters
     )
 
-    def facts() -> PageView:
-        now = findings()
-        return PageView(
+    def view() -> dict[str, Any]:
+        model = findings()
+        snapshot = MonitorSnapshot(
             at_s=time.time(),
             conditions=conditions.active(),
-            findings=now,
+            model=model,
             recent=recent.snapshot(),
             stream=watch.snapshot(),
-            champion_since=champion_since(store, now.drift.model_version),
-            drift=settings.drift,
-            outcomes=settings.outcomes,
+            champion_since=champion_since(store, model.drift.model_version),
         )
+        return page_view(snapshot, settings.drift, settings.outcomes)
 
-    return OpenedPage(recent, watch, page_routes(facts))
+    return OpenedPage(recent, watch, page_routes(view))
 
 
 def champion_since(store: ModelStore, version: str | None) -> str | None:

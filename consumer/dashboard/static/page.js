@@ -1,4 +1,4 @@
-// Fetches the page again every two seconds and puts in what has changed. The page is complete without this.
+// Fetches the page every two seconds and updates what has changed. The page is complete without this.
 "use strict";
 
 const PERIOD_MS = 2000;
@@ -10,10 +10,10 @@ let lostAt = null;
 
 async function update() {
   try {
-    const answer = await fetch("/", { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+    const answer = await fetch(location.href, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     show(new DOMParser().parseFromString(await answer.text(), "text/html"));
-    found();
+    answered();
   } catch {
     lost();
   }
@@ -23,26 +23,46 @@ function show(fresh) {
   document.title = fresh.title;
   for (const old of document.querySelectorAll("[data-live]")) {
     const now = fresh.getElementById(old.id);
-    if (!now || isBeingSelected(old)) continue;
-    for (const details of old.querySelectorAll("details[open]")) {
-      now.querySelector(`#${CSS.escape(details.id)}`)?.setAttribute("open", "");
-    }
-    if (old.isEqualNode(now)) continue;
-    replace(old, document.importNode(now, true));
+    if (now && !isBeingSelected(old)) replace(old, now);
   }
+  document.querySelectorAll("time").forEach(localTime);
 }
 
-// Keeps what the reader has done: where the focus is, and how far a table was scrolled.
+// Keeps what the reader has done: open details, scrolled tables, and the focus, which follows its element's id.
 function replace(old, now) {
   const focused = old.contains(document.activeElement) ? document.activeElement : null;
-  const focusedId = focused?.id || focused?.parentElement?.id;
-  const scrolled = [...old.querySelectorAll(".scroll")].map((box) => [box.id, box.scrollLeft, box.scrollTop]);
-  old.replaceWith(now);
-  for (const [id, left, top] of scrolled) document.getElementById(id)?.scrollTo(left, top);
-  if (focusedId) {
-    const place = document.getElementById(focusedId);
-    (place?.matches("details") ? place.querySelector("summary") : place)?.focus({ preventScroll: true });
+  const focusedId = focused?.id;
+  morph(old, now);
+  if (!focusedId || focused.id === focusedId) return;
+  const moved = document.getElementById(focusedId) ?? focused.closest(".scroll");
+  moved?.focus({ preventScroll: true });
+}
+
+// Makes one node equal to another without replacing the parts that already are.
+function morph(old, now) {
+  if (old.isEqualNode(now)) return;
+  if (old.nodeName !== now.nodeName) {
+    old.replaceWith(document.importNode(now, true));
+    return;
   }
+  if (old.nodeType !== Node.ELEMENT_NODE) {
+    old.nodeValue = now.nodeValue;
+    return;
+  }
+  for (const { name } of [...old.attributes]) {
+    if (!now.hasAttribute(name) && name !== "open") old.removeAttribute(name);
+  }
+  for (const { name, value } of now.attributes) {
+    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
+  const [before, after] = [[...old.childNodes], [...now.childNodes]];
+  after.forEach((child, i) => (i < before.length ? morph(before[i], child) : old.append(document.importNode(child, true))));
+  before.slice(after.length).forEach((child) => child.remove());
+}
+
+// A time is shown in UTC; its tooltip says the same in the reader's time zone.
+function localTime(element) {
+  element.title = new Date(element.dateTime).toLocaleString(undefined, { dateStyle: "full", timeStyle: "long" });
 }
 
 function isBeingSelected(section) {
@@ -50,7 +70,7 @@ function isBeingSelected(section) {
   return !selection.isCollapsed && section.contains(selection.anchorNode);
 }
 
-function found() {
+function answered() {
   if (lostAt === null) return;
   lostAt = null;
   document.body.classList.remove("lost");
@@ -61,10 +81,11 @@ function lost() {
   if (lostAt !== null) return;
   lostAt = new Date();
   document.body.classList.add("lost");
-  const time = lostAt.toISOString().slice(11, 19);
-  connection.textContent = `✗ The monitor has not answered since ${time} UTC. What stands here is from before.`;
+  const time = lostAt.toISOString().slice(0, 19).replace("T", " ");
+  connection.textContent = `✗ The monitor has not answered since ${time} UTC. This page shows what it said before.`;
 }
 
+document.querySelectorAll("time").forEach(localTime);
 pause.hidden = false;
 pause.addEventListener("click", () => {
   paused = !paused;

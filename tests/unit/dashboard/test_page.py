@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,9 +10,9 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from consumer.dashboard.document import page
-from consumer.dashboard.facts import PageView
+from consumer.dashboard.rendering import render
 from consumer.dashboard.routes import page_routes
+from consumer.dashboard.view import page
 from consumer.errors import Condition
 from consumer.kafka.reader import TailBatch
 from consumer.monitor.drift.baselines import Baselines
@@ -25,13 +23,16 @@ from consumer.monitor.outcomes.join import OutcomesSnapshot
 from consumer.monitor.recent import HISTORY_S, RecentPredictions
 from consumer.monitor.rejections import RejectionLog
 from consumer.monitor.retraining import recommend
-from consumer.monitor.snapshot import ModelSnapshot
+from consumer.monitor.snapshot import ModelSnapshot, MonitorSnapshot
 from consumer.monitor.stream_status import StreamSnapshot
+from consumer.monitor.view import page_view
 from consumer.pipeline.rejections import NONE_REJECTED
 from consumer.roles.monitor import champion_since
 from consumer.runtime.readiness import ActiveCondition
 from consumer.settings import DriftSettings, OutcomeSettings
 from model_store.countries import country_code
+
+View = dict[str, Any]
 
 EVIL = '"><script>alert(1)</script>'
 NOW_S = 1_800_000_000.0
@@ -44,8 +45,14 @@ def committed(predictions: Any) -> CommittedBatch:
     return CommittedBatch(records, predictions, NONE_REJECTED)
 
 
-def facts_of(store: Any, *batches: Any, letters: tuple[bytes, ...] = (), **conditions: str) -> PageView:
-    """Return what the page would be told after these predictions and dead letters."""
+def view_of(
+    store: Any,
+    *batches: Any,
+    letters: tuple[bytes, ...] = (),
+    outcomes: OutcomesSnapshot | None = None,
+    **conditions: str,
+) -> View:
+    """Return what the monitor knows after these predictions and dead letters."""
     settings = DriftSettings(window_students=500)
     drift = Drift(Baselines(store), country_code, settings)
     drift.look_at_champion()
@@ -55,28 +62,26 @@ def facts_of(store: Any, *batches: Any, letters: tuple[bytes, ...] = (), **condi
         recent.show(committed(batch))
     rejections = RejectionLog()
     rejections.add(letters, counted=[True] * len(letters))
-    snapshot, outcomes = drift.snapshot(), OutcomesSnapshot()
-    return PageView(
+    now, outcomes = drift.snapshot(), outcomes or OutcomesSnapshot()
+    snapshot = MonitorSnapshot(
         at_s=NOW_S,
         conditions={
             Condition(name): ActiveCondition(reason, NOW_S - 90) for name, reason in conditions.items()
         },
-        findings=ModelSnapshot(
-            drift=snapshot, outcomes=outcomes, recommendation=recommend(snapshot, outcomes, 2), at_s=NOW_S
+        model=ModelSnapshot(
+            drift=now, outcomes=outcomes, recommendation=recommend(now, outcomes, 2), at_s=NOW_S
         ),
         recent=recent.snapshot(),
         stream=StreamSnapshot(
             rejections=rejections.counts, last=rejections.last, progress_problem="", rejections_problem=""
         ),
-        champion_since=None,
-        drift=settings,
-        outcomes=OutcomeSettings(),
     )
+    return page_view(snapshot, settings, OutcomeSettings())
 
 
-def shown(facts: PageView) -> str:
+def shown(answer: View) -> str:
     """Return the page."""
-    return page(facts).decode()
+    return render("page.html", page(answer)).decode()
 
 
 def letter(**changes: Any) -> bytes:
@@ -96,7 +101,7 @@ def letter(**changes: Any) -> bytes:
 
 def test_without_a_model_the_page_says_so(empty_store: Any) -> None:
     """No model: nothing to compare with, what to do, and no invented number."""
-    html = shown(facts_of(empty_store))
+    html = shown(view_of(empty_store))
     assert "train and promote a model" in html
     assert "Nothing to compare with" in html
     assert "needs someone to look" in html
@@ -106,16 +111,16 @@ def test_without_a_model_the_page_says_so(empty_store: Any) -> None:
 
 def test_without_data_training_stands_alone(trained: Any) -> None:
     """A model and no prediction: its training shares are drawn, and nothing is judged."""
-    html = shown(facts_of(trained.store))
+    html = shown(view_of(trained.store))
     assert "No prediction of this model has been seen yet" in html
     assert 'class="live"' not in html.replace('class="swatch live"', "")
     assert html.count("not judged yet") == 9
     assert "No prediction since the monitor started." in html
 
 
-def test_a_condition_is_told_with_its_beginning(trained: Any) -> None:
+def test_a_condition_is_shown_with_its_start(trained: Any) -> None:
     """Kafka away: not well, why, and since when."""
-    html = shown(facts_of(trained.store, broker="no answer from broker-1"))
+    html = shown(view_of(trained.store, broker="no answer from broker-1"))
     assert "Not well" in html
     assert "no answer from broker-1" in html
     assert "(90.0 s)" in html
@@ -124,7 +129,7 @@ def test_a_condition_is_told_with_its_beginning(trained: Any) -> None:
 
 def test_stable_traffic_is_well(trained: Any, predict: Any) -> None:
     """Students as in training: all is well, each series as in training, with its evidence."""
-    html = shown(facts_of(trained.store, predict(range(700), scored_at_ms=int(NOW_S * 1000))))
+    html = shown(view_of(trained.store, predict(range(700), scored_at_ms=int(NOW_S * 1000))))
     assert "All is well" in html
     assert html.count("as in training") >= 9
     assert html.count("; drift above ") >= 9
@@ -134,7 +139,7 @@ def test_stable_traffic_is_well(trained: Any, predict: Any) -> None:
 
 def test_a_running_window_is_shown_without_a_verdict(trained: Any, predict: Any) -> None:
     """Before the first window is full its bars are drawn, and nothing is judged."""
-    html = shown(facts_of(trained.store, predict(range(50))))
+    html = shown(view_of(trained.store, predict(range(50))))
     assert "50 of 500 in the window" in html
     assert html.count("not judged yet") == 9
 
@@ -148,10 +153,10 @@ def test_foreign_text_is_text_everywhere(trained: Any, predict: Any) -> None:
         event={"event_id": EVIL, "student_id": EVIL},
         source={"topic": EVIL},
     )
-    facts = facts_of(trained.store, predict(range(5)), letters=(evil,), broker=EVIL)
-    line = facts.recent.last[0] | {"student_id": EVIL, "event_id": EVIL, "model_version": EVIL}
-    facts = dataclasses.replace(facts, recent=dataclasses.replace(facts.recent, last=[line]))
-    html = shown(facts)
+    answer = view_of(trained.store, predict(range(5)), letters=(evil,), broker=EVIL)
+    foreign = {"student_id": EVIL, "event_id": EVIL, "model_version": EVIL}
+    answer["predictions"]["latest"] = [answer["predictions"]["latest"][0] | foreign]
+    html = shown(answer)
     assert "<script>alert" not in html
     assert html.count("<script") == 1
     assert html.count("&lt;script&gt;alert(1)") >= 7
@@ -159,7 +164,7 @@ def test_foreign_text_is_text_everywhere(trained: Any, predict: Any) -> None:
 
 def test_no_markup_is_inline_script_or_style(trained: Any, predict: Any) -> None:
     """Nothing on the page needs what its content security policy forbids."""
-    html = shown(facts_of(trained.store, predict(range(600)), letters=(letter(),)))
+    html = shown(view_of(trained.store, predict(range(600)), letters=(letter(),)))
     assert " style=" not in html
     assert "<style" not in html
     assert " onclick" not in html
@@ -214,8 +219,7 @@ def test_since_when_a_champion_is_on(trained: Any, empty_store: Any) -> None:
 @pytest.fixture
 def client(trained: Any) -> TestClient:
     """The page as it is served."""
-    told: Callable[[], PageView] = lambda: facts_of(trained.store)  # noqa: E731 - what routes are given
-    return TestClient(Starlette(routes=page_routes(told)))
+    return TestClient(Starlette(routes=page_routes(lambda: view_of(trained.store))))
 
 
 def test_the_page_is_served_with_a_strict_policy(client: TestClient) -> None:

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 
 from consumer.cli.context import Context
 from consumer.cli.report import add_to, parse_time
-from consumer.dashboard.report import report
-from consumer.dashboard.routes import static_text
+from consumer.dashboard.report import render_report
 from consumer.errors import BadInputError, UsageError
 from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.audit.reader import audit_log_lines
@@ -21,6 +20,7 @@ from consumer.monitor.drift.baselines import Baselines
 from consumer.monitor.drift.sample import student_hashes, versions_of
 from consumer.monitor.drift.span import Span, read_span
 from consumer.monitor.drift.tracker import Drift
+from consumer.monitor.view import report_view
 from consumer.settings import DriftSettings
 from model_store.countries import country_code
 
@@ -81,14 +81,14 @@ def test_each_version_is_held_against_its_own_training(trained: Any, predict: An
     known, gone = read(log, trained.store).versions
     assert (known.version, known.predictions) == (trained.version, 20)
     assert (gone.version, gone.predictions, gone.verdict) == ("gone", 5, None)
-    html = report(read(log, trained.store), SETTINGS, "", 0.0).decode()
+    html = render_report(report_view(read(log, trained.store), SETTINGS, 0.0)).decode()
     assert "Not comparable" in html
 
 
 def test_the_report_stands_alone(trained: Any, predict: Any, tmp_path: Path) -> None:
     """One file: style inside, no script, no address; foreign text is text."""
     log = written(tmp_path, predict(range(600)), predict(range(5), version="<script>x</script>"))
-    html = report(read(log, trained.store), SETTINGS, static_text("page.css"), 0.0).decode()
+    html = render_report(report_view(read(log, trained.store), SETTINGS, 0.0)).decode()
     assert "<script" not in html
     assert "&lt;script&gt;x" in html
     assert "http" not in html.replace("http-equiv", "")
@@ -101,7 +101,7 @@ def test_the_report_stands_alone(trained: Any, predict: Any, tmp_path: Path) -> 
 def test_an_empty_span_says_so(trained: Any, predict: Any, tmp_path: Path) -> None:
     """No prediction in the span is an answer, not an error."""
     span = read(written(tmp_path, predict(range(3))), trained.store, since=time_of(NOON_MS))
-    assert "No prediction in the audit log" in report(span, SETTINGS, "", 0.0).decode()
+    assert "No prediction in the audit log" in render_report(report_view(span, SETTINGS, 0.0)).decode()
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"timestamp_utc": "today"}', '{"timestamp_utc": 5}'])

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from consumer.dashboard.routes import static_text
+from consumer.dashboard.rendering import static_text
 
 LIGHT, DARK = (
     dict(re.findall(r"--([a-z-]+): #([0-9a-f]{6});", block))

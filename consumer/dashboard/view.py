@@ -1,0 +1,127 @@
+"""From the monitor's answers to what the templates show: verdict, charts, ranges, tooltips. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from consumer.dashboard.charts import gauge, history, shares
+from consumer.dashboard.rendering import number, percent, precise_percent, title
+from model_store.inputs import INPUT_NAMES, INTEGER_INPUTS
+
+_COUNTRY: Final = "student_country"
+_SCORE: Final = "score"
+_UNITS: Final = {"minutes_watched": " min", "minutes_spent_on_exams": " min", "days_on_platform": " days"}
+
+
+def page(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that the page's templates read.
+
+    Args:
+        answer: what the monitor knows, see :func:`consumer.monitor.view.page_view`.
+    """
+    trigger, rejected = answer["trigger"], answer["rejections"]["total"]
+    decided = rejected + answer["predictions"]["total"]
+    needs_attention = trigger["should_retrain"] or trigger["reason"] == "baseline_not_loaded"
+    return {
+        **answer,
+        "level": "bad" if answer["conditions"] else "warn" if needs_attention else "good",
+        "rejected_ratio": rejected / decided if decided else None,
+        "history": _history(answer["predictions"]["per_second"]),
+        "cards": series_cards(trigger) if answer["model"] else [],
+    }
+
+
+def series_cards(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a card for the predicted purchases, the score and each input, in this order.
+
+    Args:
+        answer: the answer of ``/monitoring/drift``, or a model version of the report.
+    """
+    inputs = [_card(name, answer["features"][name]) for name in INPUT_NAMES]
+    return [_rate_card(answer), _card(_SCORE, answer["score"]), *inputs]
+
+
+def bin_ranges(name: str, bins: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what each bin holds: ``0``, ``1 to 3``, ``≤ 12``, ``> 40``, or a country."""
+    return [row["bin"] if name == _COUNTRY else _range(name, row) for row in bins]
+
+
+def _range(name: str, row: Mapping[str, Any]) -> str:
+    lower, upper = row["lower"], row["upper"]
+    show = precise_percent if name == _SCORE else number
+    if row["bin"] == "zero":
+        return "0"
+    if upper is None:
+        return "all" if lower is None else f"> {show(lower)}"
+    if lower is None:
+        return f"≤ {show(upper)}"
+    if name not in INTEGER_INPUTS:
+        return f"{show(lower)} to {show(upper)}"
+    return number(upper) if upper == lower + 1 else f"{number(lower + 1)} to {number(upper)}"
+
+
+def _card(name: str, series: Mapping[str, Any]) -> dict[str, Any]:
+    ranges = bin_ranges(name, series["bins"])
+    training = [row["training_ratio"] for row in series["bins"]]
+    live = [row["live_ratio"] for row in series["bins"]] if series["observations"] else None
+    rows = [
+        {"range": label, "live": percent(live[i] if live else None), "training": percent(training[i])}
+        for i, label in enumerate(ranges)
+    ]
+    tooltips = [f"{row['range']}: {row['live']} live, {row['training']} in training" for row in rows]
+    gauge_, mean = None, ""
+    if live and series["psi"] is not None and series["threshold"] is not None:
+        words = f"PSI {number(series['psi'])}; drift above {number(series['threshold'])}"
+        gauge_ = gauge(series["psi"], series["threshold"], words)
+    if live and series["live_mean"] is not None:
+        show, unit = (percent if name == _SCORE else number), _UNITS.get(name, "")
+        mean = f"Mean {show(series['live_mean'])}{unit}, in training {show(series['training_mean'])}{unit}"
+        mean += f" (z {series['z']:+.2f})"
+    return {
+        "name": name,
+        "status": series["status"],
+        "chart": shares(live, training, _chart_label(name, ranges, live, training), tooltips),
+        "top": max([*training, *(live or ())], default=0.0),
+        "first": ranges[0],
+        # The last country bins are "other" and "unknown": naming only one would mislabel the other.
+        "last": ", ".join(ranges[-2:]) if name == _COUNTRY else ranges[-1],
+        "rows": rows,
+        "gauge": gauge_,
+        "mean": mean,
+    }
+
+
+def _chart_label(name: str, ranges: list[str], live: list[float] | None, training: list[float]) -> str:
+    if live is None:
+        return f"{title(name)}: share of students in each bin in training; no live student yet"
+    differences = [abs(now - then) for now, then in zip(live, training, strict=True)]
+    i = differences.index(max(differences))
+    return (
+        f"{title(name)}: share of students in each bin, live and in training. They differ most at"
+        f" {ranges[i]}: {percent(live[i])} live, {percent(training[i])} in training."
+    )
+
+
+def _rate_card(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the share of predicted purchases: two numbers instead of a chart of two bars."""
+    rate, training = answer["prediction_rate"], answer["training_positive_rate"]
+    live = rate["predicted_positive_ratio"] if rate else None
+    gauge_ = None
+    if live is not None and rate["threshold"] is not None:
+        difference = abs(live - training)
+        words = f"{100 * difference:.1f} points apart; drift above {100 * rate['threshold']:.1f}"
+        gauge_ = gauge(difference, rate["threshold"], words)
+    status = rate["status"] if rate else "unknown"
+    card = {"name": "rate", "status": status, "live": live, "training": training}
+    return {**card, "rows": [], "gauge": gauge_, "mean": ""}
+
+
+def _history(per_second: Sequence[int]) -> dict[str, Any] | None:
+    """Return the chart of the latest seconds; ``None`` if they had no prediction."""
+    n, peak = len(per_second), max(per_second, default=0)
+    if not peak:
+        return None
+    label = f"Predictions per second over the last {n} seconds, at most {peak}"
+    tooltips = [f"{number(count)} predictions, {n - i} s ago" for i, count in enumerate(per_second)]
+    return {"chart": history(per_second, label, tooltips), "peak": peak}

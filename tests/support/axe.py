@@ -1,0 +1,40 @@
+"""axe-core, which checks a page against the rules of WCAG; fetched from npm once and cached."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.support.browser import Chromium
+
+VERSION: Final = "4.14.1"
+_TAGS: Final = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
+
+def axe_script(cache: Path) -> str:
+    """Return the script; skips the test where npm is missing or can't fetch it.
+
+    Args:
+        cache: a folder that is kept between runs.
+    """
+    script = cache / VERSION / "node_modules" / "axe-core" / "axe.min.js"
+    npm = shutil.which("npm")
+    if not script.exists() and npm:
+        command = [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(script.parents[2])]
+        subprocess.run([*command, f"axe-core@{VERSION}"], check=False, timeout=60, capture_output=True)  # noqa: S603
+    if not script.exists():
+        pytest.skip("needs axe-core from npm")
+    return script.read_text("utf-8")
+
+
+def violations(browser: Chromium, script: str) -> list[Any]:
+    """Return the broken rules of levels A and AA on the open page, each with its elements."""
+    if not browser.ask("typeof axe !== 'undefined'"):
+        browser.ask(f"{script}; 0")
+    options = {"runOnly": {"type": "tag", "values": _TAGS}, "resultTypes": ["violations"]}
+    found = browser.ask(f"axe.run(document, {options}).then(found => found.violations)")
+    return [(rule["id"], [node["html"][:120] for node in rule["nodes"]]) for rule in found]

@@ -1,10 +1,9 @@
-"""The one typed tree of settings.
+"""The typed settings.
 
-Sources, weakest first: defaults, ``purchase-stream.toml``, environment (``PURCHASE_STREAM_``,
-``__`` between levels), command-line flags. Secrets may lie in files: ``PURCHASE_STREAM_SECRETS_DIR``
-names a folder whose files are named like ``kafka__client``; they stand between the TOML file and
-the environment.
-An unknown key is an error that names the nearest known one.
+Sources, weakest first: defaults, ``purchase-stream.toml``, files in the secrets folder, environment
+variables (prefix ``PURCHASE_STREAM_``, ``__`` between levels), command-line flags. The variable
+``PURCHASE_STREAM_SECRETS_DIR`` names the secrets folder; its files are named like ``kafka__client``.
+An unknown key is an error that names the nearest known key.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import re
 import socket
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
@@ -35,17 +34,55 @@ if TYPE_CHECKING:
 ENV_PREFIX: Final = "PURCHASE_STREAM_"
 DEFAULT_FILE: Final = Path("purchase-stream.toml")
 _SECRETS_DIR_VARIABLE: Final = "PURCHASE_STREAM_SECRETS_DIR"
-"""A folder with one file per secret, named like ``kafka__client``."""
-_SECRET_PARTS: Final = (
-    "password",
-    "secret",
-    "token",
-    "key.pem",
-    "user.info",
-    "jaas",
-    "private",
-    "oauthbearer.config",
+
+_KUBERNETES_VARIABLE: Final = re.compile(
+    r"PURCHASE_STREAM_(?:[A-Z0-9]+_)*?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?"
+    r"|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
 )
+"""Kubernetes sets such variables in every pod for a Service whose name starts with ``purchase-stream``."""
+_KUBERNETES_PORT_VALUE: Final = re.compile(r"(?:tcp|udp|sctp)://")
+
+_SHOWN_CLIENT_KEYS: Final = frozenset(
+    """
+    acks allow.auto.create.topics auto.offset.reset basic.auth.credentials.source broker.address.family
+    builtin.features cache.capacity client.dns.lookup client.id client.rack compression.codec
+    compression.level compression.type connections.max.idle.ms debug enable.auto.commit enable.idempotence
+    enable.ssl.certificate.verification fetch.max.bytes fetch.min.bytes fetch.wait.max.ms
+    group.instance.id group.protocol group.remote.assignor heartbeat.interval.ms isolation.level linger.ms
+    log.connection.close log_level max.in.flight.requests.per.connection max.poll.interval.ms max.retries
+    message.max.bytes message.timeout.ms metadata.max.age.ms partition.assignment.strategy
+    queue.buffering.max.kbytes queue.buffering.max.messages queue.buffering.max.ms
+    receive.message.max.bytes reconnect.backoff.max.ms reconnect.backoff.ms request.timeout.ms retries
+    retries.max.wait.ms retries.wait.initial.ms retry.backoff.max.ms retry.backoff.ms
+    sasl.kerberos.principal sasl.kerberos.service.name sasl.mechanism sasl.mechanisms
+    sasl.oauthbearer.method sasl.username security.protocol session.timeout.ms
+    socket.connection.setup.timeout.ms socket.keepalive.enable socket.max.fails socket.nagle.disable
+    socket.receive.buffer.bytes socket.send.buffer.bytes socket.timeout.ms ssl.ca.location
+    ssl.certificate.location ssl.cipher.suites ssl.curves.list ssl.endpoint.identification.algorithm
+    ssl.key.location ssl.keystore.location statistics.interval.ms timeout
+    topic.metadata.refresh.interval.ms transaction.timeout.ms
+    """.split()  # noqa: SIM905 - a list would have a line per key
+)
+"""Client properties that hold no secret. The value of any other key is masked, so that a misspelt
+``sasl.pasword`` is never shown."""
+
+
+def _local_path(value: Any) -> Any:
+    if "://" in str(value):
+        raise ValueError("URLs are not supported; name a folder or file of this machine")
+    return value
+
+
+def _bootstrap_servers(value: Any) -> Any:
+    text = str(value)
+    if not text.strip():
+        raise ValueError("is empty; write host:port, separated by commas")
+    if "@" in text:
+        raise ValueError("must not contain credentials; use kafka.client for sasl.username and sasl.password")
+    return value
+
+
+LocalPath = Annotated[Path, BeforeValidator(_local_path)]
 
 
 class _Section(BaseModel):
@@ -53,14 +90,14 @@ class _Section(BaseModel):
 
 
 class KafkaSettings(_Section):
-    """How to reach Kafka, and who we are there."""
+    """The connection to Kafka and the identity of this process there."""
 
-    bootstrap_servers: str = "localhost:9092"
+    bootstrap_servers: Annotated[str, BeforeValidator(_bootstrap_servers)] = "localhost:9092"
     client: dict[str, Any] = Field(default_factory=dict)
-    """Any librdkafka property, passed through unchanged (SASL, TLS, …)."""
+    """Any librdkafka properties (SASL, TLS, …), passed through unchanged."""
     group_id: str = "purchase-stream"
     instance_id: str = Field(default_factory=socket.gethostname)
-    """Stable name of this scorer; the transactional id is the group id, ``-`` and this."""
+    """The stable name of this scorer. Its transactional id is ``group_id-instance_id``."""
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
 
 
@@ -72,31 +109,31 @@ class TopicSettings(_Section):
     dead_letters: str = "engagement-events.dlq"
     outcomes: str = "purchase-outcomes"
     control: str = "purchase-stream-control"
-    """Where the monitor says that its recommendation about retraining has changed."""
+    """Receives a record when the monitor's recommendation about retraining changes."""
 
 
 class SchemaRegistrySettings(_Section):
-    """Confluent Schema Registry; without a URL everything is framed as single objects."""
+    """Confluent Schema Registry. Without a URL, outputs use Avro's single-object encoding."""
 
     url: str | None = None
     client: dict[str, Any] = Field(default_factory=dict)
 
 
 class ModelStoreSettings(_Section):
-    """Where model versions live, and which model is used."""
+    """The folder of model versions and the model to use."""
 
-    path: Path = Path("artifacts/models")
+    path: LocalPath = Path("artifacts/models")
     model: str = "purchase"
     poll_s: float = Field(default=5.0, gt=0)
-    """Seconds between looks at the champion alias."""
+    """Seconds between checks for a new champion."""
 
 
 class AuditSettings(_Section):
     """The JSONL audit log."""
 
-    path: Path = Path("artifacts/prediction_log.jsonl")
+    path: LocalPath = Path("artifacts/prediction_log.jsonl")
     rotate_bytes: int = Field(default=256 * 1024 * 1024, ge=1024)
-    """The log is set aside under a numbered name when it has grown to this size."""
+    """The log is rotated when it reaches this size."""
 
 
 class HttpSettings(_Section):
@@ -104,46 +141,59 @@ class HttpSettings(_Section):
 
     host: str = "127.0.0.1"
     score_port: int = Field(default=9101, ge=0, le=65535)
-    """Of worker 0; worker n listens n ports above."""
+    """The port of worker 0. Worker n uses this plus n."""
     monitor_port: int = Field(default=9100, ge=0, le=65535)
     serve_port: int = Field(default=8000, ge=0, le=65535)
+    allowed_hosts: str = ""
+    """Host names under which clients reach this machine, separated by commas. Requests to other names are
+    refused, except to loopback names, IP addresses and ``host``. ``*`` allows any name."""
+
+
+class ServeSettings(_Section):
+    """Limits of the synchronous API."""
+
+    max_records: int = Field(default=1000, ge=1, le=10_000)
+    """The most records in one request."""
+    max_body_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    """The largest request body."""
+
+
+class LogSettings(_Section):
+    """Log lines on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    """``auto`` is ``console`` on a terminal and ``json`` elsewhere."""
 
 
 class BatchSettings(_Section):
-    """Limits of one batch, which is one transaction.
-
-    Chosen by measurement on one broker. With a wait of 10 ms instead of 20, at 1,000 events/s, the
-    median from produced to readable was 16 instead of 22 ms, the 99th percentile 38 instead of 43; for
-    72 transactions/s instead of 41, and a quarter more of the broker's CPU; and a backlog went at
-    376,000 instead of 350,000 events/s. Behind a backlog, batches of 5,000 made 193,000, of 10,000 made
-    213,000, of 20,000 made 212,000 events/s.
-    """
+    """Limits of one batch, which is one transaction. docs/performance.md explains the defaults."""
 
     max_events: int = Field(default=10_000, ge=1, le=100_000)
     max_wait_ms: int = Field(default=10, ge=0, le=10_000)
-    """How long a batch that has its first event waits for more."""
+    """How long a batch waits for more events after its first one."""
 
 
 class DriftSettings(_Section):
-    """When live data is said to have drifted from training data (docs/drift.md)."""
+    """When live data counts as drifted from the training data (docs/drift.md)."""
 
     window_students: int = Field(default=1000, ge=10, le=1_000_000)
-    """Distinct students that fill a window, which is judged when it is full."""
+    """Distinct students that fill a window. A full window is judged."""
     window_max_age_h: float = Field(default=24.0, gt=0)
-    """Hours after which a window is closed as it is."""
+    """Hours after which a window is closed even if it is not full."""
     minimum_students: int = Field(default=500, ge=2)
     """A window closed with fewer students than this is not judged."""
     windows_per_false_alarm: float = Field(default=1000.0, gt=1)
-    """On stable traffic, less than one in so many windows has any alarm, all features together."""
+    """On stable traffic, at most one in this many windows has an alarm in any feature."""
     tolerated_psi: float = Field(default=0.02, ge=0)
-    """A true population stability index of a feature up to this is no drift; 0.02 is a shift of the
-    mean by about 0.14 standard deviations."""
+    """A population stability index up to this is not drift. 0.02 corresponds to a shift of the mean by
+    about 0.14 standard deviations."""
     tolerated_rate_shift_ratio: float = Field(default=0.01, ge=0, lt=1)
-    """A true shift of the share of predicted purchases up to this is none; 0.01 is one point."""
+    """A shift of the predicted-positive rate up to this is not drift. 0.01 is one percentage point."""
     windows_to_confirm: int = Field(default=2, ge=1, le=10)
-    """So many windows in a row must agree before retraining is recommended, or no longer is."""
+    """How many windows in a row must agree before the recommendation about retraining changes."""
     cooldown_h: float = Field(default=24.0, ge=0)
-    """Hours after retraining was recommended on the control topic until it is again."""
+    """Hours between two recommendations of retraining on the control topic."""
 
     @model_validator(mode="after")
     def _window_can_be_judged(self) -> Self:
@@ -153,30 +203,31 @@ class DriftSettings(_Section):
 
 
 class OutcomeSettings(_Section):
-    """How live precision and recall are measured from the outcomes topic (docs/drift.md)."""
+    """Live precision and recall, measured from the outcomes topic (docs/drift.md)."""
 
     max_predictions: int = Field(default=200_000, ge=1)
-    """The last so many predictions wait for an outcome; older ones are forgotten."""
+    """How many predictions wait for an outcome. The oldest are dropped first."""
     maturity_days: float = Field(default=0.0, ge=0)
-    """An outcome counts once its prediction is so old. Set it where purchases are told at once but
-    their absence only after some days; else purchases would count first, and precision look high."""
+    """The age of a prediction at which its outcome counts. Set it where purchases are reported at once
+    and missing purchases only days later. Otherwise early windows hold mostly purchases and precision
+    looks too high."""
     window_outcomes: int = Field(default=2000, ge=100)
-    """Matured outcomes that are judged together; fewer are no reason for anything."""
+    """How many matured outcomes are judged together. Fewer are not judged."""
     tolerated_drop_ratio: float = Field(default=0.05, ge=0, lt=1)
-    """Precision or recall may lie so far below what is expected, beyond chance; 0.05 is five points."""
+    """The tolerated drop of precision or recall below its expected value. 0.05 is five percentage points."""
 
 
 class TrainingSettings(_Section):
-    """What training may be told; recorded with the model."""
+    """Parameters of training. They are recorded with the model."""
 
     weight_minutes_watched: float = 0.5
     weight_days_on_platform: float = 0.3
     weight_courses_started: float = 0.2
-    """The three weights of the engagement score."""
+    """The weights of the engagement score."""
 
 
 class Settings(BaseSettings):
-    """Everything that can be set."""
+    """All settings."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -194,6 +245,8 @@ class Settings(BaseSettings):
     model_store: ModelStoreSettings = ModelStoreSettings()
     audit: AuditSettings = AuditSettings()
     http: HttpSettings = HttpSettings()
+    serve: ServeSettings = ServeSettings()
+    log: LogSettings = LogSettings()
     batch: BatchSettings = BatchSettings()
     training: TrainingSettings = TrainingSettings()
     drift: DriftSettings = DriftSettings()
@@ -205,10 +258,10 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no .env file: one file is enough
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - one settings file is enough
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources, strongest first."""
+        """Return the sources, strongest first."""
         return (
             init_settings,
             env_settings,
@@ -218,61 +271,89 @@ class Settings(BaseSettings):
 
 
 def load(config_file: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
-    """Merge every source into one checked tree.
+    """Merge all sources and validate the result.
 
     Args:
-        config_file: a TOML file that must exist; by default ``purchase-stream.toml`` in the
-            working directory, if there.
-        flags: nested values that override every other source.
+        config_file: A TOML file that must exist. The default is ``purchase-stream.toml`` in the working
+            directory, if it exists.
+        flags: Nested values that override all other sources.
 
     Raises:
-        StartupError: a file is missing or no TOML, a key is unknown, a value is wrong. The
-            message names every culprit.
+        StartupError: A file is missing or malformed, a key is unknown or a value is wrong. The message
+            names every problem but no value, because a value may be secret.
     """
     if config_file is not None and not config_file.is_file():
         raise StartupError(f"configuration file {config_file} does not exist")
-    _refuse_unknown_variables()
-    config = SettingsConfigDict(
-        toml_file=config_file or DEFAULT_FILE, secrets_dir=os.environ.get(_SECRETS_DIR_VARIABLE)
-    )
+    secrets_dir = os.environ.get(_SECRETS_DIR_VARIABLE)
+    if secrets_dir is not None and not Path(secrets_dir).is_dir():
+        raise StartupError(f"{_SECRETS_DIR_VARIABLE} names {secrets_dir!r}, which is not an existing folder")
+    secret_files = _secret_files(secrets_dir)
+    _reject_unknown_names(secret_files)
+    config = SettingsConfigDict(toml_file=config_file or DEFAULT_FILE, secrets_dir=secrets_dir)
     configured: type[Settings] = type("Settings", (Settings,), {"model_config": config})
     try:
         return configured(**flags or {})
     except ValidationError as error:
-        raise StartupError("; ".join(_explain(problem) for problem in error.errors())) from error
+        problems = (_explain(problem, secret_files) for problem in error.errors(include_input=False))
+        raise StartupError("; ".join(problems)) from error
     except SettingsError as error:
-        raise StartupError(f"a setting cannot be read: {error}: {error.__cause__}") from error
+        raise StartupError(_explain_unparsable(error, secret_files)) from error
     except tomllib.TOMLDecodeError as error:
         raise StartupError(f"{config_file or DEFAULT_FILE}: {error}") from error
 
 
 def masked(settings: Settings) -> dict[str, Any]:
-    """Return the tree as JSON values with every secret replaced by ``***``."""
-    tree: dict[str, Any] = settings.model_dump(mode="json")
+    """Return the settings as JSON values, with every possible secret replaced by ``***``."""
+    tree: dict[str, Any] = _without_credentials(settings.model_dump(mode="json"))
     for section in (tree["kafka"], tree["schema_registry"]):
         section["client"] = {
-            key: "***" if any(part in key.lower() for part in _SECRET_PARTS) else value
+            key: value if key.lower() in _SHOWN_CLIENT_KEYS or isinstance(value, bool) else "***"
             for key, value in section["client"].items()
         }
-    url = tree["schema_registry"]["url"]
-    if url and "@" in url:
-        tree["schema_registry"]["url"] = re.sub(r"//.*@", "//***@", url)
     return tree
 
 
-def _explain(problem: ErrorDetails) -> str:
-    """Say what is wrong with one setting, and for an unknown one which was probably meant."""
+def without_credentials(text: str) -> str:
+    """Mask the user and password of a URL.
+
+    >>> without_credentials("https://user:password@registry:8081")
+    'https://***@registry:8081'
+    """
+    return re.sub(r"//.*@", "//***@", text)
+
+
+def _without_credentials(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_credentials(item) for key, item in value.items()}
+    return without_credentials(value) if isinstance(value, str) else value
+
+
+def _explain(problem: ErrorDetails, secret_files: dict[str, Path]) -> str:
+    """Describe the problem of one setting, with the nearest known key for an unknown one."""
     path = [str(part) for part in problem["loc"]]
     dotted = ".".join(path)
-    if problem["type"] != "extra_forbidden":
-        return f"setting {dotted}: {problem['msg']}"
-    known = _known_keys()
-    near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.0)
-    return f"unknown setting {dotted}; did you mean {near[0]}?"
+    if problem["type"] == "extra_forbidden":
+        candidates = list(Settings.model_fields) if len(path) == 1 else _known_keys()
+        near = difflib.get_close_matches(dotted, candidates, n=1, cutoff=0.0)
+        return f"unknown setting {dotted}; did you mean {near[0]}?"
+    name = "__".join(path)
+    given = name.upper() not in _environment() and name in secret_files
+    origin = f" (in {secret_files[name]})" if given else ""
+    return f"setting {dotted}{origin}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _explain_unparsable(error: SettingsError, secret_files: dict[str, Path]) -> str:
+    """Name the JSON text that cannot be parsed. The error names only its section."""
+    section = re.search(r'field "(\w+)"', str(error))
+    names = (section[1], f"{section[1]}__client") if section else ()
+    origins = [str(secret_files[name]) for name in names if name in secret_files]
+    origins += [f"{ENV_PREFIX}{name.upper()}" for name in names if name.upper() in _environment()]
+    setting = names[-1].replace("__", ".") if names else "a setting"
+    return f"setting {setting} ({' or '.join(origins)}): not JSON: {error.__cause__}"
 
 
 def _known_keys() -> list[str]:
-    """Every setting's dotted name."""
+    """Return the dotted name of every setting."""
     return [
         f"{section}.{key}"
         for section, field in Settings.model_fields.items()
@@ -280,14 +361,42 @@ def _known_keys() -> list[str]:
     ]
 
 
-def _refuse_unknown_variables() -> None:
-    """Refuse variables with our prefix that no section would ever read.
+def _secret_files(folder: str | None) -> dict[str, Path]:
+    """Return the visible files of the secrets folder by lower-case name."""
+    if folder is None:
+        return {}
+    files = (file for file in sorted(Path(folder).iterdir()) if file.is_file())
+    return {file.name.lower(): file for file in files if not file.name.startswith(".")}
 
-    pydantic-settings looks variables up by section, so a misspelt section would be ignored.
+
+def _environment() -> set[str]:
+    """Return the environment's variables with our prefix, upper case and without the prefix."""
+    names = {name.upper() for name in os.environ}
+    return {name.removeprefix(ENV_PREFIX) for name in names if name.startswith(ENV_PREFIX)}
+
+
+def _reject_unknown_names(secret_files: dict[str, Path]) -> None:
+    """Reject variables and secret files whose section does not exist. pydantic-settings ignores them.
+
+    Raises:
+        StartupError: A name is unknown.
     """
-    known = {f"{ENV_PREFIX}{key.replace('.', '__').upper()}" for key in _known_keys()}
-    known |= {_SECRETS_DIR_VARIABLE, *(f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields)}
-    for name in os.environ:
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0.0)
-            raise StartupError(f"unknown environment variable {name}; did you mean {near[0]}?")
+    known = {key.replace(".", "__").upper() for key in _known_keys()}
+    known |= {name.upper() for name in Settings.model_fields}
+    for file in secret_files.values():
+        if file.name.upper() not in known:
+            near = difflib.get_close_matches(file.name.upper(), sorted(known), n=1, cutoff=0.0)
+            raise StartupError(f"unknown secret file {file}; did you mean {near[0].lower()}?")
+    variables = {f"{ENV_PREFIX}{name}" for name in known} | {_SECRETS_DIR_VARIABLE}
+    for name, value in os.environ.items():
+        upper = name.upper()
+        if not upper.startswith(ENV_PREFIX) or upper in variables or _is_set_by_kubernetes(upper, value):
+            continue
+        near = difflib.get_close_matches(upper, sorted(variables), n=1, cutoff=0.0)
+        raise StartupError(f"unknown environment variable {name}; did you mean {near[0]}?")
+
+
+def _is_set_by_kubernetes(name: str, value: str) -> bool:
+    if name.endswith("_PORT") and _KUBERNETES_PORT_VALUE.match(value):
+        return "__" not in name
+    return _KUBERNETES_VARIABLE.fullmatch(name) is not None

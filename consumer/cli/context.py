@@ -1,4 +1,4 @@
-"""What every verb gets: where its settings come from."""
+"""The options before the verb."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from consumer.settings import Settings, load
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The options that stand before the verb."""
+    """The options before the verb."""
 
     config_file: Path | None
     overrides: list[str]
     debug: bool
 
     def settings(self, flags: dict[str, dict[str, Any]] | None = None) -> Settings:
-        """Merge every source of settings.
+        """Load the settings.
 
         Args:
-            flags: a verb's own options, by section; ``None`` values are left out.
+            flags: The verb's own options by section. ``None`` values are left out.
 
         Raises:
-            StartupError: a setting is unknown or wrong.
-            UsageError: an override has no ``=``.
+            StartupError: A setting is unknown or wrong.
+            UsageError: An override is malformed.
         """
         tree: dict[str, dict[str, Any]] = {}
         for override in self.overrides:
             key, equals, value = override.partition("=")
             section, dot, name = key.partition(".")
             if not equals or not dot:
-                raise UsageError(f"--set {override}: write it as section.key=value")
-            tree.setdefault(section, {})[name] = _value(value)
+                raise UsageError("--set takes section.key=value")  # the override may hold a secret
+            tree.setdefault(section, {})[name] = _parse(value, key)
         for section, values in (flags or {}).items():
             given = {name: value for name, value in values.items() if value is not None}
             if given:
@@ -44,11 +44,11 @@ class Context:
         return load(self.config_file, tree)
 
 
-def _value(text: str) -> Any:
-    """Read a value as JSON where it is an object; pydantic converts the rest."""
+def _parse(text: str, key: str) -> Any:
+    """Parse a JSON object. Any other value stays a text, which pydantic converts."""
     if text.startswith("{"):
         try:
             return orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            raise UsageError(f"not a JSON object: {text}") from error
+            raise UsageError(f"--set {key}: the value is not a JSON object: {error}") from error
     return text

@@ -11,6 +11,7 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from consumer.errors import Condition, StartupError, Unavailable
+from consumer.settings import without_credentials
 from schemas.errors import SchemaError
 from schemas.repository import AvroSchema, known_schemas
 
@@ -101,7 +102,8 @@ class RegistrySchemas:
 
     def _away(self, error: Exception) -> Unavailable:
         return Unavailable(
-            f"no answer from the schema registry at {self._url}: {error}", Condition.SCHEMA_REGISTRY
+            f"no answer from the schema registry at {without_credentials(self._url)}: {error}",
+            Condition.SCHEMA_REGISTRY,
         )
 
 

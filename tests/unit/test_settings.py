@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from consumer.errors import StartupError
-from consumer.settings import ENV_PREFIX, BatchSettings, load, masked
+from consumer.settings import ENV_PREFIX, BatchSettings, Settings, load, masked
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +103,7 @@ def test_a_secrets_folder_that_is_missing_is_an_error(monkeypatch: pytest.Monkey
     [
         ("[kafka]\nbootstrap_server = 'x'", "kafka.bootstrap_server", "kafka.bootstrap_servers"),
         ("[topics]\nprediction = 'x'", "topics.prediction", "topics.predictions"),
-        ("[kafak]\ngroup_id = 'x'", "kafak", "kafka"),
+        ("[kafak]\ngroup_id = 'x'", "kafak", "kafka?"),
     ],
 )
 def test_an_unknown_key_is_an_error_that_names_the_nearest(toml: str, unknown: str, meant: str) -> None:
@@ -142,6 +143,10 @@ def test_an_unknown_variable_is_an_error_that_names_the_nearest(
         ("KAFKA__DELIVERY", "maybe", "kafka.delivery"),
         ("MODEL_STORE__POLL_S", "0", "model_store.poll_s"),
         ("KAFKA__CLIENT", "[1]", "kafka.client"),
+        ("KAFKA__BOOTSTRAP_SERVERS", "", "kafka.bootstrap_servers: is empty; write host:port"),
+        ("KAFKA__BOOTSTRAP_SERVERS", "me:S3CRET@broker:9092", "kafka.bootstrap_servers: must not contain"),
+        ("MODEL_STORE__PATH", "s3://bucket/models", "model_store.path: URLs are not supported"),
+        ("AUDIT__PATH", "https://host/log", "audit.path: URLs are not supported"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_the_setting(
@@ -153,6 +158,7 @@ def test_a_wrong_value_is_an_error_that_names_the_setting(
         load()
     assert caught.value.exit_code == 78
     assert "\n" not in str(caught.value)
+    assert "S3CRET" not in str(caught.value)
 
 
 def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +174,71 @@ def test_json_that_is_none_is_a_startup_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PURCHASE_STREAM_KAFKA__CLIENT", "{'sasl.password': 1}")
     with pytest.raises(StartupError) as caught:
         load()
-    assert "kafka" in str(caught.value)
+    assert str(caught.value).startswith("setting kafka.client (PURCHASE_STREAM_KAFKA__CLIENT): not JSON: ")
+
+
+@pytest.mark.parametrize("content", ["{'sasl.password': 'S3CRET'}", "S3CRET", '["S3CRET"]'])
+def test_a_wrong_secret_file_is_named_but_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    """The operator learns which file to correct."""
+    _secrets(tmp_path / "secrets", monkeypatch, kafka__client=content)
+    with pytest.raises(StartupError) as caught:
+        load()
+    assert str(tmp_path / "secrets" / "kafka__client") in str(caught.value)
+    assert "S3CRET" not in str(caught.value)
+
+
+def test_an_unknown_secret_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt section would otherwise be ignored. Hidden files of a Kubernetes volume are not read."""
+    _secrets(tmp_path / "secrets", monkeypatch, kafak__client="{}")
+    (tmp_path / "secrets" / "..data").mkdir()
+    with pytest.raises(StartupError, match=r"secrets/kafak__client; did you mean kafka__client\?"):
+        load()
+    (tmp_path / "secrets" / "kafak__client").rename(tmp_path / "secrets" / "kafka__client")
+    assert load().kafka.client == {}
+
+
+KUBERNETES_VARIABLES = {
+    "PURCHASE_STREAM_SERVICE_HOST": "10.96.0.12",
+    "PURCHASE_STREAM_SERVICE_PORT": "8000",
+    "PURCHASE_STREAM_SERVICE_PORT_HTTP": "8000",
+    "PURCHASE_STREAM_PORT": "tcp://10.96.0.12:8000",
+    "PURCHASE_STREAM_PORT_8000_TCP": "tcp://10.96.0.12:8000",
+    "PURCHASE_STREAM_PORT_8000_TCP_PROTO": "tcp",
+    "PURCHASE_STREAM_PORT_8000_TCP_PORT": "8000",
+    "PURCHASE_STREAM_PORT_8000_TCP_ADDR": "10.96.0.12",
+    "PURCHASE_STREAM_KAFKA_SERVICE_HOST": "10.96.0.13",
+    "PURCHASE_STREAM_KAFKA_PORT": "tcp://10.96.0.13:9092",
+    "PURCHASE_STREAM_KAFKA_BOOTSTRAP_PORT_9092_TCP_ADDR": "10.96.0.13",
+}
+
+
+def test_the_variables_of_a_kubernetes_service_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Service named ``purchase-stream`` or ``purchase-stream-kafka`` does not stop every role."""
+    before = load().model_dump()
+    for name, value in KUBERNETES_VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    assert load().model_dump() == before
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PURCHASE_STREAM_HTTP_SERVE_PORT", "8000"),
+        ("PURCHASE_STREAM_SERVE_PORT", "8000"),
+        ("PURCHASE_STREAM_KAFKA_PORT", "9092"),
+        ("PURCHASE_STREAM_HTTP__PORT", "tcp://10.96.0.12:8000"),
+        ("PURCHASE_STREAM_SERVICE_NAME", "x"),
+    ],
+)
+def test_a_misspelt_setting_is_not_taken_for_kubernetes_own(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """Only Kubernetes' names and values are ignored."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StartupError, match=f"unknown environment variable {variable}"):
+        load()
 
 
 def test_toml_that_is_none_is_a_startup_error_that_names_the_file() -> None:
@@ -209,6 +279,18 @@ def test_secrets_are_masked_and_nothing_else_is() -> None:
     assert tree["kafka"]["group_id"] == "purchase-stream"
 
 
+@pytest.mark.parametrize("key", ["sasl.pasword", "ssl.key.pasword", "my.plugin.option", "PASSPHRASE"])
+def test_an_unknown_client_property_is_masked(key: str) -> None:
+    """Its name may be a misspelt secret's."""
+    assert masked(load(flags={"kafka": {"client": {key: "S3CRET"}}}))["kafka"]["client"] == {key: "***"}
+
+
+def test_credentials_in_any_url_are_masked() -> None:
+    """Also in a property that holds no secret by its name."""
+    flags = {"kafka": {"client": {"ssl.ca.location": "https://me:S3CRET@host/ca.pem"}}}
+    assert "S3CRET" not in json.dumps(masked(load(flags=flags)))
+
+
 def test_settings_do_not_change() -> None:
     """What was checked at the start is what holds."""
     settings = load()
@@ -224,3 +306,26 @@ def test_whatever_stands_before_the_host_of_a_url_is_masked(url: str) -> None:
     tree = masked(load(flags={"schema_registry": {"url": url}}))
     assert "ret" not in str(tree)
     assert "host" in tree["schema_registry"]["url"]
+
+
+def test_the_readme_shows_the_defaults() -> None:
+    """Every row of the settings table names settings that exist, with their defaults."""
+    readme = Path(__file__).parents[2] / "README.md"
+    table = readme.read_text().split("| setting | variable")[1].split("\n\n")[0].splitlines()[2:]
+    units = {"KiB": 1024, "MiB": 1024**2}
+    checked = 0
+    for row in table:
+        _, variables, defaults = (cell.strip() for cell in row.strip("|").split(" | "))
+        names = re.findall(r"`([A-Z_]*__[A-Z_]+)`", variables)
+        section = names[0].split("__")[0]
+        keys = [f"{section}__{name.split('__')[1]}".lower().split("__") for name in names]
+        values = [getattr(getattr(Settings(), section), key) for section, key in keys]
+        if defaults.startswith(("none", "host name")):
+            continue
+        shown = [text.split(" (")[0].strip("` ") for text in re.split(r", (?![^(]*\))", defaults)]
+        for value, text in zip(values, shown, strict=True):
+            amount, _, unit = text.partition(" ")
+            expected = str(int(amount) * units[unit]) if unit else text
+            assert str(value) == expected, row
+            checked += 1
+    assert checked > 15

@@ -1,28 +1,16 @@
-"""The command ``purchase-stream``: one module per group of verbs, and how errors become exit codes."""
+"""The command ``purchase-stream``: its verbs, and how errors become exit codes."""
 
 from __future__ import annotations
 
+import importlib
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from consumer.cli import (
-    audit,
-    bench,
-    demo,
-    dlq,
-    doctor,
-    models,
-    produce,
-    report,
-    roles,
-    run,
-    schemas,
-    topics,
-    why,
-)
 from consumer.cli.context import Context
 from consumer.errors import ServiceError
 from consumer.runtime import logging as logs
@@ -32,72 +20,142 @@ from schemas.errors import SchemaError
 
 EXIT_USAGE, EXIT_BAD_INPUT, EXIT_BUG, EXIT_CONFIGURATION, EXIT_INTERRUPTED = 64, 65, 70, 78, 130
 
+
+class Verb(NamedTuple):
+    """A verb or a group of verbs.
+
+    Attributes:
+        module: The module of this package whose ``add_to`` registers it.
+        summary: Its line in ``--help``.
+    """
+
+    module: str
+    summary: str
+
+
+VERBS: Final = {
+    "score": Verb("roles", "Consume events, publish predictions and dead letters."),
+    "monitor": Verb(
+        "roles", "Read committed predictions, write the audit log, serve the monitoring endpoints."
+    ),
+    "serve": Verb("roles", "Answer POST /predict and POST /batch_predict."),
+    "run": Verb("run", "Run scorers and the monitor as child processes, until one exits or Ctrl-C."),
+    "demo": Verb("demo", "Run the whole stream with generated students, and verify the result."),
+    "check": Verb("roles", "Print the effective settings, secrets masked."),
+    "doctor": Verb("doctor", "Check everything that the roles need, one line per check."),
+    "topics": Verb("topics", "The Kafka topics."),
+    "schemas": Verb("schemas", "The Avro schemas: ours, and whether the platform's fit."),
+    "train": Verb(
+        "models", "Train a model and add it to the store; without --data, train on generated students."
+    ),
+    "models": Verb("models", "The model store."),
+    "produce": Verb(
+        "produce", "Send engagement events of students to the events topic, as the platform would."
+    ),
+    "dlq": Verb("dlq", "Inspect dead letters, and replay their events."),
+    "why": Verb("why", "Explain what happened to an event: its prediction or its rejection."),
+    "audit": Verb("audit", "The audit log and the guarantees that it documents."),
+    "report": Verb(
+        "report", "Write a drift report of a span of the audit log, or of the topic, as one HTML file."
+    ),
+    "bench": Verb("bench", "Measure the scorer's and the monitor's own work per event, without a broker."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group that imports a verb's module when the verb is called; help and completion need none."""
+
+    def __init__(self, **attributes: Any) -> None:
+        placeholders = {name: TyperCommand(name, short_help=verb.summary) for name, verb in VERBS.items()}
+        super().__init__(**attributes | {"commands": placeholders})
+
+    def resolve_command(
+        self, ctx: Any, args: list[str]
+    ) -> tuple[str | None, TyperCommand | TyperGroup | None, list[str]]:
+        """Replace the placeholder of the verb that is called by the verb itself."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else load_verb(name), rest
+
+
+def load_verb(name: str) -> TyperCommand | TyperGroup:
+    """Import a verb's module and return its command."""
+    verbs = typer.Typer(rich_markup_mode=None)
+    importlib.import_module(f"{__name__}.{VERBS[name].module}").add_to(verbs)
+    command = typer.main.get_group(verbs).commands[name]
+    assert isinstance(command, TyperCommand | TyperGroup)  # noqa: S101 - Typer makes no other
+    return command
+
+
 app = typer.Typer(
     name="purchase-stream",
-    help="Scores student engagement events from Kafka: will this student buy? Exactly once.",
+    cls=LazyGroup,
+    help="Score student engagement events from Kafka, exactly once: will this student buy?",
+    epilog="Example: purchase-stream --config prod.toml score",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    rich_markup_mode=None,
 )
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - Typer passes the flag
+    if wanted:
+        typer.echo(f"purchase-stream {version('purchase-stream')}")
+        raise typer.Exit
 
 
 @app.callback()
 def options(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(help="Settings file instead of ./purchase-stream.toml.")
+        Path | None, typer.Option(help="Settings file instead of ./purchase-stream.toml.", metavar="FILE")
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="One setting, as section.key=value; overrides everything.", metavar="KEY=VALUE"
+            "--set",
+            help="A setting, as section.key=value; overrides file and environment. Repeatable.",
+            metavar="KEY=VALUE",
         ),
     ] = None,
-    debug: Annotated[bool, typer.Option(help="Log more, and show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Log more, and show tracebacks.")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print name and version.", callback=_print_version, is_eager=True),
+    ] = False,
     with_parent: Annotated[
         bool, typer.Option("--lifeline", help="Stop when standard input ends.", hidden=True)
     ] = False,
 ) -> None:
-    """Read what holds for every verb."""
+    """Read the options that precede every verb."""
     if with_parent:
         stop_with_parent()
     logs.configure(debug=debug)
     context.obj = Context(config_file=config, overrides=settings or [], debug=debug)
 
 
-roles.add_to(app)
-models.add_to(app)
-topics.add_to(app)
-run.add_to(app)
-produce.add_to(app)
-dlq.add_to(app)
-why.add_to(app)
-doctor.add_to(app)
-schemas.add_to(app)
-bench.add_to(app)
-audit.add_to(app)
-report.add_to(app)
-demo.add_to(app)
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command line; every failure is one line on standard error and an exit code."""
+    """Run a command line; a failure prints one line on standard error and sets the exit code."""
     debug = "--debug" in (arguments or sys.argv[1:])
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="purchase-stream", standalone_mode=False)
     except typer.Abort:
         sys.exit(EXIT_INTERRUPTED)
     except typer.exceptions.TyperException as error:
-        _fail(f"{error.format_message()} (--help shows how)", EXIT_USAGE)
+        message = error.format_message()
+        if "\n" in message:  # a group without a verb: its help
+            typer.echo(message, err=True)
+            sys.exit(EXIT_USAGE)
+        _fail(f"{message} (--help shows how)", EXIT_USAGE)
     except Exception as error:
         if debug:
             raise
-        _fail(*_explained(error))
+        _fail(*_explain(error))
     if code:
         sys.exit(code)
 
 
-def _explained(error: Exception) -> tuple[str, int]:
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return the line that describes an error, and its exit code."""
     if isinstance(error, ServiceError):
         return str(error), error.exit_code
     if isinstance(error, TrainingDataError):
@@ -109,5 +167,5 @@ def _explained(error: Exception) -> tuple[str, int]:
 
 def _fail(message: str, code: int) -> NoReturn:
     line = " ".join(message.split())
-    print(f"purchase-stream: {line}", file=sys.stderr)  # noqa: T201 - this is the command's answer
+    print(f"purchase-stream: {line}", file=sys.stderr)  # noqa: T201 - the command's answer
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""``bench``: how fast the decision is on this machine."""
+"""``bench``: how fast the pipeline is on this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from consumer.cli.context import Context
+from consumer.ops.bench import pipeline_of, time_core
+from consumer.runtime.memory import tune_gc_and_malloc
+from model_store.store import ModelStore
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,22 +23,24 @@ def bench(
     batch: Annotated[
         int | None,
         typer.Option(
-            help="Events of a batch; batch.max_events without it.", min=1, max=100_000, show_default=False
+            help="Events per batch; without it, batch.max_events.",
+            min=1,
+            max=100_000,
+            metavar="N",
+            show_default=False,
         ),
     ] = None,
-    repeats: Annotated[int, typer.Option(help="How often the batch is decided on.", min=1)] = 30,
-    broken: Annotated[float, typer.Option(help="Broken events per good one.", min=0, max=10)] = 0.0,
+    repeats: Annotated[int, typer.Option(help="Measured runs.", min=1, metavar="N")] = 30,
+    broken: Annotated[
+        float, typer.Option(help="Broken events per good one.", min=0, max=10, metavar="RATIO")
+    ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
-    """Time what a scorer and the monitor compute per event, with the champion and without a broker.
+    """Measure the scorer's and the monitor's own work per event, without a broker.
 
-    Medians over the repeats, in microseconds per event. What Kafka adds is measured by `make bench` in a
-    clone, against programs that somebody would write instead.
+    Uses the champion. Prints medians over the repeats, in microseconds per event. `make bench` in a clone
+    measures the whole stream with Kafka, beside other ways to build it.
     """
-    from consumer.ops.bench import pipeline_of, time_core  # noqa: PLC0415 - scikit-learn takes a second to import
-    from consumer.runtime.memory import tune_gc_and_malloc  # noqa: PLC0415 - beside the others
-    from model_store.store import ModelStore  # noqa: PLC0415
-
     given: Context = context.obj
     settings = given.settings()
     model = ModelStore(settings.model_store.path, settings.model_store.model).load("champion")
@@ -48,17 +53,13 @@ def bench(
         broken_ratio=broken,
     )
     if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    "model_version": model.version,
-                    "batch_events": timing.batch_events,
-                    "repeats": timing.repeats,
-                    "microseconds_per_event": timing.microseconds,
-                },
-                indent=2,
-            )
-        )
+        answer = {
+            "model_version": model.version,
+            "batch_events": timing.batch_events,
+            "repeats": timing.repeats,
+            "microseconds_per_event": timing.microseconds,
+        }
+        typer.echo(json.dumps(answer, indent=2))
         return
     typer.echo(f"{timing.repeats} batches of {timing.batch_events} generated events, model {model.version}")
     for line in timing.lines():

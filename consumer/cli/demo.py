@@ -1,22 +1,28 @@
-"""``demo``: the whole on one machine, with generated students."""
+"""``demo``: the whole stream on one machine, with generated students."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from consumer.cli.context import Context
 from consumer.cli.run import options_before_verb
+from consumer.demo.environment import (
+    DemoEnvironment,
+    empty_folder,
+    overrides,
+    start_environment,
+    train_model,
+)
+from consumer.demo.progress import Display
+from consumer.demo.run import DemoPlan, DemoRun
+from consumer.embedded_kafka.available import available_kafka
 from consumer.errors import InvariantError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from consumer.demo.environment import DemoEnvironment
 
 FOLDER = Path("artifacts/demo")
 
@@ -28,63 +34,65 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(
     context: typer.Context,
-    events: Annotated[int, typer.Option(help="Good events of the burst.", min=1)] = 50_000,
+    events: Annotated[int, typer.Option(help="Good events of the burst.", min=1, metavar="N")] = 50_000,
     rate: Annotated[
-        float | None, typer.Option(help="Their rate per second; all at once without it.", min=1)
+        float | None,
+        typer.Option(
+            help="Events per second of the burst; without it, as fast as possible.",
+            min=1,
+            metavar="EVENTS/S",
+        ),
     ] = None,
     broken: Annotated[
-        float, typer.Option(help="Broken events per good one, on top of them.", min=0, max=10)
+        float,
+        typer.Option(help="Broken events per good one, sent in addition.", min=0, max=10, metavar="RATIO"),
     ] = 0.02,
-    workers: Annotated[int, typer.Option(help="Scorers.", min=1)] = 1,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave it running, to look at, until ctrl-C.")] = False,
+    workers: Annotated[int, typer.Option(help="Number of scorers.", min=1, metavar="N")] = 1,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the roles running until ctrl-C.")] = False,
 ) -> None:
-    """Run the stream on a Kafka of its own with generated students, and verify what came out."""
+    """Run the whole stream with generated students, and verify the result.
+
+    Uses the Kafka that PURCHASE_STREAM_KAFKA__BOOTSTRAP_SERVERS names, else a container, else an embedded
+    one. It creates its own topics and groups, and deletes them at the end.
+    """
     try:
-        _perform(context.obj, events, rate, broken, workers, keep=keep)
+        _run(context.obj, DemoPlan(events, rate, broken), workers, keep=keep)
     except KeyboardInterrupt:
-        raise typer.Abort from None  # the equation was not shown to hold, so this is no success
+        raise typer.Abort from None  # nothing was verified, so this is no success
 
 
-def _perform(
-    given: Context, events: int, rate: float | None, broken: float, workers: int, *, keep: bool
-) -> None:
-    from rich.console import Console  # noqa: PLC0415 - none of this is needed for --help
-
-    from consumer.demo.environment import empty_folder, overrides, start_environment, train_model  # noqa: PLC0415
-    from consumer.demo.progress import Display  # noqa: PLC0415
-    from consumer.demo.run import DemoPlan, DemoRun  # noqa: PLC0415
-    from consumer.embedded_kafka.available import available_kafka  # noqa: PLC0415
-
+def _run(given: Context, plan: DemoPlan, workers: int, *, keep: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     empty_folder(FOLDER)
-    console.print("Kafka: starting (the first time it is fetched, about 45 MB)")
+    console.print("Kafka: starting (the first start downloads about 45 MB)")
     with available_kafka() as bootstrap_servers:
-        own = [*given.overrides, *overrides(FOLDER, bootstrap_servers, workers)]
-        ours = dataclasses.replace(given, overrides=own)
-        settings = ours.settings()
+        own = dataclasses.replace(
+            given, overrides=[*given.overrides, *overrides(FOLDER, bootstrap_servers, workers)]
+        )
+        settings = own.settings()
         console.print(f"Kafka: {bootstrap_servers}")
         console.print(f"model: {train_model(settings)}, trained on generated students")
-        with start_environment(settings, options_before_verb(ours), FOLDER, workers) as stage:
-            console.print(f"roles: {workers} x score, monitor; what they say is in {stage.log_path}")
+        with start_environment(settings, options_before_verb(own), FOLDER, workers) as environment:
+            console.print(f"roles: {workers} x score, monitor; their logs are in {environment.log_path}")
             with Display(console) as display:
-                summary = DemoRun(stage, DemoPlan(events, rate, broken), display).run(keep=keep)
+                summary = DemoRun(environment, plan, display).run(keep=keep)
             for line in summary.lines():
                 console.print(line)
             problem = summary.problem()
             if problem is not None:
                 raise InvariantError(problem)
             if keep:
-                _wait(console, stage)
+                _wait(console, environment)
 
 
-def _wait(console: Console, stage: DemoEnvironment) -> None:
-    """DemoRun where to look, and wait until ctrl-C."""
-    for what, url in stage.urls().items():
+def _wait(console: Console, environment: DemoEnvironment) -> None:
+    """Print the addresses, and wait until ctrl-C."""
+    for what, url in environment.urls().items():
         console.print(f"{what}: {url}")
-    console.print(f"audit log: {stage.settings.audit.path}")
-    console.print("ctrl-C ends it")
+    console.print(f"audit log: {environment.settings.audit.path}")
+    console.print("stop with ctrl-C")
     try:
-        while stage.supervisor.first_exit() is None:
+        while environment.supervisor.first_exit() is None:
             time.sleep(0.5)
     except KeyboardInterrupt:
-        console.print("ended")
+        console.print("stopped")

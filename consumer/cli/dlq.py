@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
 from consumer.cli.context import Context
-from consumer.cli.formatting import hex_lines, parse_partition_offset, printable, shortened
-from consumer.cli.report import parse_time
+from consumer.cli.formatting import hex_lines, parse_partition_offset, parse_time, printable, shortened
 from consumer.errors import BadInputError, UsageError
-from consumer.pipeline.rejections import Code
+from consumer.kafka import client_config
+from consumer.kafka.writer_schemas import writer_schemas
+from consumer.ops.dlq.dead_letter import CODES, DeadLetterRecord, Unreplayable, original
+from consumer.ops.dlq.plan import ReplayItem
+from consumer.ops.dlq.preview import Preview
+from consumer.ops.dlq.replay import Replay
+from consumer.ops.dlq.topic import letters_between, listing, ranges_since, read_letter
+from consumer.settings import Settings
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from consumer.ops.dlq.dead_letter import DeadLetterRecord
-    from consumer.ops.dlq.plan import ReplayItem
-    from consumer.ops.dlq.replay import Replay
-    from consumer.settings import Settings
-
-dlq = typer.Typer(help="The dead letters: what was rejected, and sending it in again.", no_args_is_help=True)
+dlq = typer.Typer(
+    help="Inspect dead letters, and replay their events.",
+    epilog="Example: purchase-stream dlq list --since 24h",
+    no_args_is_help=True,
+)
 
 _REASON_CHARACTERS: Final = 110
-_OTHER: Final = "other"
 
 Codes = Annotated[
     list[str] | None,
@@ -55,13 +58,6 @@ def list_letters(
     as_json: Json = False,
 ) -> None:
     """Count the dead letters by code, and print the newest."""
-    from consumer.kafka import client_config  # noqa: PLC0415
-    from consumer.ops.dlq.topic import (  # noqa: PLC0415
-        letters_between,
-        listing,
-        ranges_since,
-    )
-
     codes = _codes(code)
     settings = _settings(context)
     client, topic = client_config.common(settings.kafka), settings.topics.dead_letters
@@ -92,9 +88,6 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print one dead letter: the reason, the decoded event, the headers, the raw bytes."""
-    from consumer.kafka import client_config  # noqa: PLC0415
-    from consumer.ops.dlq.topic import read_letter  # noqa: PLC0415 - librdkafka is not needed for --help
-
     at = parse_partition_offset(place)
     settings = _settings(context)
     letter = read_letter(client_config.common(settings.kafka), settings.topics.dead_letters, *at)
@@ -119,8 +112,6 @@ def replay(
     What was replayed before is not replayed again, also when a run was interrupted. Dead letters that do
     not hold the whole event are named, and the command then ends with exit code 65.
     """
-    from consumer.ops.dlq.replay import Replay  # noqa: PLC0415 - librdkafka is not needed for --help
-
     codes = _codes(code)
     settings = _settings(context)
 
@@ -152,9 +143,6 @@ def replay(
 
 def _try_out(work: Replay, settings: Settings) -> None:
     """Say what would become of the events now: they are decoded and validated, and not scored."""
-    from consumer.ops.dlq.preview import Preview  # noqa: PLC0415
-    from consumer.roles.shared import writer_schemas  # noqa: PLC0415 - as above
-
     forecast = Preview(writer_schemas(settings))
     batch: list[ReplayItem] = []
     for due in work.dry_run():
@@ -169,8 +157,6 @@ def _try_out(work: Replay, settings: Settings) -> None:
 
 def _described(letter: DeadLetterRecord, settings: Settings) -> Iterable[str]:
     """Say everything about a dead letter, a fact a line."""
-    from consumer.ops.dlq.dead_letter import Unreplayable, original  # noqa: PLC0415 - NumPy is not needed for --help
-
     yield f"dead letter {letter.place} of {settings.topics.dead_letters}, written {letter.written_at}"
     yield f"key: {'none' if letter.key is None else printable(letter.key.decode(errors='backslashreplace'))}"
     body = letter.body
@@ -209,10 +195,8 @@ def _described(letter: DeadLetterRecord, settings: Settings) -> Iterable[str]:
 
 def _raw_of(body: dict[str, object]) -> bytes:
     """Return what there is of the event's value."""
-    import base64  # noqa: PLC0415 - only here
-
     try:
-        return base64.b64decode(str(body.get("raw") or ""))
+        return b64decode(str(body.get("raw") or ""))
     except ValueError:
         return b""
 
@@ -223,10 +207,9 @@ def _codes(given: list[str] | None) -> list[str]:
     Raises:
         UsageError: one of them is none.
     """
-    known = [*(code.value for code in Code), _OTHER]
     for code in given or []:
-        if code not in known:
-            raise UsageError(f"--code {code}: one of {', '.join(known)}")
+        if code not in CODES:
+            raise UsageError(f"--code {code}: one of {', '.join(CODES)}")
     return given or []
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from consumer.cli.context import Context
 from consumer.cli.formatting import printable
 from consumer.errors import StartupError, Unavailable
-
-if TYPE_CHECKING:
-    from consumer.ops.doctor.check import Check
+from consumer.ops.doctor import examine
+from consumer.ops.doctor.check import CONFIGURATION, Check, CheckStatus
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,16 +22,15 @@ def add_to(app: typer.Typer) -> None:
 def doctor(
     context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False
 ) -> None:
-    """Look at settings, broker, topics, group, model, registry, audit log, clock and ports; a line for each.
+    """Check everything that the roles need, one line per check.
 
-    Changes nothing that matters: it commits an offset under the group `<group>-doctor`, and removes that
-    again. Ends with 0 if nothing failed, 78 if something must be corrected, 75 if it may pass by itself.
+    Checks settings, broker, topics, group, model, registry, audit log, clock and ports. Commits one offset
+    under the group `<group>-doctor` and deletes that group again; changes nothing else. Exit code: 0 if no
+    check failed, 78 if something must be corrected, 75 if the problem may pass by itself.
     """
-    from consumer.ops.doctor.check import CONFIGURATION, CheckStatus  # noqa: PLC0415 - scikit-learn takes a second to import
-
     given: Context = context.obj
     found: list[Check] = []
-    for check in _checks(given):
+    for check in examine(given.settings):
         found.append(check)
         if not as_json:
             typer.echo(printable(check.line()))
@@ -45,23 +42,3 @@ def doctor(
         problem = f"{len(failed)} of {len(found)} checks failed: {names}; each says above what to do"
         kind = StartupError if any(check.exit_code == CONFIGURATION for check in failed) else Unavailable
         raise kind(problem)
-
-
-def _checks(given: Context) -> Iterator[Check]:
-    from consumer.ops.doctor import broker, local  # noqa: PLC0415 - as above
-    from consumer.ops.doctor.check import fail  # noqa: PLC0415
-
-    try:
-        settings = given.settings()
-    except StartupError as error:
-        yield fail("settings", str(error), "nothing else was looked at")
-        return
-    for look in (
-        local.examine_settings,
-        local.examine_model,
-        local.examine_registry,
-        broker.examine_broker,
-        local.examine_audit_log,
-        local.examine_ports,
-    ):
-        yield from look(settings)

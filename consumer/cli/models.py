@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import getpass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from consumer.cli.context import Context
 from consumer.errors import UsageError
+from consumer.settings import Settings
+from model_store.inputs import EngagementWeights
+from model_store.store import ModelStore
+from model_store.synthetic import generate_students
+from model_store.training import train as fit
+from model_store.training_data import read_training_csv
 
-if TYPE_CHECKING:
-    from consumer.settings import Settings
-    from model_store.store import ModelStore
-
-models = typer.Typer(help="The model store.", no_args_is_help=True)
+models = typer.Typer(
+    help="The model store.", epilog="Example: purchase-stream models ls", no_args_is_help=True
+)
 
 GENERATED_STUDENTS = 20_000
 
@@ -45,11 +49,6 @@ def train(
     ] = 0,
 ) -> None:
     """Train a model and add it to the store; without --data, train on generated students."""
-    from model_store.inputs import EngagementWeights  # noqa: PLC0415 - scikit-learn takes a second to import
-    from model_store.synthetic import generate_students  # noqa: PLC0415
-    from model_store.training import train as fit  # noqa: PLC0415
-    from model_store.training_data import read_training_csv  # noqa: PLC0415
-
     if criterion not in ("max_f1", "cost"):
         raise UsageError(f"--criterion {criterion}: max_f1 or cost")
     settings = _settings(context)
@@ -141,6 +140,4 @@ def _settings(context: typer.Context) -> Settings:
 
 
 def _store(settings: Settings) -> ModelStore:
-    from model_store.store import ModelStore  # noqa: PLC0415 - scikit-learn takes a second to import
-
     return ModelStore(settings.model_store.path, settings.model_store.model)

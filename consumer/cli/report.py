@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
-from consumer import timestamps
 from consumer.cli.context import Context
+from consumer.cli.formatting import parse_time
+from consumer.dashboard.report import render_report
 from consumer.errors import StartupError, UsageError
-
-_AGO: Final = re.compile(r"(\d+)([mhd])")
-_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
+from consumer.kafka.writer_schemas import writer_schemas
+from consumer.monitor.audit.reader import audit_log_lines
+from consumer.monitor.drift import span
+from consumer.monitor.drift.baselines import Baselines
+from consumer.monitor.drift.span import topic_lines
+from consumer.monitor.view import report_view
+from model_store.countries import country_code
+from model_store.store import ModelStore
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,16 +45,6 @@ def report(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
 ) -> None:
     """Write a drift report of a span of the audit log, or of the topic, as one HTML file."""
-    from consumer.dashboard.report import render_report  # noqa: PLC0415
-    from consumer.monitor.audit.reader import audit_log_lines  # noqa: PLC0415 - NumPy is not needed for --help
-    from consumer.monitor.drift import span  # noqa: PLC0415
-    from consumer.monitor.drift.baselines import Baselines  # noqa: PLC0415
-    from consumer.monitor.drift.span import topic_lines  # noqa: PLC0415
-    from consumer.monitor.view import report_view  # noqa: PLC0415
-    from consumer.roles.shared import writer_schemas  # noqa: PLC0415
-    from model_store.countries import country_code  # noqa: PLC0415
-    from model_store.store import ModelStore  # noqa: PLC0415
-
     given: Context = context.obj
     settings = given.settings()
     now = datetime.now(UTC)
@@ -81,20 +76,3 @@ def report(
         drifted = ", ".join(verdict.drifted_features) or "none"
         judged = "" if verdict.judged else " (too few to be judged)"
         typer.echo(f"{version.version}: {verdict.students} students{judged}, drifted features: {drifted}")
-
-
-def parse_time(text: str | None, now: datetime, option: str) -> datetime | None:
-    """Return the time that an option names; without a zone it is UTC.
-
-    Raises:
-        UsageError: it names none.
-    """
-    if text is None:
-        return None
-    ago = _AGO.fullmatch(text)
-    try:
-        if ago:
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        return timestamps.parse(text)
-    except (ValueError, OverflowError) as error:
-        raise UsageError(f"{option} {text}: write 2026-01-31T12:00Z, or 24h, 7d, 30m") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -25,7 +26,7 @@ def score(
     ] = 0,
 ) -> None:
     """Consume events, publish predictions and dead letters."""
-    from consumer.roles.scorer import run_scorer  # noqa: PLC0415 - scikit-learn takes a second to import
+    from consumer.roles.scorer import run_scorer  # noqa: PLC0415 - a role imports what it needs, and no more
 
     given: Context = context.obj
     settings = given.settings()
@@ -58,7 +59,5 @@ def for_worker(settings: Settings, worker: int) -> Settings:
 
 def check(context: typer.Context) -> None:
     """Print the effective settings, secrets masked."""
-    import json  # noqa: PLC0415 - only here
-
     given: Context = context.obj
     typer.echo(json.dumps(masked(given.settings()), indent=2))

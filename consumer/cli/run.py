@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from consumer.cli.context import Context
+from consumer.runtime.lifecycle import stopping_on_signals
+from consumer.runtime.supervisor import Supervisor, roles
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,9 +23,6 @@ def run(
     serve: Annotated[bool, typer.Option("--serve", help="Also run the synchronous API.")] = False,
 ) -> None:
     """Run scorers and the monitor as child processes, until one exits or Ctrl-C."""
-    from consumer.runtime.lifecycle import stopping_on_signals  # noqa: PLC0415 - keeps --help fast
-    from consumer.runtime.supervisor import Supervisor, roles  # noqa: PLC0415
-
     given: Context = context.obj
     given.settings()  # report wrong settings once, not once per child
     supervisor = Supervisor(roles(workers, serve=serve), options_before_verb(given))

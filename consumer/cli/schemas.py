@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
 from consumer.cli.context import Context
 from consumer.cli.formatting import printable
 from consumer.errors import BadInputError, StartupError, UsageError
+from consumer.kafka.writer_schemas import writer_schemas
+from consumer.ops.schema_check import SchemaComparison, compare_schemas, unread
+from schemas.bundled import BundledSchemas
+from schemas.errors import SchemaError
+from schemas.framing import single_object_header
+from schemas.repository import FOLDER, AvroSchema, known_schemas, read_schema
 
-if TYPE_CHECKING:
-    from schemas.repository import AvroSchema
-
-schemas = typer.Typer(help="The Avro schemas: ours, and whether the platform's fit.", no_args_is_help=True)
+schemas = typer.Typer(
+    help="The Avro schemas: ours, and whether the platform's fit.",
+    epilog="Example: purchase-stream schemas check platform.avsc",
+    no_args_is_help=True,
+)
 
 _PREDICTION: Final = "PurchasePrediction"
 _TOPICS: Final = {
@@ -64,8 +71,6 @@ def fingerprint(
     ],
 ) -> None:
     """Print a schema's CRC-64-AVRO fingerprint, and the ten bytes that stand before its records."""
-    from schemas.framing import single_object_header  # noqa: PLC0415 - as in the others
-
     parsed = _file(Path(schema)) if Path(schema).is_file() else _named(schema)[1]
     typer.echo(f"{_hex(parsed)}  {parsed.name}")
     typer.echo(f"frame: {single_object_header(parsed.fingerprint).hex(' ')}")
@@ -77,9 +82,6 @@ def check(
     against: Annotated[str, typer.Option(help="Which of ours is to be read from it.")] = "EngagementEvent",
 ) -> None:
     """Check whether records of another schema can be read as ours; ends with 65 if they cannot."""
-    from consumer.ops.schema_check import SchemaComparison, compare_schemas, unread  # noqa: PLC0415 - NumPy, for no --help
-    from schemas.repository import known_schemas  # noqa: PLC0415
-
     writer, (_, reader) = _file(file), _named(against)
     verdicts = compare_schemas(writer, reader)
     typer.echo(f"{printable(writer.name)}, fingerprint {_hex(writer)}, read as {reader.name}")
@@ -108,9 +110,6 @@ def register(
 
     The subject of a topic that somebody else writes is theirs, so name those on purpose only.
     """
-    from consumer.roles.shared import writer_schemas  # noqa: PLC0415 - scikit-learn takes a second to import
-    from schemas.bundled import BundledSchemas  # noqa: PLC0415
-
     given: Context = context.obj
     settings = given.settings()
     chosen = [_named(name)[1] for name in names or [_PREDICTION]]
@@ -126,8 +125,6 @@ def register(
 
 
 def _ours() -> dict[Path, AvroSchema]:
-    from schemas.repository import FOLDER, read_schema  # noqa: PLC0415 - fastavro is not needed for --help
-
     return {path: read_schema(path) for path in FOLDER.rglob("*.avsc")}
 
 
@@ -147,9 +144,6 @@ def _file(path: Path) -> AvroSchema:
     Raises:
         BadInputError: it is none.
     """
-    from schemas.errors import SchemaError  # noqa: PLC0415 - as above
-    from schemas.repository import read_schema  # noqa: PLC0415
-
     try:
         return read_schema(path)
     except SchemaError as error:

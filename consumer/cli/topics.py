@@ -7,8 +7,14 @@ from typing import Annotated
 import typer
 
 from consumer.cli.context import Context
+from consumer.kafka import client_config
+from consumer.kafka.admin import TopicSpec, create_topics
 
-topics = typer.Typer(help="The Kafka topics.", no_args_is_help=True)
+topics = typer.Typer(
+    help="The Kafka topics.",
+    epilog="Example: purchase-stream topics create --partitions 6",
+    no_args_is_help=True,
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,13 +26,10 @@ def add_to(app: typer.Typer) -> None:
 def create(
     context: typer.Context,
     partitions: Annotated[
-        int, typer.Option(help="Partitions of each topic that does not exist yet.", min=1)
+        int, typer.Option(help="Partitions of each topic that is created.", min=1, metavar="N")
     ] = 3,
 ) -> None:
-    """Create the five topics; those that exist are left as they are."""
-    from consumer.kafka import client_config  # noqa: PLC0415 - librdkafka is not needed for --help
-    from consumer.kafka.admin import TopicSpec, create_topics  # noqa: PLC0415
-
+    """Create the five topics; existing ones stay as they are."""
     given: Context = context.obj
     settings = given.settings()
     names = settings.topics.model_dump().values()

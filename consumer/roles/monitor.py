@@ -61,7 +61,8 @@ from prometheus_client import (
     CollectorRegistry,
 )
 
-from consumer.roles.shared import role_registry, writer_schemas
+from consumer.kafka.writer_schemas import writer_schemas
+from consumer.roles.shared import role_registry
 from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.lifecycle import running, stopping_on_signals
 from consumer.runtime.memory import tune_gc_and_malloc

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
@@ -12,7 +10,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from consumer.errors import StartupError
+from consumer.kafka.writer_schemas import writer_schemas
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.pipeline import Pipeline
 from consumer.pipeline.score import CountryNumbers
@@ -26,9 +24,6 @@ from model_store.store import ModelStore
 from schemas.bundled import BundledSchemas
 from schemas.framing import confluent_header, single_object_header
 from schemas.repository import engagement_event, purchase_prediction
-
-if TYPE_CHECKING:
-    from consumer.kafka.schema_registry import RegistrySchemas
 
 STARTUP_TIMEOUT_S = 10.0
 """How long the broker may take to answer at the start; afterwards an outage is waited out."""
@@ -52,22 +47,6 @@ def pipeline(settings: Settings, models: ModelReloader) -> Pipeline:
         countries=CountryNumbers(country_code),
         header=header,
     )
-
-
-def writer_schemas(settings: Settings) -> RegistrySchemas | BundledSchemas:
-    """Return where writer schemas come from.
-
-    Raises:
-        StartupError: the registry's settings are wrong, or its client is not installed.
-    """
-    registry = settings.schema_registry
-    if registry.url is None:
-        return BundledSchemas()
-    try:
-        from consumer.kafka.schema_registry import RegistrySchemas  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise StartupError("schema_registry.url needs: pip install 'purchase-stream[registry]'") from error
-    return RegistrySchemas(registry.url, registry.client)
 
 
 def watch_model(

@@ -1,1 +1,35 @@
-"""Looks at everything that the roles need, as an operator would who was just woken up."""
+"""Check everything that the roles need, and say what to do about what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from consumer.errors import ServiceError
+from consumer.ops.doctor import audit_log, broker, local
+from consumer.ops.doctor.check import Check, fail, guarded
+from consumer.settings import Settings
+
+_EXAMINATIONS: Final = {
+    "settings": local.examine_settings,
+    "model": local.examine_model,
+    "schema registry": local.examine_registry,
+    "broker": broker.examine_broker,
+    "audit log": audit_log.examine_audit_log,
+    "ports": local.examine_ports,
+}
+
+
+def examine(load_settings: Callable[[], Settings]) -> Iterator[Check]:
+    """Yield the results of all checks, each as soon as it is known; never raise.
+
+    Args:
+        load_settings: Loads the settings; if it fails, there is nothing else to check.
+    """
+    try:
+        settings = load_settings()
+    except ServiceError as error:
+        yield fail("settings", str(error), "nothing else was checked", error.exit_code)
+        return
+    for name, examination in _EXAMINATIONS.items():
+        yield from guarded(name, examination(settings))

@@ -1,19 +1,23 @@
-"""What one look has found."""
+"""The result of one check, and the guard that keeps checks independent of each other."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from consumer.errors import StartupError, Unavailable
+from consumer.errors import InvariantError, ServiceError, StartupError, Unavailable
+from model_store.errors import ModelStoreError
+from schemas.errors import SchemaError
 
 CONFIGURATION: Final = StartupError.exit_code
 OUTAGE: Final = Unavailable.exit_code
+BUG: Final = InvariantError.exit_code
 
 
 class CheckStatus(StrEnum):
-    """How it is."""
+    """The severity of a result."""
 
     OK = "ok"
     WARN = "warn"
@@ -22,14 +26,15 @@ class CheckStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One look.
+    """The result of one check.
 
     Attributes:
-        name: what was looked at.
-        status: how it is.
-        what: what was found, one line.
-        do: what to do about it, where there is something.
-        exit_code: for a failure: 75 if it may pass by itself, 78 if a person has to correct something.
+        name: The thing that was checked.
+        status: The severity.
+        what: The finding, in one line.
+        do: The advice, or ``None``.
+        exit_code: For a failure: 75 if it may pass by itself, 78 if a person must correct something, 70
+            if the check itself failed.
     """
 
     name: str
@@ -39,25 +44,43 @@ class Check:
     exit_code: int = CONFIGURATION
 
     def line(self) -> str:
-        """Say it in one line."""
-        told = f"{self.what}; {self.do}" if self.do else self.what
-        return f"{self.status:<4}  {self.name:<16} {told}"
+        """Format the result as one line."""
+        finding = f"{self.what}; {self.do}" if self.do else self.what
+        return f"{self.status:<4}  {self.name:<16} {finding}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the result as JSON values."""
         return {"check": self.name, "status": self.status, "found": self.what, "do": self.do}
 
 
 def ok(name: str, what: str) -> Check:
-    """Return a look that found nothing wrong."""
+    """Return a check that found nothing wrong."""
     return Check(name, CheckStatus.OK, what)
 
 
 def warn(name: str, what: str, do: str | None = None) -> Check:
-    """Return a look that found something that should not stay as it is."""
+    """Return a check that found something to correct, though every role can work."""
     return Check(name, CheckStatus.WARN, what, do)
 
 
 def fail(name: str, what: str, do: str | None = None, exit_code: int = CONFIGURATION) -> Check:
-    """Return a look that found something that keeps a role from working."""
+    """Return a check that found something that keeps a role from working."""
     return Check(name, CheckStatus.FAIL, what, do, exit_code)
+
+
+def guarded(name: str, checks: Iterable[Check]) -> Iterator[Check]:
+    """Yield checks; turn an exception into a failed check, so that the next examination still runs.
+
+    Args:
+        name: The name of the failed check.
+        checks: The checks of one examination.
+    """
+    try:
+        yield from checks
+    except Unavailable as error:
+        yield fail(name, str(error), "try again", OUTAGE)
+    except (ServiceError, ModelStoreError, SchemaError) as error:
+        yield fail(name, str(error))
+    except Exception as error:  # noqa: BLE001 - one check that breaks must not cost the others
+        what = f"the check itself failed: {type(error).__name__}: {error}"
+        yield fail(name, what, "run it again with --debug, and report it", BUG)

@@ -11,7 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from consumer.cli.context import Context
-from consumer.cli.report import add_to, parse_time
+from consumer.cli.formatting import parse_time
+from consumer.cli.report import add_to
 from consumer.dashboard.report import render_report
 from consumer.errors import BadInputError, UsageError
 from consumer.monitor.audit.lines import audit_lines

@@ -15,16 +15,10 @@ import pytest
 from consumer.errors import Condition
 from consumer.kafka.admin import GroupLag, TopicSetup
 from consumer.kafka.trial import Trial, offsets_partition
+from consumer.ops.doctor.audit_log import examine_audit_log, judge_disk
 from consumer.ops.doctor.broker import judge_clock, judge_group
-from consumer.ops.doctor.check import Check, CheckStatus
-from consumer.ops.doctor.local import (
-    examine_audit_log,
-    examine_model,
-    examine_port,
-    examine_registry,
-    examine_settings,
-    judge_disk,
-)
+from consumer.ops.doctor.check import BUG, Check, CheckStatus, guarded
+from consumer.ops.doctor.local import examine_model, examine_port, examine_registry, examine_settings
 from consumer.ops.doctor.topics import judge_topics
 from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.readiness import Readiness
@@ -171,9 +165,24 @@ def test_settings_that_break_the_promise_are_failures(client: dict[str, Any], st
 
 def test_a_missing_model_is_a_failure_that_says_how_to_get_one(tmp_path: Path) -> None:
     """In the store's words."""
-    judged, said = worst(examine_model(Settings(model_store=ModelStoreSettings(path=tmp_path))))
+    judged, said = worst(
+        guarded("model", examine_model(Settings(model_store=ModelStoreSettings(path=tmp_path))))
+    )
     assert judged is CheckStatus.FAIL
     assert "train --promote" in said
+
+
+def test_a_check_that_breaks_is_a_failure_and_no_exception() -> None:
+    """The checks after it still run."""
+
+    def broken() -> Iterator[Check]:
+        yield Check("a", CheckStatus.OK, "fine")
+        raise ZeroDivisionError("oops")
+
+    fine, failed = guarded("b", broken())
+    assert fine.status is CheckStatus.OK
+    assert (failed.name, failed.status, failed.exit_code) == ("b", CheckStatus.FAIL, BUG)
+    assert "oops" in failed.what
 
 
 def test_a_registry_that_is_away_is_an_outage() -> None:

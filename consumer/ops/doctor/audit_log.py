@@ -1,0 +1,85 @@
+"""Check the audit log: its folder and disk, and whether its checkpoint fits the log and the topic."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from consumer.errors import StartupError, Unavailable
+from consumer.kafka import client_config
+from consumer.kafka.admin import TopicProbe
+from consumer.monitor.audit.checkpoint import Checkpoint, read_checkpoint
+from consumer.ops.doctor.check import OUTAGE, Check, fail, guarded, ok, warn
+from consumer.settings import Settings
+
+_MIB: Final = 1024 * 1024
+_DISK_FAIL_BYTES: Final = 64 * _MIB
+_DISK_WARN_BYTES: Final = 1024 * _MIB
+
+
+def examine_audit_log(settings: Settings) -> Iterator[Check]:
+    """Check the audit log's folder, its disk, and the checkpoint beside the log."""
+    path = settings.audit.path
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        what = f"{folder} cannot be written to: {error.strerror}"
+        yield fail("audit log", what, "correct its permissions, or set audit.path")
+        return
+    yield judge_disk(folder, shutil.disk_usage(folder).free, settings.audit.rotate_bytes)
+    yield from guarded("checkpoint", _check_checkpoint(settings, path))
+
+
+def judge_disk(folder: Path, free_bytes: int, rotate_bytes: int) -> Check:
+    """Judge the free space on the log's disk."""
+    what = f"{folder}: {free_bytes / _MIB:.0f} MiB free"
+    if free_bytes < _DISK_FAIL_BYTES:
+        return fail("audit log", what, "make room: the monitor waits while the disk is full", OUTAGE)
+    if free_bytes < max(_DISK_WARN_BYTES, 2 * rotate_bytes):
+        return warn("audit log", what, "make room, or move closed segments away")
+    return ok("audit log", what)
+
+
+def _check_checkpoint(settings: Settings, path: Path) -> Iterator[Check]:
+    """Check that the checkpoint is readable, and fits the log and the predictions topic."""
+    checkpoint = read_checkpoint(path.with_name(path.name + ".checkpoint"))
+    length_bytes = path.stat().st_size if path.exists() else 0
+    if checkpoint is None and length_bytes == 0:
+        yield ok("checkpoint", "there is no audit log yet; the monitor starts one")
+    elif checkpoint is None:
+        yield fail("checkpoint", f"{path} has lines and no checkpoint", "restore it, or move the log away")
+    elif length_bytes < checkpoint.length_bytes:
+        what = f"{path} has {length_bytes} bytes, but {checkpoint.length_bytes} were written"
+        yield fail("checkpoint", what, "somebody cut it; restore it")
+    else:
+        try:
+            yield _check_position(settings, path, checkpoint)
+        except (Unavailable, StartupError) as error:
+            yield warn("checkpoint", f"it fits the log; whether it fits the topic is unknown: {error}")
+
+
+def _check_position(settings: Settings, path: Path, checkpoint: Checkpoint) -> Check:
+    """Check that the predictions topic still has the offsets where the log continues.
+
+    Raises:
+        StartupError: There is no such topic.
+        Unavailable: The broker is away.
+    """
+    probe = TopicProbe(client_config.common(settings.kafka), settings.topics.predictions)
+    identity, partitions = probe.identity(), probe.facts().partitions
+    starts, stops = probe.first_offsets(partitions), probe.end_offsets(partitions)
+    if identity != checkpoint.source:
+        what = f"{path} is the log of another topic: {checkpoint.source}"
+        return fail("checkpoint", what, "move the log away, or set audit.path")
+    for partition, next_offset in checkpoint.next_offsets.items():
+        if not starts.get(partition, 0) <= next_offset <= stops.get(partition, 0):
+            kept = f"{starts.get(partition)} to {stops.get(partition)}"
+            what = f"the log continues at offset {next_offset} of partition {partition}, which has {kept}"
+            return fail("checkpoint", what, "the log misses predictions; move it away to start a new one")
+    behind = sum(stops[partition] - checkpoint.next_offsets.get(partition, 0) for partition in partitions)
+    return ok("checkpoint", f"it fits the log and the topic; {behind} offsets are not logged yet")

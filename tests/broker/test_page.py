@@ -1,6 +1,6 @@
 """The page in a real Chromium, over a real monitor and a real Kafka.
 
-With ``SCREENSHOTS=docs/images`` the pictures of the documentation are taken on the way.
+``SCREENSHOTS=docs/images`` renews the pictures of the documentation.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 @pytest.fixture(autouse=True)
 def quiet(browser: Chromium) -> None:
-    """Begin each test without complaints."""
+    """Start each test without complaints."""
     browser.open("about:blank#")
     browser.complaints.clear()
 
@@ -55,7 +55,7 @@ def quiet(browser: Chromium) -> None:
 def picture(
     browser: Chromium, name: str, *, width: int = 1200, height: int = 1500, scheme: str = "light"
 ) -> None:
-    """Take a picture for the documentation, if that is asked for."""
+    """Take a picture for the documentation, if ``SCREENSHOTS`` is set."""
     folder = os.environ.get("SCREENSHOTS")
     if folder:
         browser.show(width=width, height=height, scheme=scheme)
@@ -64,7 +64,7 @@ def picture(
 
 
 def start_monitor(deployment: Any, **environment: str) -> tuple[str, Any]:
-    """Start a monitor, wait until it answers, and return its address and its process."""
+    """Start a monitor, wait until it answers, and return its address and process."""
     port = free_port()
     process = deployment.start("monitor", PURCHASE_STREAM_HTTP__MONITOR_PORT=str(port), **environment)
     url = f"http://127.0.0.1:{port}/"
@@ -81,7 +81,7 @@ def start_monitor(deployment: Any, **environment: str) -> tuple[str, Any]:
 
 
 def send(deployment: Any, n: int, *, seed: int, more_days: float = 0.0, rate: float | None = None) -> None:
-    """Send events of n students, some of them broken."""
+    """Send one event for each of n students. Some events are broken."""
     topics = deployment.topics
     settings = Settings(
         kafka=KafkaSettings(bootstrap_servers=deployment.servers),
@@ -96,7 +96,7 @@ def send(deployment: Any, n: int, *, seed: int, more_days: float = 0.0, rate: fl
 
 
 def test_the_page_follows_the_stream(browser: Chromium, deploy: Callable[..., Any]) -> None:
-    """The page follows by itself what happens: traffic, drift, and the end of the monitor."""
+    """The page updates by itself with traffic, with drift, and when the monitor ends."""
     deployment = deploy()
     deployment.start("score")
     url, monitor = start_monitor(deployment)
@@ -135,7 +135,7 @@ def test_the_page_follows_the_stream(browser: Chromium, deploy: Callable[..., An
 
 
 def test_the_page_is_for_everybody(browser: Chromium, deploy: Callable[..., Any]) -> None:
-    """It fits a phone, follows the colour scheme, and every control is reached and used by keyboard."""
+    """The page fits a phone, follows the colour scheme, and works with the keyboard alone."""
     deployment = deploy()
     deployment.start("score")
     url, _ = start_monitor(deployment)
@@ -150,7 +150,7 @@ def test_the_page_is_for_everybody(browser: Chromium, deploy: Callable[..., Any]
     assert browser.ask("getComputedStyle(document.body).backgroundColor") != light
     assert browser.ask("document.documentElement.scrollWidth") == 360
 
-    # The focus stays where it is while the page is put anew around it.
+    # The focus stays where it is while the page is updated around it.
     browser.ask("document.querySelector('#numbers-score summary').focus()")
     browser.press(*ENTER)
     before = browser.ask("document.querySelector('#as-of').textContent")
@@ -181,7 +181,7 @@ def test_the_page_is_for_everybody(browser: Chromium, deploy: Callable[..., Any]
 def test_without_a_model_the_page_says_what_to_do(
     browser: Chromium, deploy: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """No model in the store: it says so, and nothing fails."""
+    """Without a model in the store the page says so, and nothing fails."""
     url, _ = start_monitor(deploy(), PURCHASE_STREAM_MODEL_STORE__PATH=str(tmp_path / "none"))
     browser.show()
     browser.open(url)
@@ -192,10 +192,10 @@ def test_without_a_model_the_page_says_what_to_do(
     assert browser.complaints == []
 
 
-def test_a_broker_that_is_gone_is_told_with_its_time(
+def test_a_missing_broker_is_shown_with_its_time(
     browser: Chromium, deploy: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Kafka away: not well, since when; what was known stays; well again when it is back."""
+    """While Kafka is away the page says since when and keeps what it knew; later it is well again."""
     with EmbeddedKafka(tmp_path / "kafka", remove_data=True) as kafka:
         deployment = deploy()
         deployment.servers = deployment.environment["PURCHASE_STREAM_KAFKA__BOOTSTRAP_SERVERS"] = (

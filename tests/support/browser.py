@@ -1,6 +1,6 @@
-"""A real Chromium, driven over a pipe by the DevTools protocol; needs no package.
+"""Drive a real Chromium by the DevTools protocol, without a package.
 
-Messages are JSON, each ended by a zero byte, on file descriptors 3 and 4 of the browser
+Messages are JSON, each followed by a zero byte, on the browser's file descriptors 3 and 4
 (``--remote-debugging-pipe``).
 """
 
@@ -38,21 +38,21 @@ for number, wanted in ((reads, 3), (writes, 4)):
     os.set_inheritable(wanted, True)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-"""Becomes the browser, with its pipe where it wants it, which Popen alone cannot say."""
+"""Move the pipe to the descriptors that the browser expects, which Popen can't, and become the browser."""
 
 
 class Chromium:
-    """One headless browser with one tab; use it as a context.
+    """A headless browser with one tab. Use it as a context manager.
 
     Args:
-        profile: an empty folder of its own.
+        profile: an empty folder for its profile.
     """
 
     def __init__(self, profile: Path) -> None:
         browser_reads, self._out = os.pipe()
         self._in, browser_writes = os.pipe()
         arguments = [str(EXECUTABLE), *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
-        self._process = subprocess.Popen(  # noqa: S603 - the browser of this machine, no input of others
+        self._process = subprocess.Popen(  # noqa: S603 - the installed browser, without foreign input
             [sys.executable, "-c", _WITH_PIPE, str(browser_reads), str(browser_writes), *arguments],
             pass_fds=(browser_reads, browser_writes),
             stdout=subprocess.DEVNULL,
@@ -64,7 +64,7 @@ class Chromium:
         self._n_sent = 0
         self._session: str | None = None
         self.complaints: list[str] = []
-        """What the console has complained about: errors, warnings, exceptions, refused resources."""
+        """Errors, warnings, exceptions and refused resources that the console has reported."""
 
     def __enter__(self) -> Self:
         try:
@@ -87,7 +87,7 @@ class Chromium:
         self._process.wait()
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """Call a method of the protocol and return its result."""
+        """Call a protocol method and return its result."""
         self._n_sent += 1
         message = {"id": self._n_sent, "method": method, "params": parameters}
         if self._session:
@@ -100,7 +100,7 @@ class Chromium:
                 return answer["result"]
 
     def show(self, *, width: int = 1200, height: int = 900, scheme: str = "light") -> None:
-        """Set the size of the window, in CSS pixels, and the preferred colour scheme."""
+        """Set the window's size, in CSS pixels, and the preferred colour scheme."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -124,14 +124,19 @@ class Chromium:
         return answer["result"].get("value")
 
     def until(self, expression: str, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        """Wait until an expression is true, as JavaScript understands it."""
+        """Wait until a JavaScript expression is truthy."""
         deadline_s = time.monotonic() + timeout_s
         while not self.ask(f"Boolean({expression})"):
             assert time.monotonic() < deadline_s, f"never true: {expression}"
             time.sleep(0.1)
 
     def press(self, key: str, code: int) -> None:
-        """Press and release a key, by its name and its Windows code."""
+        """Press and release a key.
+
+        Args:
+            key: its name.
+            code: its Windows key code.
+        """
         for kind in ("keyDown", "keyUp"):
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
             self.call(
@@ -148,7 +153,7 @@ class Chromium:
 
     def _receive(self) -> Any:
         while b"\0" not in self._buffer:
-            waiting = select.poll()  # select() takes no descriptor above 1,023
+            waiting = select.poll()  # select() refuses descriptors above 1,023
             waiting.register(self._in, select.POLLIN)
             assert waiting.poll(1000 * ANSWER_TIMEOUT_S), "the browser does not answer"
             received = os.read(self._in, 1 << 16)
@@ -159,10 +164,10 @@ class Chromium:
         self._listen(event.get("method"), event.get("params", {}))
         return event
 
-    def _listen(self, method: str | None, told: Any) -> None:
+    def _listen(self, method: str | None, parameters: Any) -> None:
         if method == "Runtime.exceptionThrown":
-            self.complaints.append(json.dumps(told["exceptionDetails"]))
-        elif method == "Runtime.consoleAPICalled" and told["type"] in {"error", "warning", "assert"}:
-            self.complaints.append(json.dumps(told["args"]))
-        elif method == "Log.entryAdded" and told["entry"]["level"] in {"error", "warning"}:
-            self.complaints.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
+            self.complaints.append(json.dumps(parameters["exceptionDetails"]))
+        elif method == "Runtime.consoleAPICalled" and parameters["type"] in {"error", "warning", "assert"}:
+            self.complaints.append(json.dumps(parameters["args"]))
+        elif method == "Log.entryAdded" and parameters["entry"]["level"] in {"error", "warning"}:
+            self.complaints.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")

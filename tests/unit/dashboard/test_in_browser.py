@@ -131,7 +131,7 @@ def test_each_state_is_accessible(
     assert browser.ask("document.querySelectorAll('script').length") == 1
 
 
-def test_a_verdict_comes_in_without_losing_what_the_reader_did(
+def test_an_update_keeps_what_the_reader_did(
     browser: Chromium, serve: Callable[[View], str], states: dict[str, View]
 ) -> None:
     """An update keeps open details, focus, scroll position and elements that did not change."""

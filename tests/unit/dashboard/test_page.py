@@ -1,4 +1,4 @@
-"""The page: what it says in each state, and that nothing foreign becomes markup."""
+"""The page's words in each state, and its safety against foreign markup."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def letter(**changes: Any) -> bytes:
 
 
 def test_without_a_model_the_page_says_so(empty_store: Any) -> None:
-    """No model: nothing to compare with, what to do, and no invented number."""
+    """Without a model the page says what to do and invents no number."""
     html = shown(view_of(empty_store))
     assert "train and promote a model" in html
     assert "Nothing to compare with" in html
@@ -110,7 +110,7 @@ def test_without_a_model_the_page_says_so(empty_store: Any) -> None:
 
 
 def test_without_data_training_stands_alone(trained: Any) -> None:
-    """A model and no prediction: its training shares are drawn, and nothing is judged."""
+    """Before the first prediction the page draws the training shares and judges nothing."""
     html = shown(view_of(trained.store))
     assert "No prediction of this model has been seen yet" in html
     assert 'class="live"' not in html.replace('class="swatch live"', "")
@@ -119,7 +119,7 @@ def test_without_data_training_stands_alone(trained: Any) -> None:
 
 
 def test_a_condition_is_shown_with_its_start(trained: Any) -> None:
-    """Kafka away: not well, why, and since when."""
+    """While Kafka is away the page says that all is not well, why, and since when."""
     html = shown(view_of(trained.store, broker="no answer from broker-1"))
     assert "Not well" in html
     assert "no answer from broker-1" in html
@@ -128,7 +128,7 @@ def test_a_condition_is_shown_with_its_start(trained: Any) -> None:
 
 
 def test_stable_traffic_is_well(trained: Any, predict: Any) -> None:
-    """Students as in training: all is well, each series as in training, with its evidence."""
+    """While students are as in training all is well, and each series shows its evidence."""
     html = shown(view_of(trained.store, predict(range(700), scored_at_ms=int(NOW_S * 1000))))
     assert "All is well" in html
     assert html.count("as in training") >= 9
@@ -138,14 +138,14 @@ def test_stable_traffic_is_well(trained: Any, predict: Any) -> None:
 
 
 def test_a_running_window_is_shown_without_a_verdict(trained: Any, predict: Any) -> None:
-    """Before the first window is full its bars are drawn, and nothing is judged."""
+    """Before the first window is full the page draws its bars and judges nothing."""
     html = shown(view_of(trained.store, predict(range(50))))
     assert "50 of 500 in the window" in html
     assert html.count("not judged yet") == 9
 
 
 def test_foreign_text_is_text_everywhere(trained: Any, predict: Any) -> None:
-    """Ids, details and reasons that are markup are shown, not run."""
+    """Markup in ids, details and reasons is shown as text."""
     evil = letter(
         detail=EVIL,
         code=EVIL,
@@ -163,7 +163,7 @@ def test_foreign_text_is_text_everywhere(trained: Any, predict: Any) -> None:
 
 
 def test_no_markup_is_inline_script_or_style(trained: Any, predict: Any) -> None:
-    """Nothing on the page needs what its content security policy forbids."""
+    """The page needs nothing that its content security policy forbids."""
     html = shown(view_of(trained.store, predict(range(600)), letters=(letter(),)))
     assert " style=" not in html
     assert "<style" not in html
@@ -177,14 +177,14 @@ def test_no_markup_is_inline_script_or_style(trained: Any, predict: Any) -> None
     [b"", b"\xff", b"null", b"[]", b'{"source": 1, "event": [], "detail": [{}], "code": {}}', b'{"code": 5}'],
 )
 def test_anything_in_the_dead_letter_topic_can_be_shown(value: bytes) -> None:
-    """What is no dead letter of ours counts as other and breaks nothing."""
+    """A record that is no dead letter counts as ``other`` and breaks nothing."""
     rejections = RejectionLog()
     rejections.add([None, value], counted=[True, True])
     assert rejections.counts == {"other": 1}
 
 
 def test_older_dead_letters_are_shown_but_not_counted() -> None:
-    """What was rejected before the monitor started is listed, and is not in the counts."""
+    """Rejections from before the monitor's start are listed but not counted."""
     rejections = RejectionLog()
     rejections.add([letter(detail="old"), letter(detail="new")], counted=[False, True])
     assert rejections.counts == {"rule_violated": 1}
@@ -192,7 +192,7 @@ def test_older_dead_letters_are_shown_but_not_counted() -> None:
 
 
 def test_recent_predictions_are_counted_by_second(predict: Any) -> None:
-    """The rate, the total and the latency are of what came in; the newest prediction stands first."""
+    """Rate, total and latency follow the predictions; the newest prediction is listed first."""
     now_s = [NOW_S]
     recent = RecentPredictions("events", "predictions", lambda: now_s[0])
     recent.show(committed(predict(range(20), scored_at_ms=int(NOW_S * 1000) - 500)))
@@ -209,8 +209,8 @@ def test_recent_predictions_are_counted_by_second(predict: Any) -> None:
     assert snapshot.latency.to_log_s == (0.5, 0.5)
 
 
-def test_since_when_a_champion_is_on(trained: Any, empty_store: Any) -> None:
-    """The history tells since when; another version, or no store, has no such time."""
+def test_the_time_of_the_last_promotion(trained: Any, empty_store: Any) -> None:
+    """The time comes from the store's history; another version or an empty store has none."""
     assert champion_since(trained.store, trained.version)
     assert champion_since(trained.store, "another") is None
     assert champion_since(empty_store, trained.version) is None
@@ -218,12 +218,12 @@ def test_since_when_a_champion_is_on(trained: Any, empty_store: Any) -> None:
 
 @pytest.fixture
 def client(trained: Any) -> TestClient:
-    """The page as it is served."""
+    """A client of the page's routes."""
     return TestClient(Starlette(routes=page_routes(lambda: view_of(trained.store))))
 
 
 def test_the_page_is_served_with_a_strict_policy(client: TestClient) -> None:
-    """The page and its files come from here alone, and no inline script would run."""
+    """The page loads only its own files, and no inline script would run."""
     answer = client.get("/")
     policy = answer.headers["content-security-policy"]
     assert answer.status_code == 200

@@ -55,7 +55,7 @@ def read(log: Path, store: Any, since: datetime | None = None, until: datetime |
 
 
 def test_the_numbers_are_the_monitors(trained: Any, predict: Any, tmp_path: Path) -> None:
-    """Over the predictions of one window the report's verdict is the monitor's, to the last bit."""
+    """For the predictions of one window the report and the monitor agree to the last bit."""
     batches = [predict(range(500), scored_at_ms=NOON_MS), predict(range(300, 800), scored_at_ms=NOON_MS + 5)]
     drift = Drift(Baselines(trained.store), country_code, SETTINGS)
     for batch in batches:
@@ -65,8 +65,8 @@ def test_the_numbers_are_the_monitors(trained: Any, predict: Any, tmp_path: Path
     assert version.verdict == drift.snapshot().latest
 
 
-def test_a_span_begins_and_ends_where_it_is_told(trained: Any, predict: Any, tmp_path: Path) -> None:
-    """A prediction at the beginning is in, one at the end is out; segments are read like the log."""
+def test_a_span_has_an_inclusive_start_and_an_exclusive_end(trained: Any, predict: Any, tmp_path: Path) -> None:
+    """A prediction at the start counts, one at the end doesn't; rotated segments are read, too."""
     log = written(
         tmp_path, *[predict(range(10 * i, 10 * i + 10), scored_at_ms=NOON_MS + i * HOUR_MS) for i in range(3)]
     )
@@ -76,8 +76,8 @@ def test_a_span_begins_and_ends_where_it_is_told(trained: Any, predict: Any, tmp
     assert read(log, trained.store, time_of(NOON_MS + 1), time_of(NOON_MS + 2 * HOUR_MS)).predictions == 10
 
 
-def test_each_version_is_held_against_its_own_training(trained: Any, predict: Any, tmp_path: Path) -> None:
-    """Versions are told apart; one that the store does not have is listed without a verdict."""
+def test_each_version_is_compared_with_its_own_training(trained: Any, predict: Any, tmp_path: Path) -> None:
+    """A version that isn't in the store is listed without a verdict."""
     log = written(tmp_path, predict(range(20)), predict(range(20, 25), version="gone"))
     known, gone = read(log, trained.store).versions
     assert (known.version, known.predictions) == (trained.version, 20)
@@ -87,7 +87,7 @@ def test_each_version_is_held_against_its_own_training(trained: Any, predict: An
 
 
 def test_the_report_stands_alone(trained: Any, predict: Any, tmp_path: Path) -> None:
-    """One file: style inside, no script, no address; foreign text is text."""
+    """The report is one file with inline style, without script or address; foreign text stays text."""
     log = written(tmp_path, predict(range(600)), predict(range(5), version="<script>x</script>"))
     html = render_report(report_view(read(log, trained.store), SETTINGS, 0.0)).decode()
     assert "<script" not in html
@@ -100,14 +100,14 @@ def test_the_report_stands_alone(trained: Any, predict: Any, tmp_path: Path) -> 
 
 
 def test_an_empty_span_says_so(trained: Any, predict: Any, tmp_path: Path) -> None:
-    """No prediction in the span is an answer, not an error."""
+    """A span without predictions is no error."""
     span = read(written(tmp_path, predict(range(3))), trained.store, since=time_of(NOON_MS))
     assert "No prediction in the audit log" in render_report(report_view(span, SETTINGS, 0.0)).decode()
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"timestamp_utc": "today"}', '{"timestamp_utc": 5}'])
-def test_a_line_of_something_else_is_named(trained: Any, tmp_path: Path, line: str) -> None:
-    """A file that is no audit log is refused with its name and the line."""
+def test_a_line_that_is_no_audit_line_is_named(trained: Any, tmp_path: Path, line: str) -> None:
+    """A file that is no audit log is refused with its name and the line's number."""
     log = tmp_path / "log.jsonl"
     log.write_text(f"{line}\n")
     with pytest.raises(BadInputError, match=r"log\.jsonl, line 1"):
@@ -115,7 +115,7 @@ def test_a_line_of_something_else_is_named(trained: Any, tmp_path: Path, line: s
 
 
 def test_times_are_dates_or_ages() -> None:
-    """A time without a zone is UTC; an age is counted back from now; nonsense is refused."""
+    """A time without a zone is UTC, an age is subtracted from now, anything else is refused."""
     now = datetime(2026, 1, 31, 12, tzinfo=UTC)
     assert parse_time("2026-01-31", now, "--since") == datetime(2026, 1, 31, tzinfo=UTC)
     assert parse_time("2026-01-31T13:00+01:00", now, "--since") == now

@@ -1,4 +1,4 @@
-"""``report``: drift over a span of the audit log or the predictions topic, as a file."""
+"""``report``: write the drift over a span of the audit log or the predictions topic to a file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import typer
 
 from consumer.cli.context import Context
@@ -32,39 +33,42 @@ def report(
     context: typer.Context,
     since: Annotated[
         str | None,
-        typer.Option(help="Begin: a time such as 2026-01-31T12:00Z, or 24h, 7d, 30m ago.", metavar="T"),
+        typer.Option(help="Start: a time such as 2026-01-31T12:00Z, or an age: 24h, 7d, 30m.", metavar="T"),
     ] = None,
     until: Annotated[
         str | None,
-        typer.Option(help="End (exclusive), in the same form; without it, what there is now.", metavar="T"),
+        typer.Option(help="End (exclusive), in the same form. Default: now.", metavar="T"),
     ] = None,
     log: Annotated[Path | None, typer.Option(help="Audit log instead of the configured one.")] = None,
     topic: Annotated[
         bool, typer.Option("--topic", help="Read the predictions topic instead of an audit log.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
+    out: Annotated[
+        Path, typer.Option(help="File to write. A name that ends in .json gets JSON instead of HTML.")
+    ] = Path("report.html"),
 ) -> None:
-    """Write a drift report of a span of the audit log, or of the topic, as one HTML file."""
+    """Write a report on drift over a span of the audit log, or of the topic, as one HTML or JSON file."""
     given: Context = context.obj
     settings = given.settings()
     now = datetime.now(UTC)
     store = ModelStore(settings.model_store.path, settings.model_store.model)
-    begin = parse_time(since, now, "--since")
+    start = parse_time(since, now, "--since")
     if topic and log:
         raise UsageError("--topic and --log name two sources; give one of them")
     path = log or settings.audit.path
     found = span.read_span(
-        topic_lines(settings, writer_schemas(settings), begin) if topic else audit_log_lines(path),
+        topic_lines(settings, writer_schemas(settings), start) if topic else audit_log_lines(path),
         f"the topic {settings.topics.predictions}" if topic else f"the audit log {path.name}",
-        begin,
+        start,
         parse_time(until, now, "--until"),
         Baselines(store),
         country_code,
         settings.drift,
     )
-    html = render_report(report_view(found, settings.drift, time.time()))
+    view = report_view(found, settings.drift, time.time())
+    as_json = out.suffix.lower() == ".json"
     try:
-        out.write_bytes(html)
+        out.write_bytes(orjson.dumps(view, option=orjson.OPT_INDENT_2) if as_json else render_report(view))
     except OSError as error:
         raise StartupError(f"{out} cannot be written: {error.strerror}; name another with --out") from error
     typer.echo(f"{out}: {found.predictions} predictions of {len(found.versions)} model versions")
@@ -74,5 +78,5 @@ def report(
             typer.echo(f"{version.version}: not comparable: {version.problem}")
             continue
         drifted = ", ".join(verdict.drifted_features) or "none"
-        judged = "" if verdict.judged else " (too few to be judged)"
+        judged = "" if verdict.judged else " (too few to judge)"
         typer.echo(f"{version.version}: {verdict.students} students{judged}, drifted features: {drifted}")

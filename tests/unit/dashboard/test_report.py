@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,9 @@ def test_the_numbers_are_the_monitors(trained: Any, predict: Any, tmp_path: Path
     assert version.verdict == drift.snapshot().latest
 
 
-def test_a_span_has_an_inclusive_start_and_an_exclusive_end(trained: Any, predict: Any, tmp_path: Path) -> None:
+def test_a_span_has_an_inclusive_start_and_an_exclusive_end(
+    trained: Any, predict: Any, tmp_path: Path
+) -> None:
     """A prediction at the start counts, one at the end doesn't; rotated segments are read, too."""
     log = written(
         tmp_path, *[predict(range(10 * i, 10 * i + 10), scored_at_ms=NOON_MS + i * HOUR_MS) for i in range(3)]
@@ -136,3 +139,18 @@ def test_the_command_writes_the_file(trained: Any, predict: Any, tmp_path: Path)
     assert result.exit_code == 0, result.exception
     assert out.read_bytes().startswith(b"<!doctype html>")
     assert "601 predictions of 1 model versions" in result.output
+
+
+def test_the_report_as_json_has_the_same_numbers(trained: Any, predict: Any, tmp_path: Path) -> None:
+    """A file name that ends in .json gets the figures that the HTML report shows."""
+    log, out = written(tmp_path, predict(range(600))), tmp_path / "report.json"
+    app = typer.Typer()
+    add_to(app)
+    given = Context(None, [f"model_store.path={trained.store.folder.parent}"], debug=False)
+    result = CliRunner().invoke(app, ["--log", str(log), "--out", str(out)], obj=given)
+    assert result.exit_code == 0, result.exception
+    (version,) = json.loads(out.read_bytes())["versions"]
+    (expected,) = read(log, trained.store).versions
+    assert version["predictions"] == 600
+    assert expected.verdict is not None
+    assert version["features"]["minutes_watched"]["psi"] == expected.verdict.features["minutes_watched"].psi

@@ -9,6 +9,7 @@
       StartupError             78  the configuration        correct settings, schema, model or topic
       BatchAborted              -  nobody's                 retry the same batch
         RecordRejectedByBroker  -  one record of the batch  split the batch to find the record
+      CommitOutcomeUnknown      -  nobody's                 read the committed offsets, retry the rest
       Unavailable              75  an outage                pause, keep polling, resume
       FatalError               75  this process             stop and be restarted
       InvariantError           70  our own bug              stop and report it
@@ -70,6 +71,12 @@ class BatchAborted(ServiceError):  # noqa: N818 - an outcome, not a mistake
 
 class RecordRejectedByBroker(BatchAborted):
     """The transaction was aborted because the broker refuses one of its records."""
+
+
+class CommitOutcomeUnknown(ServiceError):  # noqa: N818 - an outcome, not a mistake
+    """The batch may or may not have been committed. The group's committed offsets tell."""
+
+    exit_code = 75
 
 
 class Unavailable(ServiceError):  # noqa: N818 - a state of the world, not a mistake

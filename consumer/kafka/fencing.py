@@ -1,11 +1,13 @@
-"""Ends the transactions of members who are gone from the group, so that nobody waits until they time out.
+"""Abort the transactions of members that have left the group, before anybody waits for them.
 
-A scorer that dies after it has sent its offsets and before the end of its commit leaves them pending:
-its successor is not told where to go on before the broker times the transaction out and sweeps it away,
-10 to 20 s later. Whoever takes the same transactional id ends it at once, which is how an instance's own
-restart goes on. So each member notes at every rebalance who else is in the group, and takes the ids
-of those who are there no longer. A member that was only suspended finds its producer fenced when
-it wakes up, as after any other transaction that was ended for it.
+A scorer that dies between sending its offsets and the end of its commit leaves the offsets pending. The
+member that takes its partitions over cannot read the committed offsets until the broker has timed the
+transaction out, 10 to 20 s later. A producer that opens with the same transactional id ends the
+transaction at once; a restart of the same instance does that anyway. So every member notes at each
+rebalance which other members there are, and opens a producer with the id of each member that has gone.
+
+A member that was only suspended finds its producer fenced when it wakes up, and recovers from that like
+from any other aborted transaction.
 """
 
 from __future__ import annotations
@@ -26,75 +28,78 @@ from consumer.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
 
-_ANSWER_WITHIN_S: Final = 2.0
-"""Each call takes milliseconds. A broker that is away costs a rebalance so much once, and no more."""
+_TIMEOUT_S: Final = 2.0
+"""The limit of each call, which usually takes milliseconds. A broker that is away delays a rebalance by
+this, once."""
 
 
 class ZombieFencer:
-    """Follows who is in the group.
+    """Tracks the members of the group, and fences those that have gone.
 
     Args:
-        kafka: the group, and who we are in it.
-        ask: asks for the client ids of who is in the group, and does not wait; the answer raises
+        kafka: The group, and the name of this instance in it.
+        list_members: Asks for the client ids of the group's members, without waiting. The answer may raise
             ``KafkaException``.
-        fence: takes a transactional id and so ends its transaction; raises ``KafkaException``.
+        fence: Opens a producer with a transactional id. It may raise ``KafkaException``.
     """
 
     def __init__(
         self,
         kafka: KafkaSettings,
         *,
-        ask: Callable[[], Future[set[str]]] | None = None,
+        list_members: Callable[[], Future[set[str]]] | None = None,
         fence: Callable[[str], None] | None = None,
     ) -> None:
         config = transactional_producer(kafka)
-        self._ours: str = config["transactional.id"]
-        self._ask = ask or _Group(kafka).ask
+        self._own_id: str = config["transactional.id"]
+        self._list_members = list_members or _GroupMembers(kafka).request
         self._fence = fence or _Fence(config)
-        self._asked: Future[set[str]] | None = None
-        self._others: set[str] = set()
+        self._last_answer: Future[set[str]] | None = None
+        self._other_ids: set[str] = set()
 
-    def end_transactions(self) -> None:
-        """Note who is in the group now, and end what those who have left it may have left open.
+    def abort_transactions(self) -> None:
+        """Note who is in the group now, and abort what members that have gone may have left open.
 
-        The answer is waited for only if there was anybody else before: a first start, and a restart,
-        lose no time. Without an answer nothing is lost but time; the next rebalance tries again.
+        The answer is waited for only if other members were known before, so that a first start and a
+        restart lose no time. Without an answer only time is lost: the next rebalance tries again.
         """
-        before, self._asked = self._asked, self._ask()
-        if before is not None:
+        previous, self._last_answer = self._last_answer, self._list_members()
+        if previous is not None:
             with contextlib.suppress(KafkaException):
-                self._others |= self._others_in(before)
+                self._other_ids |= self._others_in(previous)
+        if not self._other_ids:
+            return
         try:
-            if not self._others:
-                return
-            for gone in sorted(self._others - self._others_in(self._asked)):
-                self._fence(gone)
-                self._others.remove(gone)
-                log.info("ended what a member that is gone may have left open", instance=gone)
+            for transactional_id in sorted(self._other_ids - self._others_in(self._last_answer)):
+                self._fence(transactional_id)
+                self._other_ids.remove(transactional_id)
+                log.info("aborted what a departed member may have left open", instance=transactional_id)
         except KafkaException as exception:
-            log.warning("members that are gone cannot be told", error=format_error(kafka_error(exception)))
+            log.warning(
+                "cannot fence members that have left the group", error=format_error(kafka_error(exception))
+            )
 
     def _others_in(self, answer: Future[set[str]]) -> set[str]:
         present = answer.result()
-        if self._ours not in present:  # the group's coordinator was not among the brokers that answered
+        if self._own_id not in present:  # The group's coordinator was not among the brokers that answered.
             raise KafkaException(KafkaError(KafkaError.COORDINATOR_NOT_AVAILABLE))
-        return present - {self._ours}
+        return present - {self._own_id}
 
 
-class _Group:
+class _GroupMembers:
     def __init__(self, kafka: KafkaSettings) -> None:
         self._kafka = kafka
-        self._asking = ThreadPoolExecutor(1, thread_name_prefix="group-members")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="group-members")
 
-    def ask(self) -> Future[set[str]]:
-        return self._asking.submit(self._client_ids)
+    def request(self) -> Future[set[str]]:
+        return self._executor.submit(self._client_ids)
 
     def _client_ids(self) -> set[str]:
-        # Not describe_consumer_groups: its requests end the process, an assertion of
-        # rd_kafka_enq_once_del_source_return, when a broker goes away at the wrong moment.
-        # Made for the question, which is seldom asked: a client is threads and connections to each broker.
+        # Not describe_consumer_groups: when a broker goes away at the wrong moment, its requests end the
+        # process with an assertion of rd_kafka_enq_once_del_source_return.
+        # The client is created for each request, which is rare: it costs threads and connections.
         admin = AdminClient(common(self._kafka))
-        groups = admin.list_groups(self._kafka.group_id, timeout=_ANSWER_WITHIN_S)
+        groups = admin.list_groups(self._kafka.group_id, timeout=_TIMEOUT_S)
         return {str(member.client_id) for group in groups for member in group.members}
 
 
@@ -103,6 +108,6 @@ class _Fence:
         self._config = config
 
     def __call__(self, transactional_id: str) -> None:
-        # An instance's transactional id is its client id (client_config.py).
+        # The transactional id of an instance is its client id (client_config.py).
         producer = Producer(self._config | {"transactional.id": transactional_id})
-        acquire_producer_id(producer, _ANSWER_WITHIN_S)
+        acquire_producer_id(producer, _TIMEOUT_S)

@@ -1,24 +1,33 @@
-"""What goes out in one commit.
+"""Publish records and commit their source offsets together.
 
-Exactly once: the records and the offsets that they came from, in one Kafka transaction.
+:class:`TransactionalProducer` does both in one Kafka transaction (exactly once).
+:class:`AtLeastOnceProducer` publishes first and commits the offsets afterwards: faster, but a failure may
+publish a batch twice. Both have the same interface::
 
-At least once: the records first, then the offsets that they came from. Faster, may repeat.
-
-A transactional producer's id: what fences and ends whatever its transactional id left open.
+    producer.open()
+    transaction = producer.begin(records, offsets)   # the records are produced
+    transaction.commit()                             # records and offsets are committed
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NoReturn, TypeAlias
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from consumer.errors import BatchAborted, FatalError, RecordRejectedByBroker, Unavailable
+from consumer.errors import (
+    BatchAborted,
+    CommitOutcomeUnknown,
+    FatalError,
+    RecordRejectedByBroker,
+    Unavailable,
+)
 from consumer.kafka.client_config import RETRY_BACKOFF_MS
 from consumer.kafka.errors import (
     Policy,
@@ -32,18 +41,49 @@ from consumer.pipeline.batch import Headers
 
 log = structlog.get_logger(__name__)
 
+ProducerFactory: TypeAlias = Callable[[dict[str, Any]], Producer]
+"""Creates a client from its configuration. Fault tests pass one that dies at a chosen step."""
+
+_OPEN_TIMEOUT_S: Final = 5.0
+"""The limit of each step of getting a producer id. The caller repeats all steps while an outage lasts."""
+
+_RETRY_PAUSE_S: Final = 0.1
+
+MAY_BE_SENT_TWICE_AFTER_S: Final = 0.8 * RETRY_BACKOFF_MS / 1000
+"""A call that took longer than this may have sent a request twice: librdkafka waits ``retry.backoff.ms``
+before it sends again, and shortens that by up to a fifth, at random."""
+
+REJECTION_CODES: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD)
+"""A record with one of these errors, from the client or the broker, will never be accepted."""
+
+_MAX_FATAL_ERRORS: Final = 5
+"""This many fatal errors without a commit in between mean that another process uses our transactional id,
+or that the broker refuses us. A single one is survived: a broker that aborted a transaction while this
+process was suspended causes one, too."""
+
+_GENERATION_CODES: Final = (
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError._STATE,
+)
+"""The group has rebalanced, so that an offset commit may or may not have been accepted."""
+
+_ID_LOOKUP_TOPIC: Final = "__transaction_state"
+"""Any topic would do; asking for one costs less than asking for all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Records for one topic; all sequences have the same length.
+    """n records for one topic.
 
     Attributes:
-        topic: where they go.
-        partitions: target partition of each.
-        keys: key of each.
-        values: value of each.
-        headers: headers of each, or ``None`` if none has any.
-        rows: which row of the batch each comes from.
+        topic: The topic.
+        partitions: n target partitions.
+        keys: n keys.
+        values: n values.
+        headers: n lists of headers, or ``None`` if no record has headers.
     """
 
     topic: str
@@ -56,39 +96,60 @@ class Records:
         return len(self.values)
 
 
-Outgoing = Iterable[Records]
+@dataclass(frozen=True, slots=True)
+class SourceOffsets:
+    """The offsets that are committed together with records.
+
+    Attributes:
+        consumer: The group member that read the events.
+        next_offsets: The offset to resume from, for each partition of the batch.
+        group_metadata: The member's identity and generation when the batch was begun. Taken at that time,
+            because after the next poll it may be that of a generation in which the partitions are not ours.
+    """
+
+    consumer: Consumer
+    next_offsets: Sequence[TopicPartition]
+    group_metadata: object
 
 
-_STEP_TIMEOUT_S: Final = 5.0
-"""How long a step of getting a producer id may take; all is repeated for as long as the outage lasts."""
+@dataclass(frozen=True, slots=True)
+class OpenTransaction:
+    """Records that have been produced but not committed yet.
 
-_RETRY_PAUSE_S: Final = 0.1
-SENT_AGAIN_AFTER_S: Final = 0.8 * RETRY_BACKOFF_MS / 1000
-"""librdkafka shortens its back-off by up to a fifth, at random; whatever took less was sent once."""
-REFUSALS: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD)
-"""What a broker, or the client for it, says of one record that it will never take."""
+    :meth:`commit` may run in another thread. Until it has returned, the only method of the session that
+    may be called is :meth:`consumer.kafka.session.Session.poll`.
+    """
 
-_FATAL_LIMIT: Final = 5
-"""So many fatal errors with no commit in between are no accident: somebody else uses our transactional
-id, or the broker refuses us. A single one is survived: a broker that timed a transaction out while we
-were suspended says the same."""
+    _commit: Callable[[], None]
+
+    def commit(self) -> None:
+        """Commit the records and their source offsets.
+
+        Raises:
+            BatchAborted: No reader will see any of the records.
+            RecordRejectedByBroker: The same, because of one of the records.
+            CommitOutcomeUnknown: The committed offsets tell whether the batch was committed.
+            Unavailable: The broker is away; nothing was committed.
+            FatalError: This process must stop.
+        """
+        self._commit()
 
 
-class Transaction:
-    """Publishes batches, each in a transaction of its own.
+class TransactionalProducer:
+    """Publishes each batch in a transaction of its own.
 
     Args:
-        config: of a transactional producer.
-        producer_factory: makes the producer; fault tests pass one that dies at a chosen step.
-        heartbeat: called before every call that can block; may raise, to stop.
-        on_outage: told when the broker is away.
+        config: The configuration of a transactional producer.
+        producer_factory: Creates the client.
+        heartbeat: Called before every call that can block. It may raise in order to stop.
+        on_outage: Called with a reason when the broker is away.
     """
 
     def __init__(
         self,
         config: dict[str, Any],
         *,
-        producer_factory: Callable[[dict[str, Any]], Producer] = Producer,
+        producer_factory: ProducerFactory = Producer,
         heartbeat: Callable[[], None] = lambda: None,
         on_outage: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -97,84 +158,83 @@ class Transaction:
         self._heartbeat = heartbeat
         self._on_outage = on_outage
         self._producer: Producer | None = None
-        self._n_fatal = 0
-        self._disturbance: str | None = None
-        """What was last heard of a broken connection of this producer's."""
-        self.in_doubt = False
-        """Whether the last transaction may have been committed although we were told otherwise."""
+        self._n_fatal_errors = 0
+        self._connection_error: str | None = None
+        """The last broken connection since the current transaction began."""
 
     def open(self) -> None:
-        """Get a producer id, which fences and ends whatever an earlier run of this instance left open.
+        """Get a producer id, which fences earlier runs of this instance and aborts their open transaction.
 
         Raises:
-            Unavailable: the broker did not answer; call again.
-            FatalError: the broker refuses us.
+            Unavailable: The broker did not answer; call again.
+            FatalError: The broker refuses the transactional id.
         """
-        if self._producer is not None:
-            return
-        self._heartbeat()
-        producer = self._producer_factory(self._config)
-        try:
-            acquire_producer_id(producer, _STEP_TIMEOUT_S)
-        except KafkaException as exception:
-            error = kafka_error(exception)
-            if error.retriable() or is_outage(error):
-                raise Unavailable(f"no transactional producer yet: {format_error(error)}") from exception
-            raise FatalError(
-                f"the broker refuses the transactional producer: {format_error(error)}"
-            ) from exception
-        self._producer = producer
-        self._disturbance = None
+        self._open_producer()
 
-    def stage(self, outgoing: Sequence[Records]) -> None:
+    def begin(self, records: Sequence[Records], offsets: SourceOffsets) -> OpenTransaction:
         """Begin a transaction and produce its records.
 
         1. Begin. 2. Produce every record.
 
         Raises:
-            BatchAborted: nothing of it is or will be visible, or ``in_doubt`` says that this is
-                unknown; go on with what is still uncommitted.
-            RecordRejectedByBroker: the same, and the broker will not take one of the records.
-            Unavailable: no producer can be had for the moment.
-            FatalError: this process must stop.
+            BatchAborted: No reader will see any of the records.
+            RecordRejectedByBroker: The same, because of one of the records.
+            CommitOutcomeUnknown: The producer was lost; the committed offsets tell what is left to do.
+            Unavailable: The broker is away.
+            FatalError: This process must stop.
         """
-        self.open()
-        producer = self._producer
-        assert producer is not None  # noqa: S101 - open() made it
+        producer = self._open_producer()
         try:
-            unwrap_callback_errors(
-                producer.poll, 0
-            )  # what broke while there was no transaction puts none in doubt
-            self._disturbance = None
+            # Serve callbacks first: a connection that broke between transactions raises no doubt.
+            unwrap_callback_errors(producer.poll, 0)
+            self._connection_error = None
             self._call(producer.begin_transaction)
-            for records in outgoing:
-                produce_all(producer, records, self._heartbeat)
+            for topic_records in records:
+                produce_all(producer, topic_records, self._heartbeat)
         except KafkaException as exception:
-            self._recover(producer, exception)
+            self._fail(producer, exception)
+        return OpenTransaction(partial(self._commit, producer, offsets))
 
-    def seal(self, next_offsets: Sequence[TopicPartition], _consumer: Consumer, metadata: object) -> None:
-        """Commit the records of the transaction that is open, and the offsets, all or nothing.
+    def close(self) -> None:
+        """Drop the producer. The broker aborts a transaction that is still open."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            _drop(producer)
 
-        3. Flush, so that the next two steps need not wait for it. 4. Send the offsets, fenced by the
-        group's generation. 5. Commit.
+    def _open_producer(self) -> Producer:
+        """Return the current producer, or a new one that has its producer id."""
+        if self._producer is None:
+            self._heartbeat()
+            producer = self._producer_factory(self._config)
+            try:
+                acquire_producer_id(producer, _OPEN_TIMEOUT_S)
+            except KafkaException as exception:
+                error = kafka_error(exception)
+                reason = format_error(error)
+                if error.retriable() or is_outage(error):
+                    raise Unavailable(f"no transactional producer yet: {reason}") from exception
+                raise FatalError(f"the broker refuses the transactional producer: {reason}") from exception
+            self._producer = producer
+        return self._producer
 
-        Raises:
-            BatchAborted, RecordRejectedByBroker, FatalError: as for :meth:`stage`.
+    def _commit(self, producer: Producer, offsets: SourceOffsets) -> None:
+        """Commit the open transaction.
+
+        3. Flush, so that the next two steps need not wait for deliveries. 4. Send the offsets, fenced by
+        the group's generation. 5. Commit.
         """
-        producer = self._producer
-        assert producer is not None  # noqa: S101 - stage() left it open
         try:
-            self._flush(producer)
-            began_s = time.monotonic()
-            self._call(producer.send_offsets_to_transaction, next_offsets, metadata)
+            flush(producer, self._heartbeat)
+            started_s = time.monotonic()
+            self._call(producer.send_offsets_to_transaction, offsets.next_offsets, offsets.group_metadata)
             self._call(producer.commit_transaction)
-            self._n_fatal = 0
-            self._recycle_if_doubtful(producer, began_s)
+            self._n_fatal_errors = 0
+            self._close_if_sent_twice(producer, started_s)
         except KafkaException as exception:
-            self._recover(producer, exception)
+            self._fail(producer, exception)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Make a call, and the very same call again for as long as librdkafka says so."""
+        """Make a call, and repeat it while librdkafka says that the same call may be retried."""
         while True:
             self._heartbeat()
             try:
@@ -189,129 +249,81 @@ class Transaction:
             else:
                 return
 
-    def _flush(self, producer: Producer) -> None:
-        """Wait until every record is acknowledged or has failed."""
-        while unwrap_callback_errors(producer.flush, 1.0):
-            self._heartbeat()
+    def _close_if_sent_twice(self, producer: Producer, started_s: float) -> None:
+        """Drop the producer if a request that ends the transaction may have been sent twice.
 
-    def _recycle_if_doubtful(self, producer: Producer, began_s: float) -> None:
-        """Throw the producer away if a request of the transaction's end may have been sent twice.
+        The first of the two may still be on its way. It could then end a later transaction of the same
+        producer epoch, or reset its offsets: transaction protocol v1 cannot tell them apart (Jepsen,
+        Bufstream 0.1.0). A new producer has a new epoch, which fences the late request. librdkafka does
+        not report that it sends again, but it waits before it does, and it reports broken connections.
 
-        The one that seemed lost may still lie somewhere and end a later transaction of the same
-        producer epoch, or take its offsets back (transaction protocol v1 cannot tell them apart;
-        Jepsen, Bufstream 0.1.0). A new epoch fences it. librdkafka does not tell of what it has sent
-        again, but it waits before it does, and it reports connections that broke.
+        Args:
+            producer: The producer.
+            started_s: When the first of these requests was sent, monotonic seconds.
         """
         unwrap_callback_errors(
             producer.poll, 0
-        )  # hear of broken connections now, not in the next transaction
-        took_s = time.monotonic() - began_s
-        if self._disturbance is not None or took_s > SENT_AGAIN_AFTER_S:
+        )  # Hear of broken connections now, not in the next transaction.
+        took_s = time.monotonic() - started_s
+        if self._connection_error is not None or took_s > MAY_BE_SENT_TWICE_AFTER_S:
             log.info(
-                "producer recycled after a doubtful end of a transaction",
-                heard=self._disturbance,
+                "producer recreated because a request may have been sent twice",
+                connection_error=self._connection_error,
                 took_ms=round(took_s * 1000),
             )
-            self._discard()
+            self.close()
 
-    def _recover(self, producer: Producer, exception: KafkaException) -> None:
-        """Undo what was begun, and say what that means for the batch."""
+    def _fail(self, producer: Producer, exception: KafkaException) -> NoReturn:
+        """Abort the transaction if that is possible, and raise what happened to the batch."""
         error = kafka_error(exception)
         if policy_of(error) is Policy.ABORT:
-            began_s = time.monotonic()
+            started_s = time.monotonic()
             try:
                 self._call(producer.abort_transaction)
-                self._recycle_if_doubtful(producer, began_s)
+                self._close_if_sent_twice(producer, started_s)
             except KafkaException as abort_exception:
                 exception, error = abort_exception, kafka_error(abort_exception)
             else:
                 reason = f"transaction aborted: {format_error(error)}"
-                # What the client says the transaction must be aborted for is the first error that the broker
-                # had for a record: no delivery report has to tell.
-                if error.code() in REFUSALS:
+                # The client reports the broker's first error for a record as the reason to abort, so
+                # delivery reports are not needed here.
+                if error.code() in REJECTION_CODES:
                     raise RecordRejectedByBroker(reason) from exception
                 raise BatchAborted(reason) from exception
-        self._discard()
-        self.in_doubt = True  # even a fatal error may come after the broker has committed
-        self._count_fatal(error)
-        raise BatchAborted(f"producer recycled: {format_error(error)}") from exception
+        self.close()
+        self._count_fatal_error(error)
+        # Even a fatal error may arrive after the broker has committed.
+        raise CommitOutcomeUnknown(f"producer recreated: {format_error(error)}") from exception
 
-    def _count_fatal(self, error: KafkaError) -> None:
-        self._n_fatal += 1
-        if self._n_fatal >= _FATAL_LIMIT:
+    def _count_fatal_error(self, error: KafkaError) -> None:
+        self._n_fatal_errors += 1
+        if self._n_fatal_errors >= _MAX_FATAL_ERRORS:
             raise FatalError(
-                f"{_FATAL_LIMIT} fatal producer errors in a row, the last: {format_error(error)}; "
+                f"{_MAX_FATAL_ERRORS} fatal producer errors in a row, the last: {format_error(error)}; "
                 f"does another process run as {self._config['transactional.id']}?"
             )
 
-    def _discard(self) -> None:
-        """Drop the producer with everything it still holds; :meth:`open` makes the next."""
-        producer, self._producer = self._producer, None
-        # Once it has met a fatal error, a producer raises that again whatever it is asked.
-        with contextlib.suppress(KafkaException):
-            if producer is not None:
-                producer.purge()
-                unwrap_callback_errors(producer.flush, 0)
-
-    def close(self) -> None:
-        """Let go of the producer; a transaction that is still open is the broker's to abort."""
-        self._discard()
-
     def _on_error(self, error: KafkaError) -> None:
         if is_outage(error):
-            self._disturbance = format_error(error)
+            self._connection_error = format_error(error)
             self._on_outage(format_error(error))
 
 
-def produce_all(producer: Producer, records: Records, heartbeat: Callable[[], None]) -> None:
-    """Hand records to the producer's queue; wait where it is full.
+class AtLeastOnceProducer:
+    """Publishes batches with an idempotent producer; has the interface of :class:`TransactionalProducer`.
 
-    Raises:
-        KafkaException: the client refuses one.
+    Args:
+        config: The configuration of a producer.
+        producer_factory: Creates the client.
+        heartbeat: Called before every call that can block. It may raise in order to stop.
+        on_outage: Called with a reason when the broker is away.
     """
-    produce, topic = producer.produce, records.topic
-    rows = zip(records.values, records.keys, records.partitions, strict=True)
-    if records.headers is None:
-        for value, key, partition in rows:
-            try:
-                produce(topic, value, key, partition)
-            except BufferError:
-                _make_room(producer, heartbeat)
-                produce(topic, value, key, partition)
-        return
-    for (value, key, partition), headers in zip(rows, records.headers, strict=True):
-        # No callbacks and the time of now, by position: keywords take longer.
-        message: tuple[Any, ...] = (topic, value, key, partition, None, None, 0, headers)
-        try:
-            produce(*message)
-        except BufferError:
-            _make_room(producer, heartbeat)
-            produce(*message)
-
-
-def _make_room(producer: Producer, heartbeat: Callable[[], None]) -> None:
-    """Wait for the queue to empty: it holds more than any batch, so this is an outage at work."""
-    while unwrap_callback_errors(producer.flush, 1.0):
-        heartbeat()
-
-
-_GENERATION_CODES: Final = (
-    KafkaError.ILLEGAL_GENERATION,
-    KafkaError.UNKNOWN_MEMBER_ID,
-    KafkaError.REBALANCE_IN_PROGRESS,
-    KafkaError.FENCED_INSTANCE_ID,
-    KafkaError._STATE,
-)
-
-
-class AtLeastOnce:
-    """Publishes batches with an idempotent producer; same interface as ``Transaction``."""
 
     def __init__(
         self,
         config: dict[str, Any],
         *,
-        producer_factory: Callable[[dict[str, Any]], Producer] = Producer,
+        producer_factory: ProducerFactory = Producer,
         heartbeat: Callable[[], None] = lambda: None,
         on_outage: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -320,99 +332,129 @@ class AtLeastOnce:
         self._heartbeat = heartbeat
         self._on_outage = on_outage
         self._producer: Producer | None = None
-        self._failed: list[KafkaError] = []
-        self.in_doubt = False
+        self._delivery_errors: list[KafkaError] = []
 
     def open(self) -> None:
-        """Make the producer; it connects by itself."""
+        """Create the client, which connects by itself."""
+        self._open_producer()
+
+    def begin(self, records: Sequence[Records], offsets: SourceOffsets) -> OpenTransaction:
+        """Produce records.
+
+        Raises:
+            BatchAborted: Some records were not accepted; publish the batch again.
+            RecordRejectedByBroker: The same, because of one of the records.
+            CommitOutcomeUnknown: The committed offsets tell what is left to do.
+            Unavailable: The broker is away.
+        """
+        producer = self._open_producer()
+        self._delivery_errors.clear()
+        try:
+            for topic_records in records:
+                produce_all(producer, topic_records, self._heartbeat)
+        except KafkaException as exception:
+            self._fail(exception)
+        return OpenTransaction(partial(self._commit, producer, offsets))
+
+    def close(self) -> None:
+        """Drop the producer."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            _drop(producer)
+
+    def _open_producer(self) -> Producer:
         if self._producer is None:
             self._producer = self._producer_factory(self._config)
+        return self._producer
 
-    def stage(self, outgoing: Sequence[Records]) -> None:
-        """Produce the records.
-
-        Raises:
-            BatchAborted: some were not taken; the batch comes again.
-            RecordRejectedByBroker: the same, because the broker will not take one of the records.
-            Unavailable: the broker is away.
-        """
-        self.open()
-        producer = self._producer
-        assert producer is not None  # noqa: S101 - open() made it
-        self._failed.clear()
+    def _commit(self, producer: Producer, offsets: SourceOffsets) -> None:
+        """Flush, and commit the offsets if every record was acknowledged."""
         try:
-            for records in outgoing:
-                produce_all(producer, records, self._heartbeat)
-        except KafkaException as exception:
-            self._recover(exception)
-
-    def seal(self, next_offsets: Sequence[TopicPartition], consumer: Consumer, _metadata: object) -> None:
-        """Flush, and commit the offsets if, and only if, every record was acknowledged.
-
-        Raises:
-            BatchAborted, RecordRejectedByBroker, Unavailable: as for :meth:`stage`.
-        """
-        producer = self._producer
-        assert producer is not None  # noqa: S101 - stage() left it open
-        try:
-            while unwrap_callback_errors(producer.flush, 1.0):
-                self._heartbeat()
+            flush(producer, self._heartbeat)
             self._heartbeat()
-            if not self._failed:
-                consumer.commit(offsets=list(next_offsets), asynchronous=False)
+            if not self._delivery_errors:
+                offsets.consumer.commit(offsets=list(offsets.next_offsets), asynchronous=False)
         except KafkaException as exception:
-            self._recover(exception)
-        if self._failed:
-            self._recover(KafkaException(self._failed[0]))
+            self._fail(exception)
+        if self._delivery_errors:
+            self._fail(KafkaException(self._delivery_errors[0]))
 
-    def _recover(self, exception: KafkaException) -> None:
+    def _fail(self, exception: KafkaException) -> NoReturn:
         error = kafka_error(exception)
         reason = f"batch not acknowledged: {format_error(error)}"
         if error.fatal():
             self.close()
-        if error.code() in REFUSALS:
+        if error.code() in REJECTION_CODES:
             raise RecordRejectedByBroker(reason) from exception
         if is_outage(error):
             raise Unavailable(reason) from exception
-        self.in_doubt = error.code() in _GENERATION_CODES
+        if error.code() in _GENERATION_CODES:
+            raise CommitOutcomeUnknown(reason) from exception
         raise BatchAborted(reason) from exception
 
-    def close(self) -> None:
-        """Let go of the producer."""
-        producer, self._producer = self._producer, None
-        # Once it has met a fatal error, a producer raises that again whatever it is asked.
-        with contextlib.suppress(KafkaException):
-            if producer is not None:
-                producer.purge()
-                unwrap_callback_errors(producer.flush, 0)
-
     def _on_failed_delivery(self, error: KafkaError, _message: Any) -> None:
-        self._failed.append(error)
+        self._delivery_errors.append(error)
 
     def _on_error(self, error: KafkaError) -> None:
         if is_outage(error):
             self._on_outage(format_error(error))
 
 
-_ANY_TOPIC: Final = "__transaction_state"
-"""Asked about for the sake of an answer; one topic is less of it than all."""
+def produce_all(producer: Producer, records: Records, heartbeat: Callable[[], None]) -> None:
+    """Put records into the producer's queue, and wait whenever the queue is full.
+
+    Raises:
+        KafkaException: The client refuses a record.
+    """
+    produce, topic = producer.produce, records.topic
+    rows = zip(records.values, records.keys, records.partitions, strict=True)
+    if records.headers is None:
+        for value, key, partition in rows:
+            try:
+                produce(topic, value, key, partition)
+            except BufferError:
+                flush(producer, heartbeat)
+                produce(topic, value, key, partition)
+        return
+    for (value, key, partition), headers in zip(rows, records.headers, strict=True):
+        # Positional, because keywords cost more: no callbacks, and 0 for the current time.
+        message: tuple[Any, ...] = (topic, value, key, partition, None, None, 0, headers)
+        try:
+            produce(*message)
+        except BufferError:
+            flush(producer, heartbeat)
+            produce(*message)
+
+
+def flush(producer: Producer, heartbeat: Callable[[], None]) -> None:
+    """Wait until every record in the producer's queue is acknowledged or has failed."""
+    while unwrap_callback_errors(producer.flush, 1.0):
+        heartbeat()
 
 
 def acquire_producer_id(producer: Producer, timeout_s: float) -> None:
-    """Get a new producer its id, as soon as that can be.
+    """Get a new producer its id without an avoidable wait.
 
-    ``init_transactions`` of a producer that has no connection yet waits for half a second before it looks
-    for its coordinator again, as often as not: librdkafka drops the connection to the bootstrap server once
-    it knows the brokers' names, and connects to none of those before it has something to ask. Two
-    questions make sure that it has: the first may be answered by the bootstrap server, not the second.
+    ``init_transactions`` of a producer without a connection often waits half a second before it looks for
+    its coordinator again: librdkafka drops the connection to the bootstrap server once it knows the
+    brokers' names, and connects to none of them before it has a request to send. Two requests ensure a
+    connection: the bootstrap server may answer the first of them, but not the second.
 
     Args:
-        producer: one that was just made.
-        timeout_s: how long each of the three steps may take.
+        producer: A producer that was just created.
+        timeout_s: The limit of each of the three steps.
 
     Raises:
-        KafkaException: the broker did not answer, or refuses.
+        KafkaException: The broker did not answer, or refuses.
     """
     for _ in range(2):
-        unwrap_callback_errors(producer.list_topics, _ANY_TOPIC, timeout_s)
+        unwrap_callback_errors(producer.list_topics, _ID_LOOKUP_TOPIC, timeout_s)
     producer.init_transactions(timeout_s)
+
+
+def _drop(producer: Producer) -> None:
+    """Discard a producer together with the records in its queue."""
+    # After a fatal error a producer raises that error from every call.
+    with contextlib.suppress(KafkaException):
+        producer.purge()
+        unwrap_callback_errors(producer.flush, 0)

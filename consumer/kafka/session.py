@@ -1,189 +1,135 @@
 """Consumer and producer as one: a batch is published and committed together, or not at all.
 
-``stage`` takes a batch with its predictions and dead letters and returns what commits them together
-with the batch's offsets, so that publishing without advancing cannot be said.
+:meth:`Session.begin` takes the records of a batch together with its next offsets, so that no caller can
+publish records without advancing, or advance without publishing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Any, Protocol
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 
-from consumer.columnar.arrays import select_rows
-from consumer.errors import Condition, Unavailable
 from consumer.kafka.consumer import EventConsumer
-from consumer.kafka.producer import Records
+from consumer.kafka.producer import OpenTransaction, Records, SourceOffsets
 from consumer.pipeline.batch import RawBatch
-from consumer.runtime.readiness import Readiness
-from consumer.scorer.processing import ProcessedBatch
 
 
 class Publisher(Protocol):
-    """Publishes records and commits offsets: ``Transaction`` or ``AtLeastOnce``."""
-
-    in_doubt: bool
+    """Publishes records and commits offsets: ``TransactionalProducer`` or ``AtLeastOnceProducer``."""
 
     def open(self) -> None:
         """Get ready to publish."""
 
-    def stage(self, outgoing: Sequence[Records]) -> None:
-        """Begin, and produce the records."""
-
-    def seal(self, next_offsets: Sequence[TopicPartition], consumer: Consumer, metadata: object) -> None:
-        """Flush, and commit them with their offsets."""
+    def begin(self, records: Sequence[Records], offsets: SourceOffsets) -> OpenTransaction:
+        """Produce records."""
 
     def close(self) -> None:
-        """Let go."""
+        """Release the client."""
 
 
 class Session:
-    """The scorer's side of Kafka.
+    """The scorer's connection to Kafka.
 
     Args:
-        consumer: the group's consumer.
-        publisher: exactly once or at least once.
-        predictions_topic: where predictions go.
-        dead_letters_topic: where dead letters go.
-        partition_counts: of both.
-        conditions: where an outage is noted.
+        consumer: The group's consumer.
+        publisher: Publishes exactly once or at least once.
     """
 
-    def __init__(
-        self,
-        consumer: EventConsumer,
-        publisher: Publisher,
-        *,
-        predictions_topic: str,
-        dead_letters_topic: str,
-        partition_counts: Mapping[str, int],
-        conditions: Readiness,
-    ) -> None:
+    def __init__(self, consumer: EventConsumer, publisher: Publisher) -> None:
         self._consumer = consumer
         self._publisher = publisher
-        self._predictions_topic = predictions_topic
-        self._dead_letters_topic = dead_letters_topic
-        self._partition_counts = partition_counts
-        self._conditions = conditions
-        self._next_offsets: dict[int, int] = {}
 
     def open(self) -> None:
-        """Fence an earlier run of this instance, then join the group.
+        """Fence the earlier run of this instance, then join the group.
 
-        In this order: the earlier run's open transaction would hold back its committed offsets.
+        The order matters: the open transaction of the earlier run would hide its committed offsets.
 
         Raises:
-            Unavailable: the broker did not answer; call again.
-            FatalError: the broker refuses us.
+            Unavailable: The broker did not answer; call again.
+            FatalError: The broker refuses this instance.
         """
         self._publisher.open()
         self._consumer.open()
 
-    def poll(self, max_events: int, max_wait_s: float, idle_s: float) -> RawBatch | None:
+    def poll(
+        self, max_events: int, max_wait_s: float, idle_s: float, *, commit: Future[Any] | None = None
+    ) -> RawBatch | None:
         """Return the next events; see :meth:`EventConsumer.poll`."""
-        self._consumer.resume()
-        return self._consumer.poll(max_events, max_wait_s, idle_s)
+        return self._consumer.poll(max_events, max_wait_s, idle_s, commit=commit)
 
-    def stage(self, decision: ProcessedBatch) -> Callable[[], None]:
-        """Produce what is to be published for a batch.
+    def begin(self, records: Sequence[Records], next_offsets: Mapping[int, int]) -> OpenTransaction:
+        """Produce the records of a batch, to be committed together with its offsets.
 
-        Records keep the key of their event and go to the partition that the event's own maps to, so
-        that the order per key holds.
-
-        Returns:
-            What commits it together with the batch's offsets, all or nothing. It may be called from
-            another thread, and nothing but :meth:`poll` may be called meanwhile. It raises as this does.
+        Args:
+            records: The predictions and dead letters of the batch.
+            next_offsets: The offset to resume from, for each partition of the batch.
 
         Raises:
-            BatchAborted: undone, or unknown; go on with :meth:`remaining`.
-            RecordRejectedByBroker: undone; the broker will not take one of the records.
-            Unavailable: the broker is away; go on with :meth:`remaining` when it is back.
-            FatalError: this process must stop.
+            BatchAborted: No reader will see any of the records.
+            RecordRejectedByBroker: The same, because of one of the records.
+            CommitOutcomeUnknown: The producer was lost.
+            Unavailable: The broker is away.
+            FatalError: This process must stop.
         """
-        raw, rows, letters = decision.raw, decision.rows, decision.letters
-        n_predictions = self._partition_counts[self._predictions_topic]
-        n_letters = self._partition_counts[self._dead_letters_topic]
-        outgoing = [
-            Records(
-                topic=self._predictions_topic,
-                partitions=_modulo(select_rows(raw.partitions, rows), n_predictions),
-                keys=select_rows(raw.keys, rows),
-                values=decision.predictions,
-            ),
-            Records(
-                topic=self._dead_letters_topic,
-                partitions=_modulo(select_rows(raw.partitions, letters.rows), n_letters),
-                keys=letters.keys,
-                values=letters.values,
-                headers=letters.headers,
-            ),
-        ]
-        self._publisher.stage(outgoing)
-        consumer = self._consumer.client
-        next_offsets = [TopicPartition(raw.topic, *at) for at in raw.next_offsets().items()]
-        # Taken now: after the next poll it might be that of a generation in which these are not ours.
-        metadata = consumer.consumer_group_metadata()
-        return lambda: self._publisher.seal(next_offsets, consumer, metadata)
+        client, topic = self._consumer.client, self._consumer.topic
+        offsets = SourceOffsets(
+            consumer=client,
+            next_offsets=[TopicPartition(topic, *offset) for offset in next_offsets.items()],
+            group_metadata=client.consumer_group_metadata(),
+        )
+        return self._publisher.begin(records, offsets)
 
-    def await_before_handover(self, done: Future[float]) -> None:
-        """Let partitions be handed over only when a commit under way has ended, either way."""
-        self._consumer.await_before_handover(done)
+    def uncommitted_rows(self, raw: RawBatch, *, commit_outcome_unknown: bool) -> RawBatch:
+        """Return the rows that still have to be committed of a batch whose commit failed.
 
-    def committed(self, decision: ProcessedBatch) -> None:
-        """Take note that a batch is committed."""
-        self._next_offsets |= decision.raw.next_offsets()
+        Rows of partitions that were revoked since the last poll belong to another member.
 
-    def remaining(self, raw: RawBatch) -> RawBatch:
-        """Return what is still to do of a batch that was not committed.
-
-        Rows of partitions that were taken from us are left to their new owner. If it is unknown
-        whether the last transaction was committed, the committed offsets tell.
+        Args:
+            raw: The batch.
+            commit_outcome_unknown: Whether the batch may have been committed. If so, the group's committed
+                offsets tell.
 
         Raises:
-            Unavailable: they cannot be read at the moment.
+            Unavailable: The committed offsets cannot be read at the moment.
         """
-        lost = self._consumer.lost_since_poll()
+        revoked = self._consumer.revoked_since_poll
         committed: Mapping[int, int] = {}
-        if self._publisher.in_doubt:
-            committed = self._consumer.committed(sorted(set(raw.partitions) - lost))
-            self._publisher.in_doubt = False
+        if commit_outcome_unknown:
+            committed = self._consumer.committed(set(raw.partitions) - revoked)
         return raw.select_rows(
             [
                 row
                 for row, (partition, offset) in enumerate(zip(raw.partitions, raw.offsets, strict=True))
-                if partition not in lost and offset >= committed.get(partition, 0)
+                if partition not in revoked and offset >= committed.get(partition, 0)
             ]
         )
 
-    def stay(self, seconds: float) -> None:
-        """Stay in the group without taking events, while a batch waits."""
-        self._consumer.idle(seconds)
+    def pause_and_poll(self, seconds: float) -> None:
+        """Stay a member of the group without taking events, while a batch waits."""
+        self._consumer.pause_and_poll(seconds)
 
-    def recover(self) -> None:
-        """Get ready to publish again after an outage.
+    def reconnect(self) -> None:
+        """Get ready to publish again after a failure.
 
         Raises:
-            Unavailable: it goes on.
+            Unavailable: The broker is still away.
+            FatalError: The broker refuses this instance.
         """
-        try:
-            self._publisher.open()
-        except Unavailable as outage:
-            self._conditions.set(Condition.BROKER, str(outage))
-            raise
+        self._publisher.open()
 
-    def lag(self) -> dict[tuple[str, int], int]:
-        """Return how many events each of our partitions, (topic, partition), is behind."""
-        lag = self._consumer.lag(self._next_offsets)
+    def lag(self, next_offsets: Mapping[int, int]) -> dict[tuple[str, int], int]:
+        """Return how many events wait in each owned partition (topic, number).
+
+        Args:
+            next_offsets: The offset to resume from, by partition.
+        """
+        lag = self._consumer.lag(next_offsets)
         return {(self._consumer.topic, partition): n for partition, n in lag.items()}
 
     def close(self) -> None:
-        """Leave the group and let go of everything."""
+        """Leave the group and release both clients."""
         self._publisher.close()
         self._consumer.close()
-
-
-def _modulo(partitions: Sequence[int], count: int) -> Sequence[int]:
-    """Return each partition modulo a topic's number of partitions."""
-    return partitions if max(partitions, default=0) < count else [part % count for part in partitions]

@@ -13,7 +13,7 @@ from consumer.pipeline.batch import RawBatch
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.pipeline import Pipeline
 from consumer.pipeline.score import CountryNumbers, Model
-from consumer.scorer.processing import StageTimer
+from consumer.scorer.processing import BatchProcessor
 from consumer.simulator.events import events
 from model_store.countries import country_code
 from model_store.synthetic import generate_students
@@ -89,20 +89,20 @@ def time_core(pipeline: Pipeline, *, batch_events: int, repeats: int, broken_rat
         broken_ratio: broken events per good one.
     """
     raw = _batch(batch_events, broken_ratio)
+    processor = BatchProcessor(pipeline, now_s=lambda: _NOW_MS / 1000)
     monitor = Decoder(purchase_prediction(), BundledSchemas())
     took: dict[str, list[float]] = {stage: [] for stage in STAGES}
     for _ in range(repeats + 1):
-        laps = StageTimer()
-        outcome = pipeline.run(raw, scored_at_ms=_NOW_MS, lap=laps)
+        processed = processor.process(raw)
         began_s = time.perf_counter()
-        predictions, _ = monitor.decode(outcome.predictions)
-        n = len(outcome.predictions)
+        predictions, _ = monitor.decode(processed.predictions)
+        n = len(processed.predictions)
         audit_lines(
             predictions, source_topic="events", output_topic="out", partitions=[0] * n, offsets=range(n)
         )
-        laps.durations_s[STAGES[-1]] = time.perf_counter() - began_s
+        durations_s = {**processed.durations_s, STAGES[-1]: time.perf_counter() - began_s}
         for stage in STAGES:
-            took[stage].append(laps.durations_s[stage])
+            took[stage].append(durations_s[stage])
     per_event = {stage: statistics.median(all_s[1:]) / batch_events * 1e6 for stage, all_s in took.items()}
     return Timing(batch_events, repeats, per_event)
 

@@ -1,20 +1,16 @@
-"""The ``score`` role."""
+"""Build and run the ``score`` role."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any
-
-from confluent_kafka import Consumer, Producer
 
 from consumer.errors import Condition
 from consumer.kafka import client_config
 from consumer.kafka.admin import describe_topics
 from consumer.kafka.consumer import EventConsumer
 from consumer.kafka.fencing import ZombieFencer
-from consumer.kafka.producer import AtLeastOnce, Transaction
+from consumer.kafka.producer import AtLeastOnceProducer, TransactionalProducer
 from consumer.kafka.session import Publisher, Session
 from consumer.roles.shared import STARTUP_TIMEOUT_S, pipeline, role_registry, watch_model
 from consumer.runtime.http import HttpServer, health_routes
@@ -22,89 +18,95 @@ from consumer.runtime.lifecycle import running, stopping_on_signals
 from consumer.runtime.memory import tune_gc_and_malloc
 from consumer.runtime.readiness import Readiness
 from consumer.runtime.watchdog import COMMIT_MARGIN_S, Watchdog
-from consumer.scorer.loop import Scorer
+from consumer.scorer.commit import Committer
+from consumer.scorer.loop import Heartbeat, Scorer
 from consumer.scorer.metrics import ScorerTelemetry
+from consumer.scorer.outputs import OutputTopics
 from consumer.scorer.processing import BatchProcessor
 from consumer.settings import Settings
 
 
-def run_scorer(
-    settings: Settings,
-    worker: int = 0,
-    *,
-    producer_factory: Callable[[dict[str, Any]], Producer] = Producer,
-    consumer_factory: Callable[[dict[str, Any]], Consumer] = Consumer,
-) -> None:
+def run_scorer(settings: Settings, worker: int = 0) -> None:
     """Run the ``score`` role until told to stop.
 
     Args:
-        settings: everything that can be set; its instance id is this scorer's own.
-        worker: number among the scorers of this machine; its HTTP port is that much higher.
-        producer_factory: makes the producer; fault tests pass one that dies at a chosen step.
-        consumer_factory: makes the consumer, likewise.
+        settings: The settings; their instance id belongs to this scorer alone.
+        worker: The number of this scorer on this machine, added to its HTTP port.
 
     Raises:
-        StartupError: no usable model, a missing topic, a port in use.
-        Unavailable: the broker did not answer at the start.
-        FatalError: the broker will not have us any more.
+        StartupError: There is no usable model, a topic is missing, or a port is in use.
+        Unavailable: The broker did not answer at the start.
+        FatalError: The broker does not accept this instance any more.
     """
     topics = describe_topics(
         client_config.common(settings.kafka),
         [settings.topics.events, settings.topics.predictions, settings.topics.dead_letters],
         STARTUP_TIMEOUT_S,
     )
-    conditions = Readiness(time.time)
-    registry = role_registry(conditions)
+    readiness = Readiness(time.time)
+    registry = role_registry(readiness)
     telemetry, watchdog = ScorerTelemetry(registry), Watchdog()
-    models = watch_model(settings, conditions, telemetry)
-    exactly_once = settings.kafka.delivery == "exactly_once"
-    commit_limit_s = client_config.transaction_timeout_s(settings.kafka) + COMMIT_MARGIN_S
-    publisher_config = client_config.transactional_producer if exactly_once else client_config.producer
-
-    def heartbeat() -> None:
-        scorer.heartbeat()
-
-    def nothing() -> None:
-        pass
-
-    before_start = ZombieFencer(settings.kafka).end_transactions if exactly_once else nothing
-    publisher_class: Callable[..., Publisher] = Transaction if exactly_once else AtLeastOnce
-    session = Session(
-        EventConsumer(
-            client_config.consumer(settings.kafka),
-            settings.topics.events,
-            conditions,
-            consumer_factory=consumer_factory,
-            on_rebalance=telemetry.rebalanced,
-            before_start=before_start,
+    models = watch_model(settings, readiness, telemetry)
+    heartbeat = Heartbeat(watchdog.beat)
+    session = open_session(settings, readiness, telemetry, heartbeat)
+    committer = Committer(
+        session=session,
+        processor=BatchProcessor(pipeline(settings, models)),
+        topics=OutputTopics(
+            predictions=settings.topics.predictions,
+            dead_letters=settings.topics.dead_letters,
+            partition_counts={name: description.partitions for name, description in topics.items()},
+            group=settings.kafka.group_id,
         ),
-        publisher_class(
-            publisher_config(settings.kafka),
-            producer_factory=producer_factory,
-            heartbeat=heartbeat,
-            on_outage=lambda reason: conditions.set(Condition.BROKER, reason),
+        max_dead_letter_bytes=topics[settings.topics.dead_letters].max_message_bytes,
+        telemetry=telemetry,
+        readiness=readiness,
+        heartbeat=heartbeat,
+        limit_commit=partial(
+            watchdog.limited, client_config.transaction_timeout_s(settings.kafka) + COMMIT_MARGIN_S
         ),
-        predictions_topic=settings.topics.predictions,
-        dead_letters_topic=settings.topics.dead_letters,
-        partition_counts={name: info.partitions for name, info in topics.items()},
-        conditions=conditions,
     )
     scorer = Scorer(
         session=session,
-        decider=BatchProcessor(
-            pipeline(settings, models),
-            settings.kafka.group_id,
-            topics[settings.topics.dead_letters].max_message_bytes,
-        ),
+        committer=committer,
         telemetry=telemetry,
-        conditions=conditions,
         limits=settings.batch,
-        heartbeat=watchdog.beat,
-        committing=partial(watchdog.limited, commit_limit_s),
+        heartbeat=heartbeat,
     )
-    routes = health_routes(conditions, registry, watchdog.stalled_for_s)
+    routes = health_routes(readiness, registry, watchdog.stalled_for_s)
     port = settings.http.score_port + worker if settings.http.score_port else 0
     http = HttpServer(routes, settings.http.host, port)
     tune_gc_and_malloc()
-    with stopping_on_signals(scorer.stop), running(http, watchdog, models):
+    with stopping_on_signals(heartbeat.stop), running(http, watchdog, models):
         scorer.run()
+
+
+def open_session(
+    settings: Settings, readiness: Readiness, telemetry: ScorerTelemetry, heartbeat: Heartbeat
+) -> Session:
+    """Return the scorer's connection to Kafka, for the delivery that the settings ask for."""
+
+    def report_outage(reason: str) -> None:
+        readiness.set(Condition.BROKER, reason)
+
+    publisher: Publisher
+    if settings.kafka.delivery == "exactly_once":
+        before_start = ZombieFencer(settings.kafka).abort_transactions
+        publisher = TransactionalProducer(
+            client_config.transactional_producer(settings.kafka),
+            heartbeat=heartbeat,
+            on_outage=report_outage,
+        )
+    else:
+        before_start = None
+        publisher = AtLeastOnceProducer(
+            client_config.producer(settings.kafka), heartbeat=heartbeat, on_outage=report_outage
+        )
+    consumer = EventConsumer(
+        client_config.consumer(settings.kafka),
+        settings.topics.events,
+        readiness,
+        on_rebalance=telemetry.rebalanced,
+        before_start=before_start,
+    )
+    return Session(consumer, publisher)

@@ -15,6 +15,7 @@ from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.lifecycle import running, stopping_on_signals
 from consumer.runtime.readiness import Readiness
 from consumer.scorer.metrics import ScorerTelemetry
+from consumer.scorer.processing import BatchProcessor
 from consumer.serve.app import Predictor, create_app
 from consumer.settings import Settings
 
@@ -35,7 +36,7 @@ def run_serve(settings: Settings) -> None:
     registry = role_registry(conditions)
     models = watch_model(settings, conditions, ScorerTelemetry(registry), required=False)
     producer = PredictionProducer(client_config.producer(settings.kafka), topic)
-    api = create_app(Predictor(pipeline(settings, models), producer))
+    api = create_app(Predictor(BatchProcessor(pipeline(settings, models)), producer))
     routes = [*health_routes(conditions, registry), Mount("/", app=api)]
     http = HttpServer(routes, settings.http.host, settings.http.serve_port)
     stopped = threading.Event()

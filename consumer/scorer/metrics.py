@@ -105,7 +105,7 @@ class BatchReport:
     n_positive: int
     n_unknown_country: int
     ages_s: FloatArray = field(repr=False)
-    durations_s: dict[str, float]
+    durations_s: Mapping[str, float]
 
 
 class ScorerTelemetry:

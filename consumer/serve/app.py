@@ -7,9 +7,8 @@ answer is given, so that the audit log and drift see it, too.
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final, Protocol
@@ -22,9 +21,8 @@ from pydantic import BaseModel, Field
 
 from consumer.errors import StartupError, Unavailable
 from consumer.pipeline.batch import RawBatch
-from consumer.pipeline.pipeline import Pipeline
-from consumer.pipeline.score import ModelFails
 from consumer.pipeline.validate import CROSS_FIELD_DETAIL, StudentInputs
+from consumer.scorer.processing import BatchProcessor
 from schemas.framing import single_object_header
 from schemas.repository import engagement_event
 
@@ -61,34 +59,31 @@ class Predictor:
     """Decides on requests, publishes that, and says it.
 
     Attributes:
-        pipeline: the decision.
+        processor: Processes requests as the stream processes events.
         publisher: where predictions go.
-        now_s: the wall clock, seconds since the epoch.
     """
 
-    pipeline: Pipeline
+    processor: BatchProcessor
     publisher: PredictionPublisher
-    now_s: Callable[[], float] = time.time
 
     def decide(self, requests: Sequence[PredictionRequest]) -> list[PredictionResponse]:
         """Predict for every request, or raise the ``HTTPException`` that answers them all."""
         if any(request.practice_exams_passed > request.practice_exams_started for request in requests):
             raise HTTPException(422, CROSS_FIELD_DETAIL)
-        now_ms = int(self.now_s() * 1000)
-        raw = _raw_batch(requests, now_ms)
+        raw = _raw_batch(requests, int(self.processor.now_s() * 1000))
         try:
-            outcome = self.pipeline.run(raw, scored_at_ms=now_ms)
+            processed = self.processor.process(raw)
         except StartupError as error:
             raise HTTPException(503, MODEL_MISSING) from error
-        except ModelFails as error:
+        except Unavailable as error:
             raise HTTPException(500, "The model fails.") from error
-        for rejection in outcome.rejections:
+        for rejection in processed.rejections:
             raise HTTPException(rejection.code.status, rejection.detail)
         try:
-            self.publisher.publish([key or b"" for key in raw.keys], outcome.predictions)
+            self.publisher.publish([key or b"" for key in raw.keys], processed.predictions)
         except Unavailable as outage:
             raise HTTPException(503, f"The prediction could not be recorded: {outage}.") from outage
-        scored = outcome.scored
+        scored = processed.scored
         return [
             PredictionResponse(predicted_purchase_probability=probability, predicted_purchase=int(decision))
             for probability, decision in zip(

@@ -19,7 +19,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from consumer.kafka.client_config import TRANSACTION_TIMEOUT_MS
 from consumer.kafka.consumer import EventConsumer
-from consumer.kafka.producer import AtLeastOnce
+from consumer.kafka.producer import AtLeastOnceProducer, OpenTransaction
 
 # Not used here: the fork server imports this module, and with it whatever a role needs.
 from consumer.roles import scorer as scorer_role
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from confluent_kafka import Consumer, TopicPartition
 
-    from consumer.kafka.producer import Records
+    from consumer.kafka.producer import Records, SourceOffsets
 
 POINTS: Final = (
     "after begin",
@@ -57,7 +57,9 @@ class Scorer:
 
     def __call__(self) -> None:
         """Replace the factory."""
-        scorer_role.run_scorer = partial(scorer_role.run_scorer, producer_factory=self.producer)
+        for name in ("TransactionalProducer", "AtLeastOnceProducer"):
+            publisher = getattr(scorer_role, name)
+            setattr(scorer_role, name, partial(publisher, producer_factory=self.producer))
 
 
 def dies(point: str, transaction: int) -> Scorer:
@@ -190,28 +192,30 @@ class StuckProducer(Producer):
         threading.Event().wait()
 
 
-class OffsetsFirst(AtLeastOnce):
+class OffsetsFirst(AtLeastOnceProducer):
     """The mutant that commits the offsets of a batch before its predictions; dies in between."""
 
-    def stage(self, outgoing: Sequence[Records]) -> None:
-        """Keep what is to be published for later."""
-        self.open()
-        self._outgoing = outgoing
+    N_COMMITS = 0
 
-    def seal(self, next_offsets: Sequence[TopicPartition], consumer: Consumer, _metadata: object) -> None:
-        """Commit, die if it is time, publish."""
-        consumer.commit(offsets=list(next_offsets), asynchronous=False)
-        self._n_sealed = getattr(self, "_n_sealed", 0) + 1
-        if self._n_sealed == 3:
-            _die()
-        super().stage(self._outgoing)
-        assert self._producer is not None
-        self._producer.flush()
+    def begin(self, records: Sequence[Records], offsets: SourceOffsets) -> OpenTransaction:
+        """Publish nothing yet."""
+
+        def commit() -> None:
+            """Commit, die if it is time, publish."""
+            offsets.consumer.commit(offsets=list(offsets.next_offsets), asynchronous=False)
+            OffsetsFirst.N_COMMITS += 1
+            if OffsetsFirst.N_COMMITS == 3:
+                _die()
+            super(OffsetsFirst, self).begin(records, offsets)
+            assert self._producer is not None
+            self._producer.flush()
+
+        return OpenTransaction(commit)
 
 
 def offsets_first() -> None:
     """Wire ``score`` with the mutant."""
-    scorer_role.AtLeastOnce = OffsetsFirst
+    scorer_role.AtLeastOnceProducer = OffsetsFirst
 
 
 def stuck() -> None:

@@ -7,15 +7,15 @@ never sent again, and what was not was seen by nobody.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import Producer
 
-from consumer.errors import BatchAborted, RecordRejectedByBroker, Unavailable
+from consumer.errors import BatchAborted, CommitOutcomeUnknown, RecordRejectedByBroker, Unavailable
 from consumer.kafka import client_config
 from consumer.kafka.admin import describe_topics
-from consumer.kafka.producer import Records, Transaction
+from consumer.kafka.producer import ProducerFactory, Records, SourceOffsets, TransactionalProducer
 from consumer.kafka.reader import Ranges, committed_ranges
 from consumer.kafka.replay_offsets import ReplayOffsets, committed_by
 from consumer.ops.dlq.dead_letter import DeadLetterRecord
@@ -62,7 +62,7 @@ class Replay:
         limit: int | None = None,
         on_refused: Refused = lambda _letter, _why: None,
         batch_events: int = BATCH_EVENTS,
-        producer_factory: Callable[[dict[str, Any]], Producer] = Producer,
+        producer_factory: ProducerFactory = Producer,
     ) -> None:
         self._kafka = settings.kafka
         self._client = client_config.common(settings.kafka)
@@ -103,7 +103,7 @@ class Replay:
         """
         selection = self._selection
         own = {"transactional.id": self._group_id, "message.max.bytes": self._max_bytes}
-        publisher = Transaction(
+        publisher = TransactionalProducer(
             client_config.transactional_producer(self._kafka) | own, producer_factory=self._producer_factory
         )
         group = ReplayOffsets(client_config.consumer(self._kafka), self._group_id, self._letters)
@@ -133,7 +133,7 @@ class Replay:
                 yield letters[begin : begin + self._batch_events]
 
     def _replay(
-        self, publisher: Transaction, group: ReplayOffsets, letters: Sequence[DeadLetterRecord]
+        self, publisher: TransactionalProducer, group: ReplayOffsets, letters: Sequence[DeadLetterRecord]
     ) -> None:
         """Replay some dead letters; where the broker will not take an event, find it and say so."""
         selection, before = self._selection, self._selection.snapshot()
@@ -151,7 +151,9 @@ class Replay:
             selection.pass_(letters[0].partition, letters[0].offset + 1)
             self._publish(publisher, group, [])
 
-    def _publish(self, publisher: Transaction, group: ReplayOffsets, due: Sequence[ReplayItem]) -> None:
+    def _publish(
+        self, publisher: TransactionalProducer, group: ReplayOffsets, due: Sequence[ReplayItem]
+    ) -> None:
         """Send events and remember the position, all or nothing.
 
         Raises:
@@ -169,15 +171,17 @@ class Replay:
         for tries_left in reversed(range(_TRIES)):
             group.stay()
             try:
-                publisher.stage([records])
-                offsets = group.offsets(self._selection.committable())
-                publisher.seal(offsets, group.client, group.client.consumer_group_metadata())
+                next_offsets = group.offsets(self._selection.committable())
+                metadata = group.client.consumer_group_metadata()
+                publisher.begin([records], SourceOffsets(group.client, next_offsets, metadata)).commit()
             except RecordRejectedByBroker:
                 raise
+            except CommitOutcomeUnknown as unknown:
+                raise Unavailable(f"{unknown}; run it again: it goes on where it was") from unknown
             except BatchAborted as aborted:
                 # What was undone for certain may be tried again; a broker that has refused a record
                 # refuses the next transaction, too, as the sequence numbers skip.
-                if publisher.in_doubt or not tries_left:
+                if not tries_left:
                     raise Unavailable(f"{aborted}; run it again: it goes on where it was") from aborted
             else:
                 return

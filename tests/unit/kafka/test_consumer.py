@@ -1,4 +1,4 @@
-"""What a poll makes a batch of."""
+"""Which events one poll returns as a batch."""
 
 from __future__ import annotations
 
@@ -7,82 +7,96 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from confluent_kafka import Message
+from confluent_kafka import Message, TopicPartition
 
 from consumer.kafka.consumer import EventConsumer
 from consumer.runtime.readiness import Readiness
 
 
 class Client:
-    """A client whose events are there as soon as the test lets them come."""
+    """A client that returns the events that the test has let arrive."""
 
     def __init__(self) -> None:
-        self._came: list[Message] = []
+        self._arrived: list[Message] = []
         self._next_offset = 0
 
-    def let_come(self, n: int) -> None:
-        """Let n events come."""
+    def let_arrive(self, n: int) -> None:
+        """Let n events arrive."""
         offsets = range(self._next_offset, self._next_offset + n)
-        self._came += [Message("events", 0, offset, None, b"event") for offset in offsets]
+        self._arrived += [Message("events", 0, offset, None, b"event") for offset in offsets]
         self._next_offset += n
 
     def consume(self, n: int, timeout: float) -> list[Message]:  # noqa: ARG002 - the client's
-        """Return at most n of those that came."""
-        taken, self._came = self._came[:n], self._came[n:]
+        """Return at most n of the events that have arrived."""
+        taken, self._arrived = self._arrived[:n], self._arrived[n:]
         return taken
 
     def memberid(self) -> str:
-        """Return that we are in the group."""
+        """Return a member id: this client has joined the group."""
         return "member"
 
 
 @pytest.fixture
 def client() -> Client:
-    """Make one with three events."""
+    """Return a client with three events."""
     client = Client()
-    client.let_come(3)
+    client.let_arrive(3)
     return client
 
 
 @pytest.fixture
 def consumer(client: Client) -> EventConsumer:
-    """Make a consumer that reads with it."""
+    """Return a consumer on that client."""
     config = {"partition.assignment.strategy": "range"}
     return EventConsumer(config, "events", Readiness(lambda: 0.0), consumer_factory=lambda _: client)  # type: ignore[arg-type,return-value]  # a stand-in
 
 
-def offsets(consumer: EventConsumer, max_events: int) -> list[int]:
-    """Poll once and return the offsets of what came."""
-    batch: Any = consumer.poll(max_events, 0, 0)
+def offsets(consumer: EventConsumer, max_events: int, commit: Future[float] | None = None) -> list[int]:
+    """Poll once and return the offsets of the events."""
+    batch: Any = consumer.poll(max_events, 0, 0, commit=commit)
     return list(batch.offsets)
 
 
 def test_a_batch_takes_in_what_comes_while_the_one_before_is_committed(
     consumer: EventConsumer, client: Client
 ) -> None:
-    """It could not take off sooner; the next poll does not wait any more."""
+    """It could not be committed sooner. A commit that has ended is not waited for."""
     commit: Future[float] = Future()
-    consumer.await_before_handover(commit)
 
-    def land() -> None:
-        client.let_come(2)
+    def end_commit() -> None:
+        client.let_arrive(2)
         commit.set_result(0.0)
 
-    threading.Timer(0.05, land).start()
-    assert offsets(consumer, 10) == [0, 1, 2, 3, 4]
-    client.let_come(1)
-    assert offsets(consumer, 10) == [5]
+    threading.Timer(0.05, end_commit).start()
+    assert offsets(consumer, 10, commit) == [0, 1, 2, 3, 4]
+    client.let_arrive(1)
+    assert offsets(consumer, 10, commit) == [5]
 
 
 def test_a_full_batch_does_not_wait_for_the_commit(consumer: EventConsumer) -> None:
     """Behind a backlog the work on one batch overlaps the commit of the one before."""
     never: Future[float] = Future()
-    consumer.await_before_handover(never)
-    assert offsets(consumer, 3) == [0, 1, 2]
+    assert offsets(consumer, 3, never) == [0, 1, 2]
     assert not never.done()
 
 
 def test_an_outage_does_not_hold_a_batch_open(consumer: EventConsumer) -> None:
-    """A commit that does not end is waited for elsewhere, where it has a limit of its own."""
-    consumer.await_before_handover(Future())
-    assert offsets(consumer, 10) == [0, 1, 2]
+    """The loop waits for a commit that does not end, and that wait has a limit of its own."""
+    assert offsets(consumer, 10, Future()) == [0, 1, 2]
+
+
+def test_a_revoked_partition_waits_for_the_commit_in_flight(consumer: EventConsumer, client: Client) -> None:
+    """The commit ends before the partition goes to another member, and only that poll knows the commit."""
+    commit: Future[float] = Future()
+    ended_first: list[bool] = []
+
+    def consume(n: int, timeout: float) -> list[Message]:  # noqa: ARG001 - the client's
+        consumer._on_revoke(client, [TopicPartition("events", 0)])  # type: ignore[arg-type]  # a stand-in
+        ended_first.append(commit.done())
+        return []
+
+    client.consume = consume  # type: ignore[method-assign]  # librdkafka calls back from here
+    threading.Timer(0.05, commit.set_result, [0.0]).start()
+    assert consumer.poll(10, 0, 0, commit=commit) is None
+    assert ended_first == [True]
+    consumer._on_revoke(client, [])  # type: ignore[arg-type]  # outside of a poll nothing is waited for

@@ -1,4 +1,4 @@
-"""Whose transactions are ended: of those who were in the group and are no more, never our own."""
+"""Whose transactions are aborted: those of members that have left the group, never our own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class World:
         self.fenced: list[str] = []
         self.refuses = False
         kafka = KafkaSettings(group_id="g", instance_id="a")
-        self.departed = ZombieFencer(kafka, ask=self._ask, fence=self._fence)
+        self.fencer = ZombieFencer(kafka, list_members=self._list_members, fence=self._fence)
 
-    def _ask(self) -> Future[set[str]]:
+    def _list_members(self) -> Future[set[str]]:
         answer: Future[set[str]] = Future()
         if self.present is None:
             answer.set_exception(_DOWN)
@@ -37,20 +37,20 @@ class World:
         self.fenced.append(transactional_id)
 
     def rebalance(self, *present: str) -> list[str]:
-        """Let there be other members; return whose transactions have been ended for it."""
+        """Change the members; return whose transactions were aborted because of it."""
         self.present, self.fenced = set(present), []
-        self.departed.end_transactions()
+        self.fencer.abort_transactions()
         return self.fenced
 
 
 @pytest.fixture
 def world() -> World:
-    """Make an empty one."""
+    """Return a group without members."""
     return World()
 
 
-def test_who_was_there_and_is_gone_has_nothing_left_open(world: World) -> None:
-    """Once, and only those; who comes back is a member like any other."""
+def test_the_transactions_of_departed_members_are_aborted(world: World) -> None:
+    """Once each. A member that comes back is a member like any other."""
     assert world.rebalance("g-a", "g-b", "g-c") == []
     assert world.rebalance("g-a", "g-c") == ["g-b"]
     assert world.rebalance("g-a", "g-c") == []
@@ -58,14 +58,14 @@ def test_who_was_there_and_is_gone_has_nothing_left_open(world: World) -> None:
     assert world.rebalance("g-a") == ["g-b"]
 
 
-def test_our_own_transaction_is_never_ended(world: World) -> None:
-    """We are in the group like the others."""
+def test_our_own_transaction_is_never_aborted(world: World) -> None:
+    """Although this instance is in the list of members."""
     world.rebalance("g-a", "g-b")
     assert world.rebalance("g-a") == ["g-b"]
 
 
-def test_an_answer_without_us_is_none(world: World) -> None:
-    """The coordinator was away: nobody is gone for that, nor is anybody there."""
+def test_an_answer_without_ourselves_is_ignored(world: World) -> None:
+    """The coordinator did not answer: it tells neither who has left nor who is there."""
     assert world.rebalance("g-b") == []
     assert world.rebalance("g-a", "g-c") == []
     assert world.rebalance() == []
@@ -73,20 +73,20 @@ def test_an_answer_without_us_is_none(world: World) -> None:
 
 
 def test_without_an_answer_the_next_rebalance_tries_again(world: World) -> None:
-    """Nobody is taken for gone because the broker was; who could not be fenced is not forgotten."""
+    """An outage makes no member a departed one, and a member that could not be fenced is not forgotten."""
     world.rebalance("g-a", "g-b", "g-c")
     world.present = None
-    world.departed.end_transactions()
+    world.fencer.abort_transactions()
     world.refuses = True
     assert world.rebalance("g-a", "g-c") == []
     world.refuses = False
     assert world.rebalance("g-a", "g-c") == ["g-b"]
 
 
-def test_nobody_waits_for_an_answer_who_was_alone(world: World) -> None:
-    """A start, a restart and a lone member go on at once, whatever becomes of the answer."""
+def test_a_member_that_was_alone_does_not_wait_for_an_answer(world: World) -> None:
+    """A first start, a restart and a lone member continue at once, even if no answer ever arrives."""
     never: Future[set[str]] = Future()
-    alone = ZombieFencer(KafkaSettings(group_id="g", instance_id="a"), ask=lambda: never)
-    alone.end_transactions()
+    alone = ZombieFencer(KafkaSettings(group_id="g", instance_id="a"), list_members=lambda: never)
+    alone.abort_transactions()
     assert not never.done()
     assert world.rebalance("g-a") == []

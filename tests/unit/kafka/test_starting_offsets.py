@@ -1,4 +1,4 @@
-"""Where new partitions are read from, and again when they were lost and came back at once."""
+"""Where partitions are read from, also after they were revoked and assigned again within one poll."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from consumer.kafka.consumer import StartingOffsets
 
 
 class Consumer:
-    """Answers with committed offsets, and keeps what is assigned.
+    """A client that answers with committed offsets and records the assignment.
 
     Attributes:
-        offsets: committed, by partition; ``None`` for a broker that does not answer.
-        assigned: where each partition was started.
+        offsets: The committed offsets by partition; ``None`` if the broker does not answer.
+        assigned: Where each partition was started.
     """
 
     def __init__(self, **offsets: int) -> None:
@@ -35,12 +35,12 @@ class Consumer:
         self.assigned = {at.partition: at.offset for at in offsets}
 
     def incremental_assign(self, offsets: list[TopicPartition]) -> None:
-        """Add to it."""
+        """Add partitions."""
         assert not self.assigned.keys() & {at.partition for at in offsets}
         self.assigned |= {at.partition: at.offset for at in offsets}
 
     def incremental_unassign(self, offsets: list[TopicPartition]) -> None:
-        """Take from it."""
+        """Remove partitions."""
         for at in offsets:
             del self.assigned[at.partition]
 
@@ -54,7 +54,7 @@ def started(consumer: Any, *, incremental: bool) -> StartingOffsets:
 
 @pytest.mark.parametrize("incremental", [False, True])
 def test_a_partition_without_an_offset_starts_at_its_beginning(incremental: bool) -> None:  # noqa: FBT001
-    """Any other where the group has come to."""
+    """Any other partition starts at its committed offset."""
     consumer = Consumer(_1=7, _2=-1001)
     positions = started(consumer, incremental=incremental)
     assert consumer.assigned == {1: 7, 2: OFFSET_BEGINNING}
@@ -62,7 +62,7 @@ def test_a_partition_without_an_offset_starts_at_its_beginning(incremental: bool
 
 
 def test_where_the_protocol_replaces_all_partitions_all_start_again() -> None:
-    """To assign those alone that were lost and came back would take the others away."""
+    """To assign only the partitions that came back would remove the others."""
     consumer: Any = Consumer(_1=7, _2=9)
     positions = started(consumer, incremental=False)
     consumer.assigned = {}
@@ -70,8 +70,8 @@ def test_where_the_protocol_replaces_all_partitions_all_start_again() -> None:
     assert consumer.assigned == {1: 7, 2: 9}
 
 
-def test_where_the_protocol_is_incremental_the_others_go_on() -> None:
-    """Partition 2 is not touched."""
+def test_where_the_protocol_is_incremental_the_others_continue() -> None:
+    """Partition 2 keeps its position."""
     consumer: Any = Consumer(_1=7, _2=9)
     positions = started(consumer, incremental=True)
     consumer.assigned = {1: 100, 2: 200}
@@ -80,7 +80,7 @@ def test_where_the_protocol_is_incremental_the_others_go_on() -> None:
 
 
 @pytest.mark.parametrize("incremental", [False, True])
-def test_nothing_lost_nothing_started_again(incremental: bool) -> None:  # noqa: FBT001
+def test_without_a_revoked_partition_nothing_starts_again(incremental: bool) -> None:  # noqa: FBT001
     """The usual case costs nothing."""
     consumer: Any = Consumer(_1=7, _2=9)
     positions = started(consumer, incremental=incremental)
@@ -89,8 +89,8 @@ def test_nothing_lost_nothing_started_again(incremental: bool) -> None:  # noqa:
     assert consumer.assigned == {1: 100, 2: 200}
 
 
-def test_an_earlier_beginning_is_never_gone_back_to() -> None:
-    """If the broker was silent when a partition came back, it is asked again, and must answer."""
+def test_the_start_of_an_earlier_assignment_is_not_used_again() -> None:
+    """If the broker did not answer at the new assignment, it is asked again, and must answer."""
     consumer: Any = Consumer(_1=7, _2=9)
     positions = started(consumer, incremental=False)
     consumer.offsets = None

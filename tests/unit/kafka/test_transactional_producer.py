@@ -1,6 +1,6 @@
-"""What becomes of a batch when a call of its transaction fails, one way or another.
+"""What happens to a batch when a call of its transaction fails.
 
-The producer is a double that follows a script; what librdkafka itself does is the broker tests' matter.
+The producer is a stand-in that follows a script. The broker tests cover what librdkafka itself does.
 """
 
 from __future__ import annotations
@@ -13,17 +13,23 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from consumer.errors import BatchAborted, FatalError, RecordRejectedByBroker, Unavailable
+from consumer.errors import (
+    BatchAborted,
+    CommitOutcomeUnknown,
+    FatalError,
+    RecordRejectedByBroker,
+    Unavailable,
+)
 from consumer.kafka import producer as transaction
 from consumer.kafka.errors import unwrap_callback_errors
-from consumer.kafka.producer import Records, Transaction
+from consumer.kafka.producer import Records, SourceOffsets, TransactionalProducer
 
 RECORDS = [Records(topic="out", partitions=[0, 1], keys=[b"k", b"l"], values=[b"v", b"w"])]
 OFFSETS = [TopicPartition("in", 0, 2)]
 
 
 def failure(code: int = KafkaError._FAIL, **marks: bool) -> KafkaException:
-    """What the client raises."""
+    """Return an exception as the client raises it."""
     return KafkaException(KafkaError(code, "scripted", **marks))
 
 
@@ -34,12 +40,12 @@ UNMARKED = failure(KafkaError._STATE)
 
 
 class Broker:
-    """What the producers of one transactional id have done, and what is to go wrong.
+    """Records what the producers of one transactional id do, and makes their calls fail.
 
     Attributes:
-        script: by call, what its next uses do: raise, or call something.
-        committed: what readers see.
-        producers: how many there were.
+        script: By call, the next steps: an exception to raise, or a function to call.
+        committed: The transactions that readers see.
+        producers: The number of producers so far.
     """
 
     def __init__(self, **script: list[Any]) -> None:
@@ -49,12 +55,12 @@ class Broker:
         self.calls: Counter[str] = Counter()
 
     def connect(self, config: dict[str, Any]) -> Producer:
-        """Make a producer."""
+        """Create a producer."""
         self.producers += 1
         return Producer(self, config)
 
     def next(self, call: str, config: dict[str, Any]) -> None:
-        """Act as the script says."""
+        """Take the next step of the script."""
         self.calls[call] += 1
         steps = self.script.get(call, [])
         step = steps.pop(0) if steps else None
@@ -65,7 +71,7 @@ class Broker:
 
 
 class Producer:
-    """One producer."""
+    """A producer on the scripted broker."""
 
     def __init__(self, broker: Broker, config: dict[str, Any]) -> None:
         self._broker = broker
@@ -94,15 +100,14 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)
 
 
-def on(broker: Broker, **told: Any) -> Transaction:
+def on(broker: Broker, **told: Any) -> TransactionalProducer:
     """Return a publisher on a scripted broker."""
-    return Transaction({"transactional.id": "t"}, producer_factory=broker.connect, **told)  # type: ignore[arg-type]
+    return TransactionalProducer({"transactional.id": "t"}, producer_factory=broker.connect, **told)  # type: ignore[arg-type]
 
 
-def publish(publisher: Transaction, records: Sequence[Records] = RECORDS) -> None:
+def publish(publisher: TransactionalProducer, records: Sequence[Records] = RECORDS) -> None:
     """Publish one batch."""
-    publisher.stage(records)
-    publisher.seal(OFFSETS, None, None)  # type: ignore[arg-type]
+    publisher.begin(records, SourceOffsets(None, OFFSETS, None)).commit()  # type: ignore[arg-type]  # no consumer
 
 
 PUBLISHED = [b"v", b"w", OFFSETS]
@@ -131,13 +136,12 @@ def test_a_retriable_error_repeats_the_very_same_call(call: str) -> None:
 
 @pytest.mark.parametrize("call", ["produce", "send_offsets_to_transaction", "commit_transaction"])
 def test_an_abortable_error_undoes_the_batch_and_keeps_the_producer(call: str) -> None:
-    """Nothing is seen, nothing is in doubt, the same batch can be published next."""
+    """No reader sees any of it, that is certain, and the same batch can be published next."""
     broker = Broker(**{call: [ABORTABLE]})
     publisher = on(broker)
     with pytest.raises(BatchAborted):
         publish(publisher)
     assert broker.committed == []
-    assert not publisher.in_doubt
     publish(publisher)
     assert broker.committed == [PUBLISHED]
     assert broker.producers == 1
@@ -147,46 +151,44 @@ def test_an_abortable_error_undoes_the_batch_and_keeps_the_producer(call: str) -
 @pytest.mark.parametrize(
     "call", ["poll", "begin_transaction", "send_offsets_to_transaction", "commit_transaction", "flush"]
 )
-def test_any_other_error_throws_the_producer_away_and_leaves_the_batch_in_doubt(
+def test_any_other_error_drops_the_producer_and_leaves_the_outcome_unknown(
     call: str, error: KafkaException
 ) -> None:
     """The broker may have committed; only the committed offsets can tell."""
     broker = Broker(**{call: [error, error]})  # a producer that met a fatal error raises it for ever
     publisher = on(broker)
-    with pytest.raises(BatchAborted):
+    with pytest.raises(CommitOutcomeUnknown):
         publish(publisher)
-    assert publisher.in_doubt
     broker.script.clear()
     publish(publisher)
     assert broker.producers == 2
 
 
-def test_an_abort_that_fails_leaves_the_batch_in_doubt() -> None:
-    """As a fatal error does."""
+def test_an_abort_that_fails_leaves_the_outcome_unknown() -> None:
+    """Like a fatal error."""
     broker = Broker(send_offsets_to_transaction=[ABORTABLE], abort_transaction=[FATAL])
     publisher = on(broker)
-    with pytest.raises(BatchAborted):
+    with pytest.raises(CommitOutcomeUnknown):
         publish(publisher)
-    assert publisher.in_doubt
 
 
 def test_fatal_errors_without_a_commit_between_them_end_the_process() -> None:
-    """Somebody else uses our transactional id; one commit and the count begins anew."""
+    """Another process uses our transactional id. A commit resets the count."""
     broker = Broker(commit_transaction=[FATAL] * 4 + [None] + [FATAL] * 5)
     publisher = on(broker)
     for _ in range(4):
-        with pytest.raises(BatchAborted):
+        with pytest.raises(CommitOutcomeUnknown):
             publish(publisher)
     publish(publisher)
     for _ in range(4):
-        with pytest.raises(BatchAborted):
+        with pytest.raises(CommitOutcomeUnknown):
             publish(publisher)
     with pytest.raises(FatalError, match="another process"):
         publish(publisher)
 
 
-def test_a_record_that_is_never_taken_is_told_from_other_aborts() -> None:
-    """Refused by the client at once, or by the broker, for which the transaction must be aborted."""
+def test_a_record_that_is_never_accepted_is_distinguished_from_other_aborts() -> None:
+    """The client refuses it at once, or the broker does and the transaction must be aborted."""
     refusal = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "scripted")
     by_client = Broker(produce=[KafkaException(refusal)])
     with pytest.raises(RecordRejectedByBroker):
@@ -197,8 +199,8 @@ def test_a_record_that_is_never_taken_is_told_from_other_aborts() -> None:
     assert by_client.committed == by_broker.committed == []
 
 
-def test_a_broken_connection_during_a_commit_recycles_the_producer() -> None:
-    """It is heard of before the next transaction begins, so a late request finds a new epoch."""
+def test_a_broken_connection_during_a_commit_recreates_the_producer() -> None:
+    """It is noticed before the next transaction begins, so that a late request meets a new epoch."""
     disconnect = KafkaError(KafkaError._TRANSPORT, "scripted")
     breaks: Any = lambda config: config["error_cb"](disconnect)  # noqa: E731 - a step of a script
     broker = Broker(poll=[breaks, None, None, breaks])  # before and after each transaction
@@ -209,17 +211,16 @@ def test_a_broken_connection_during_a_commit_recycles_the_producer() -> None:
     publish(publisher)
     assert broker.committed == [PUBLISHED, PUBLISHED, PUBLISHED]
     assert broker.producers == 2
-    assert not publisher.in_doubt
 
 
 @pytest.mark.parametrize("call", ["send_offsets_to_transaction", "commit_transaction"])
-def test_a_slow_end_recycles_the_producer(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It took long enough for a request to have been sent twice."""
+def test_a_slow_end_recreates_the_producer(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took so long that a request may have been sent twice."""
     now_s = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
 
     def take_long(_: Any) -> None:
-        now_s[0] += transaction.SENT_AGAIN_AFTER_S * 1.01
+        now_s[0] += transaction.MAY_BE_SENT_TWICE_AFTER_S * 1.01
 
     broker = Broker(**{call: [take_long]})
     publisher = on(broker)
@@ -230,8 +231,8 @@ def test_a_slow_end_recycles_the_producer(call: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("call", ["list_topics", "init_transactions"])
-def test_no_producer_is_an_outage_until_the_broker_refuses_one(call: str) -> None:
-    """The next try makes a new one; a refusal ends the process."""
+def test_a_broker_that_does_not_answer_is_an_outage_and_a_refusal_is_fatal(call: str) -> None:
+    """The next attempt creates a new producer; a refusal ends the process."""
     broker = Broker(**{call: [RETRIABLE, None]})
     publisher = on(broker)
     with pytest.raises(Unavailable):
@@ -242,8 +243,8 @@ def test_no_producer_is_an_outage_until_the_broker_refuses_one(call: str) -> Non
         on(Broker(init_transactions=[failure(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)])).open()
 
 
-def test_a_fatal_error_hidden_by_a_callback_comes_out_as_itself() -> None:
-    """The client raises it and calls us back before its call returns, which Python takes amiss."""
+def test_a_fatal_error_hidden_by_a_callback_is_raised_as_itself() -> None:
+    """CPython reports it as a SystemError of the callback, with the client's error as the cause."""
 
     def call() -> None:
         raise SystemError("a result with an exception set") from FATAL

@@ -17,6 +17,7 @@ from consumer.pipeline.batch import RawBatch
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.pipeline import Pipeline
 from consumer.pipeline.score import CountryNumbers
+from consumer.scorer.processing import BatchProcessor
 from consumer.serve.app import Predictor, create_app
 from model_store.countries import country_code
 from schemas.bundled import BundledSchemas
@@ -87,7 +88,7 @@ def pipeline(fakes: Fakes) -> Pipeline:
 @pytest.fixture
 def client(pipeline: Pipeline, fakes: Fakes) -> TestClient:
     """A client of the API."""
-    return TestClient(create_app(Predictor(pipeline, fakes, now_s=lambda: 1_790_000_000.0)))
+    return TestClient(create_app(Predictor(BatchProcessor(pipeline, now_s=lambda: 1_790_000_000.0), fakes)))
 
 
 def test_a_prediction_is_the_streams_own_to_the_last_bit(client: TestClient, pipeline: Pipeline) -> None:

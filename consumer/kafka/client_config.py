@@ -1,6 +1,6 @@
-"""How our clients are configured; the derivation of every timeout stands beside it.
+"""The configuration of our Kafka clients, with the derivation of every timeout.
 
-Whatever the user passes in ``kafka.client`` overrides what stands here.
+A property in the setting ``kafka.client`` overrides the value given here.
 """
 
 from __future__ import annotations
@@ -11,54 +11,56 @@ from typing import Any, Final
 from consumer.settings import KafkaSettings
 
 SESSION_TIMEOUT_MS: Final = 6_000
-"""How long a dead scorer's partitions stay with it. The least that brokers allow by default: heartbeats
-come from a thread of librdkafka's own, so neither a long batch nor Python's lock delays them."""
+"""How long the partitions of a dead scorer stay assigned to it. This is the smallest value that brokers
+allow by default. Heartbeats come from a thread of librdkafka, so neither a long batch nor Python's global
+interpreter lock delays them."""
 
 TRANSACTION_TIMEOUT_MS: Final = 10_000
-"""How long the broker lets a transaction stay open, and so how long a dead scorer's last one can hold
-readers back. Ours stay open for milliseconds: everything is computed before they begin."""
+"""How long the broker lets a transaction stay open, and so how long the last transaction of a dead scorer
+can hold readers back. Ours are open for milliseconds: everything is computed before they begin."""
 
 SOCKET_TIMEOUT_MS: Final = 8_000
-"""How long one request may take. Below the transaction's timeout, so that a stuck request is known
-to be stuck while the transaction can still be aborted."""
+"""The limit of one request. It is below the transaction's timeout, so that a request that hangs is noticed
+while the transaction can still be aborted."""
 
 RETRY_BACKOFF_MS: Final = 500
-"""How long a request waits at least before it is sent again. A transaction that ended sooner was ended
-by requests that were sent once (consumer/kafka/transaction.py); with the default of 100 a busy broker
-is slower than that often enough to matter, as the producer is thrown away then."""
+"""How long a request waits before it is sent again. A transaction that ended sooner sent each request once
+(``MAY_BE_SENT_TWICE_AFTER_S`` in producer.py). The default of 100 ms is too short for that: a busy broker
+often takes longer, and the producer would be recreated each time."""
 
 MAX_POLL_INTERVAL_MS: Final = 300_000
-"""How long we may go without polling; the watchdog ends us well before (consumer/watchdog.py)."""
+"""How long the consumer may go without a poll. The watchdog ends the process long before
+(``STALL_LIMIT_S`` in watchdog.py)."""
 
 METADATA_REFRESH_MS: Final = 30_000
-"""How long partitions that are added while we run go unnoticed at most."""
+"""How long a partition that is added while a client runs can go unnoticed."""
 
 FETCH: Final = {
-    "queued.min.messages": 20_000,  # several batches ahead, yet bounded memory
+    "queued.min.messages": 20_000,  # Several batches ahead, in bounded memory.
     "queued.max.messages.kbytes": 32 * 1024,
-    # Of a partition in one answer, compressed: what comes out of it is not held against the two above.
+    # The limit of a partition in one response, compressed. The two limits above do not count what comes out.
     "fetch.message.max.bytes": 256 * 1024,
-    # A partition whose queue is full is fetched again after this. The default, a second, starves
-    # whoever drains the queue faster: 170,000 instead of 770,000 records/s were read with it.
+    # How long a partition is not fetched after its queue was full. With the default of a second, a consumer
+    # that drains the queue faster starves: it read 170,000 instead of 770,000 records/s.
     "fetch.queue.backoff.ms": 10,
     "fetch.wait.max.ms": 100,
     "fetch.error.backoff.ms": 100,
 }
-"""How readers fetch ahead."""
+"""How far consumers fetch ahead."""
 
 _LOGGER: Final = logging.getLogger("librdkafka")
 
 
 def common(kafka: KafkaSettings) -> dict[str, Any]:
-    """Return what every client of ours is configured with."""
+    """Return the configuration that all clients share."""
     return {
         "bootstrap.servers": kafka.bootstrap_servers,
         "client.id": f"{kafka.group_id}-{kafka.instance_id}",
         "socket.timeout.ms": SOCKET_TIMEOUT_MS,
         "socket.keepalive.enable": True,
         "topic.metadata.refresh.interval.ms": METADATA_REFRESH_MS,
-        "reconnect.backoff.max.ms": 2_000,  # go on soon after the broker is back
-        "enable.metrics.push": False,  # nobody asked the broker to collect our metrics
+        "reconnect.backoff.max.ms": 2_000,  # Resume soon after the broker is back.
+        "enable.metrics.push": False,  # Do not send client metrics to the broker.
         "allow.auto.create.topics": False,
         "logger": _LOGGER,
         **kafka.client,
@@ -69,22 +71,21 @@ def consumer(kafka: KafkaSettings) -> dict[str, Any]:
     """Return the configuration of the group's consumer."""
     return {
         "group.id": kafka.group_id,
-        # Static membership: a scorer that is restarted gets its partitions back at once.
+        # Static membership: a scorer that restarts gets its partitions back at once.
         "group.instance.id": f"{kafka.group_id}-{kafka.instance_id}",
-        # Not cooperative-sticky, which goes together badly with static membership: a scorer that is
-        # killed between the two rounds of a rebalance and restarted is given what the first round left
-        # it, the second never comes, and partitions stay with nobody for as long as nobody else comes
-        # or goes. One round cannot be cut in two.
+        # Not cooperative-sticky: a static member that is killed between the two rounds of a rebalance and
+        # restarts gets only what the first round left it. The second round never starts, so some
+        # partitions have no owner until another member joins or leaves.
         "partition.assignment.strategy": "range",
         "session.timeout.ms": SESSION_TIMEOUT_MS,
-        # Also how late members hear of a rebalance, in which all wait for the last of them.
+        # Members learn of a rebalance with a heartbeat, and all of them wait for the last one.
         "heartbeat.interval.ms": SESSION_TIMEOUT_MS // 6,
         "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,
         "isolation.level": "read_committed",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
-        # An offset that is gone is an error for a person to decide on, never a silent jump. A
-        # partition that has no offset yet is started at its beginning (event_consumer.py).
+        # A missing offset is an error that a person has to decide on, never a silent jump. A partition
+        # without a committed offset is started explicitly (StartingOffsets in consumer.py).
         "auto.offset.reset": "error",
         "check.crcs": True,
         **FETCH,
@@ -93,23 +94,23 @@ def consumer(kafka: KafkaSettings) -> dict[str, Any]:
 
 
 def producer(kafka: KafkaSettings) -> dict[str, Any]:
-    """Return what both kinds of producer are configured with."""
+    """Return the configuration that both kinds of producer share."""
     return {
         "enable.idempotence": True,
         "retry.backoff.ms": RETRY_BACKOFF_MS,
         "acks": "all",
         "message.timeout.ms": TRANSACTION_TIMEOUT_MS,
-        "delivery.report.only.error": True,  # successes are known from the flush; spare a callback each
-        "queue.buffering.max.messages": 1_000_000,  # one batch must fit; its size is bounded elsewhere
-        # Of a batch's records half the bytes are alike, of dead letters nine tenths. Every client can read
-        # it, and it costs client, network and broker together less than moving what it spares.
+        "delivery.report.only.error": True,  # The flush reports success; one callback each would be slow.
+        "queue.buffering.max.messages": 1_000_000,  # One batch must fit; batch.max_events limits it.
+        # It saves half of a batch's bytes, and nine tenths of dead letters. Every client can read it, and it
+        # costs less time than moving the bytes that it saves.
         "compression.type": "lz4",
         **common(kafka),
     }
 
 
 def transaction_timeout_s(kafka: KafkaSettings) -> float:
-    """Return how long a transaction may stay open, and so how long a call that ends one may take."""
+    """Return how long a transaction may stay open, which also limits the calls that end it."""
     return float(kafka.client.get("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)) / 1000
 
 
@@ -117,12 +118,12 @@ def transactional_producer(kafka: KafkaSettings) -> dict[str, Any]:
     """Return the configuration of the exactly-once producer."""
     return {
         **producer(kafka),
-        # Stable over restarts, so that a restart ends its own dangling transaction at once.
+        # The same after a restart, so that a restart aborts the open transaction of the earlier run.
         "transactional.id": f"{kafka.group_id}-{kafka.instance_id}",
         "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
-        # The default, rebootstrap, forgets a broker whose connections all broke, yet keeps it as the
-        # group's coordinator: the offsets are then never sent, and the call never returns (librdkafka
-        # issues 5511 and 5456). Nothing is lost by it, for a producer is made anew after an outage.
+        # With the default, rebootstrap, the client forgets a broker whose connections all broke, but keeps
+        # it as the group's coordinator. It then never sends the offsets, and the call never returns
+        # (librdkafka issues 5511 and 5456). The producer is recreated after an outage anyway.
         "metadata.recovery.strategy": "none",
         **kafka.client,
     }

@@ -1,4 +1,4 @@
-"""What several roles are built from."""
+"""Parts that several roles are built from."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from schemas.framing import confluent_header, single_object_header
 from schemas.repository import engagement_event, purchase_prediction
 
 STARTUP_TIMEOUT_S = 10.0
-"""How long the broker may take to answer at the start; afterwards an outage is waited out."""
+"""How long the broker may take to answer at the start. Later, a role waits out an outage."""
 
 
 def pipeline(settings: Settings, models: ModelReloader) -> Pipeline:
-    """Return the decision as every role makes it.
+    """Return the pipeline, which is the same for every role.
 
     Raises:
-        StartupError: the schema registry refuses our schema.
-        Unavailable: it does not answer.
+        StartupError: The schema registry refuses our schema.
+        Unavailable: The schema registry does not answer.
     """
     writers = writer_schemas(settings)
     if isinstance(writers, BundledSchemas):
@@ -50,12 +50,12 @@ def pipeline(settings: Settings, models: ModelReloader) -> Pipeline:
 
 
 def watch_model(
-    settings: Settings, conditions: Readiness, telemetry: ScorerTelemetry, *, required: bool = True
+    settings: Settings, readiness: Readiness, telemetry: ScorerTelemetry, *, required: bool = True
 ) -> ModelReloader:
-    """Load the champion and return what watches its alias.
+    """Load the champion, and return the reloader that watches its alias.
 
     Raises:
-        StartupError: it is required, and there is none or it was refused.
+        StartupError: A model is required, and there is none or it was refused.
     """
 
     def on_loaded(model: LoadedModel) -> None:
@@ -67,7 +67,7 @@ def watch_model(
     models = ModelReloader(
         ModelStore(settings.model_store.path, settings.model_store.model),
         settings.model_store.poll_s,
-        conditions,
+        readiness,
         on_loaded=on_loaded,
         on_refused=lambda _: telemetry.model_reloaded(loaded=False),
     )
@@ -78,12 +78,12 @@ def watch_model(
     return models
 
 
-def role_registry(conditions: Readiness) -> CollectorRegistry:
-    """Return a registry with what every role shows: its conditions, memory, CPU, file descriptors."""
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series and no rule of ours reads them
+def role_registry(readiness: Readiness) -> CollectorRegistry:
+    """Return a registry with the metrics of every role: conditions, memory, CPU, file descriptors."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series, and no rule reads them
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
-    registry.register(ReadinessCollector(conditions))
+    registry.register(ReadinessCollector(readiness))
     return registry

@@ -1,7 +1,7 @@
-"""The scorer's metric families; the registry is injected and nothing is global.
+"""The scorer's metrics.
 
-Told once per batch from a report, never from inside a stage. Label values come from closed sets.
-Base units: seconds, events, ratios.
+They are updated once per batch, from a report, and never from inside a stage. Label values come from
+closed sets. Units are seconds, events and ratios. The registry is passed in; nothing is global.
 """
 
 from __future__ import annotations
@@ -43,8 +43,16 @@ _PROBABILITY_BUCKETS: Final = tuple(n / 20 for n in range(1, 21))
 class ArrayHistogram(Collector):
     """A histogram that observes a whole array at once.
 
-    The client library's own takes one Python call per observation, which would cost as much as the
-    scoring. Values are cumulated on collection, as the exposition format wants them.
+    The histogram of the client library takes one Python call per observation, which would cost as much as
+    the scoring. Counts become cumulative on collection, as the exposition format requires.
+
+    Args:
+        name: The name without the prefix ``purchase_stream_``.
+        documentation: The HELP text.
+        buckets: The upper bounds, sorted, without infinity.
+        registry: The registry to register with.
+        label: The name of the label, if there is one.
+        label_values: Every value of the label.
     """
 
     def __init__(
@@ -65,7 +73,7 @@ class ArrayHistogram(Collector):
         registry.register(self)
 
     def observe(self, values: FloatArray, label_value: str = "") -> None:
-        """Count every value of an array; a value on an edge belongs below it (``le``)."""
+        """Count every value of an array. A value equal to a bound is in its bucket (``le``)."""
         indexes = np.searchsorted(self._edges, values, side="left")
         self._counts[label_value] += np.bincount(indexes, minlength=len(self._edges) + 1)
         self._sums[label_value] += float(values.sum())
@@ -85,17 +93,17 @@ class ArrayHistogram(Collector):
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What there is to tell of one committed batch.
+    """What the metrics show about one committed batch.
 
     Attributes:
-        n_events: how many events it had.
-        rejections: how many were rejected, by code.
-        model_version: what scored the others.
-        probabilities: float64 (m,), of the scored events.
-        n_positive: how many of them were decided 1.
-        n_unknown_country: how many of them came from a country that is none.
-        ages_s: float64 (m,), seconds from an event's ``occurred_at`` to now.
-        durations_s: seconds spent per stage.
+        n_events: The number of events.
+        rejections: The number of rejected events by code.
+        model_version: The version that scored the other events.
+        probabilities: float64 (m,), the probability of each scored event.
+        n_positive: The number of scored events with ``predicted_purchase`` 1.
+        n_unknown_country: The number of scored events with an unknown country.
+        ages_s: float64 (m,), seconds from each event's ``occurred_at`` to its processing.
+        durations_s: Seconds per stage.
     """
 
     n_events: int
@@ -109,7 +117,11 @@ class BatchReport:
 
 
 class ScorerTelemetry:
-    """The scorer's metrics."""
+    """The scorer's metrics.
+
+    Args:
+        registry: The registry to register with.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
@@ -118,28 +130,28 @@ class ScorerTelemetry:
         def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
             return Gauge(_PREFIX + name, text, labels, registry=registry)
 
-        self._events = counter("events", "Events decided on, by what became of them.", ["outcome"])
+        self._events = counter("events", "Events processed, by outcome.", ["outcome"])
         self._rejections = counter("rejections", "Events rejected, by code.", ["code"])
         self._predictions = counter(
             "predictions", "Predictions published.", ["model_version", "predicted_purchase"]
         )
-        self._unknown_country = counter("unknown_country", "Events scored with a country that is none.")
-        self._transactions = counter("transactions", "Batches published, by result.", ["result"])
-        self._rebalances = counter("rebalances", "Times that partitions came or went.")
-        self._reloads = counter("model_reloads", "Times that another model was looked at.", ["result"])
+        self._unknown_country = counter("unknown_country", "Events scored with an unknown country.")
+        self._transactions = counter("transactions", "Attempts to commit a batch, by result.", ["result"])
+        self._rebalances = counter("rebalances", "Times that partitions were assigned or revoked.")
+        self._reloads = counter("model_reloads", "Attempts to load another model, by result.", ["result"])
         self._model_info = gauge(
-            "model_info", "1 for the model that is on.", ["model_version", "estimator", "scikit_learn"]
+            "model_info", "1 for the active model.", ["model_version", "estimator", "scikit_learn"]
         )
-        self._lag = gauge("consumer_lag_events", "Events not yet decided on.", ["topic", "partition"])
+        self._lag = gauge("consumer_lag_events", "Events not yet processed.", ["topic", "partition"])
         self._last_commit = gauge(
-            "last_commit_timestamp_seconds", "When a batch was last committed, seconds since the epoch."
+            "last_commit_timestamp_seconds", "Time of the last commit, seconds since the epoch."
         )
         self._probability = ArrayHistogram(
             "prediction_probability", "Published probabilities, 0 to 1.", _PROBABILITY_BUCKETS, registry
         )
         self._stages = ArrayHistogram(
             "stage_duration_seconds",
-            "Seconds that a batch spent in a stage.",
+            "Seconds per batch and stage.",
             _DURATION_BUCKETS_S,
             registry,
             label="stage",
@@ -150,7 +162,7 @@ class ScorerTelemetry:
             "event_age_seconds", "Seconds from an event to its prediction.", _AGE_BUCKETS_S, registry
         )
         self._last_version = ""
-        # A series that is born with its first increment hides that increment from increase().
+        # increase() does not see the first increment of a series that did not exist before.
         for outcome in ("scored", "rejected"):
             self._events.labels(outcome)
         for code in Code:
@@ -161,10 +173,10 @@ class ScorerTelemetry:
             self._reloads.labels(result)
 
     def batch_committed(self, report: BatchReport, now_s: float) -> None:
-        """Count a batch whose outcome is committed."""
+        """Count a batch that is committed."""
         n_scored = len(report.probabilities)
         if report.model_version != self._last_version:
-            # A batch of the retired model that was still under way has brought its series back.
+            # A batch that was scored with the previous model has brought the series of that model back.
             self._predictions.clear()
             self._last_version = report.model_version
         self._events.labels("scored").inc(n_scored)
@@ -183,27 +195,27 @@ class ScorerTelemetry:
             self._stages.observe(np.array([duration_s]), stage)
 
     def batch_aborted(self) -> None:
-        """Count a batch that was undone."""
+        """Count an attempt that failed."""
         self._transactions.labels("aborted").inc()
 
     def rebalanced(self) -> None:
-        """Count partitions coming or going."""
+        """Count an assignment or a revocation of partitions."""
         self._rebalances.inc()
 
     def model_reloaded(self, *, loaded: bool) -> None:
-        """Count a look at another model."""
+        """Count an attempt to load another model."""
         self._reloads.labels("loaded" if loaded else "refused").inc()
 
     def model_in_use(self, version: str, estimator: str, scikit_learn: str) -> None:
-        """Show which model is on, and none but it."""
+        """Show the active model, and no other."""
         self._model_info.clear()
-        self._predictions.clear()  # a retired model's series would stand still for ever
+        self._predictions.clear()  # The series of a retired model would never change again.
         self._model_info.labels(version, estimator, scikit_learn).set(1)
         for decision in ("0", "1"):
             self._predictions.labels(version, decision)
 
     def lag(self, lag_events: Mapping[tuple[str, int], int]) -> None:
-        """Show the lag of the partitions (topic, number) that are ours, and of none else."""
+        """Show the lag of the owned partitions (topic, number), and of no others."""
         self._lag.clear()
         for (topic, partition), n in lag_events.items():
             self._lag.labels(topic, str(partition)).set(n)

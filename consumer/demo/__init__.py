@@ -1,1 +1,1 @@
-"""Kafka, students and the show: everything `demo` needs that a real deployment does not."""
+"""Run the whole stream on one machine: a Kafka, generated students, progress, a verified result."""

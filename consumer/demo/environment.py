@@ -1,4 +1,4 @@
-"""What the demo runs on: topics, a model, settings of its own and the roles."""
+"""The demo's environment: its own topics, model and settings, and the running roles."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _AUDIT_LINES: Final = re.compile(r"^purchase_stream_audit_lines_total (\S+)$", r
 
 
 def overrides(folder: Path, bootstrap_servers: str, workers: int) -> list[str]:
-    """Return the settings of one demo, as ``section.key=value``: nothing it shares with anything else.
+    """Return the settings of one demo as ``section.key=value``; every topic and group has a unique name.
 
     Args:
-        folder: for the model and the audit log.
-        bootstrap_servers: the Kafka.
-        workers: how many neighbouring ports the scorers need.
+        folder: The folder of the model and the audit log.
+        bootstrap_servers: The Kafka cluster.
+        workers: The number of scorers, each of which needs a port.
     """
-    name = f"demo-{secrets.token_hex(3)}"
+    name = f"demo-{secrets.token_hex(6)}"
     return [
         f"kafka.bootstrap_servers={bootstrap_servers}",
         f"kafka.group_id=purchase-stream-{name}",
@@ -49,6 +49,7 @@ def overrides(folder: Path, bootstrap_servers: str, workers: int) -> list[str]:
         f"topics.predictions={name}.purchase-predictions",
         f"topics.dead_letters={name}.engagement-events.dlq",
         f"topics.outcomes={name}.purchase-outcomes",
+        f"topics.control={name}.purchase-stream-control",
         f"model_store.path={folder / 'models'}",
         f"audit.path={folder / 'prediction_log.jsonl'}",
         f"http.monitor_port={free_port()}",
@@ -57,7 +58,7 @@ def overrides(folder: Path, bootstrap_servers: str, workers: int) -> list[str]:
 
 
 def _free_ports(count: int) -> int:
-    """Return the first of so many neighbouring ports that are free."""
+    """Return the first of this many consecutive free ports."""
     while True:
         first = free_port()
         with contextlib.ExitStack() as stack:
@@ -71,13 +72,13 @@ def _free_ports(count: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class DemoEnvironment:
-    """A stream that runs.
+    """A running stream.
 
     Attributes:
-        settings: its settings.
-        supervisor: its roles.
-        log_path: what the roles say.
-        workers: scorers.
+        settings: The settings of all roles.
+        supervisor: Runs the roles.
+        log_path: The file with the roles' logs.
+        workers: The number of scorers.
     """
 
     settings: Settings
@@ -86,7 +87,7 @@ class DemoEnvironment:
     workers: int
 
     def urls(self) -> dict[str, str]:
-        """Return the addresses to look at, by what is to be seen there."""
+        """Return the addresses of the running roles, by description."""
         http = self.settings.http
         scorers = {
             f"metrics of scorer {worker}": f"http://{http.host}:{http.score_port + worker}/metrics"
@@ -95,18 +96,18 @@ class DemoEnvironment:
         return {"monitor": f"http://{http.host}:{http.monitor_port}/", **scorers}
 
     def is_ready(self) -> bool:
-        """Tell whether every role says so."""
+        """Return whether every role is ready."""
         bases = [url.rsplit("/", 1)[0] for url in self.urls().values()]
         return all(_get(f"{base}/health/ready") is not None for base in bases)
 
     def audit_lines(self) -> int:
-        """Return how many lines the monitor has written."""
-        found = _AUDIT_LINES.search(_get(f"{self.urls()['monitor']}metrics") or "")
-        return int(float(found[1])) if found else 0
+        """Return the number of audit lines that the monitor reports."""
+        match = _AUDIT_LINES.search(_get(f"{self.urls()['monitor']}metrics") or "")
+        return int(float(match[1])) if match else 0
 
 
 def empty_folder(folder: Path) -> None:
-    """Recreate the demo's folder."""
+    """Recreate the demo's folder, empty."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
@@ -123,13 +124,17 @@ def train_model(settings: Settings) -> str:
 def start_environment(
     settings: Settings, options: Sequence[str], folder: Path, workers: int
 ) -> Iterator[DemoEnvironment]:
-    """Create the topics and start the roles; stop the roles in order and delete the topics in the end.
+    """Create the topics and start the roles; on exit stop the roles and delete what was created.
 
     Args:
-        settings: with :func:`overrides` in them.
-        options: the same for the children's command lines.
-        folder: for what the roles say.
-        workers: scorers.
+        settings: Settings that include :func:`overrides`.
+        options: The same settings for the command lines of the roles.
+        folder: The folder of the roles' log file.
+        workers: The number of scorers.
+
+    Raises:
+        StartupError: A topic cannot be created, or existed before.
+        Unavailable: The broker is down.
     """
     client = client_config.common(settings.kafka)
     topics = list(settings.topics.model_dump().values())
@@ -152,9 +157,9 @@ def start_environment(
 
 
 def _get(url: str) -> str | None:
-    """Return the answer, or ``None`` where it is no 200."""
+    """Return the body of a 200 answer, else ``None``."""
     try:
-        with urllib.request.urlopen(url, timeout=_HTTP_TIMEOUT_S) as answer:  # noqa: S310 - our own address
+        with urllib.request.urlopen(url, timeout=_HTTP_TIMEOUT_S) as answer:  # noqa: S310 - a loopback address
             return str(answer.read(), "utf-8")
     except OSError:
         return None

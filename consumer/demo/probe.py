@@ -1,4 +1,4 @@
-"""Watches what comes out of the stream as a reader of committed records sees it: how much, and how late."""
+"""Count the stream's committed outputs, and measure their latency."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _WAIT_S: Final = 0.1
 
 
 class OutputProbe:
-    """Counts predictions and dead letters from a thread of its own, and takes their latency when asked.
+    """Counts predictions and dead letters on its own thread, and measures latency on request.
 
     Args:
-        client_config: of every client.
-        predictions: topic name.
-        dead_letters: topic name.
+        client_config: The configuration of every client.
+        predictions: The predictions topic.
+        dead_letters: The dead-letter topic.
     """
 
     def __init__(self, client_config: Mapping[str, Any], predictions: str, dead_letters: str) -> None:
@@ -36,7 +36,7 @@ class OutputProbe:
         self._latencies_ms: list[int] = []
         self._since_ms: int | None = None
         self.last_at_s = 0.0
-        """When the newest record arrived, seconds of the monotonic clock."""
+        """Arrival of the newest record, in seconds of the monotonic clock."""
         self._consumer = Consumer(
             {
                 **client_config,
@@ -57,23 +57,23 @@ class OutputProbe:
         self._thread = threading.Thread(target=self._watch, name="probe", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop watching."""
+        """Stop the thread and close the consumer."""
         self._stopping.set()
         self._thread.join()
         self._consumer.close()
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Predictions and dead letters so far."""
+        """The numbers of predictions and dead letters so far."""
         predictions, dead_letters = self._counts.values()
         return predictions, dead_letters
 
-    def take_latency(self) -> None:
-        """From now on, take the latency of the predictions of events that occur from now on."""
+    def start_latency(self) -> None:
+        """Measure the latency of the predictions of all events that occur from now on."""
         self._since_ms = time.time_ns() // 1_000_000
 
     @property
@@ -83,16 +83,16 @@ class OutputProbe:
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
-            first = self._consumer.poll(_WAIT_S)  # returns with the first record, not with many
+            first = self._consumer.poll(_WAIT_S)  # returns at the first record; consume() would wait for more
             if first is None:
                 continue
             arrived_ms = time.time_ns() // 1_000_000
             self.last_at_s = time.monotonic()
             for message in (first, *self._consumer.consume(_MANY, timeout=0)):
                 if message.error() is None:
-                    self._take(message, arrived_ms)
+                    self._observe(message, arrived_ms)
 
-    def _take(self, message: Message, arrived_ms: int) -> None:
+    def _observe(self, message: Message, arrived_ms: int) -> None:
         topic = message.topic() or ""
         self._counts[topic] += 1
         if self._since_ms is not None and topic == self._predictions:

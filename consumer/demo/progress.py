@@ -1,4 +1,4 @@
-"""How the demo looks while it works: one line that is redrawn on a terminal, a line a second elsewhere."""
+"""Show the demo's progress: a table that is redrawn on a terminal, a line per second elsewhere."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _LINE_EVERY_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the stream stands.
+    """The state of the stream at one moment.
 
     Attributes:
-        phase: what is going on.
-        sent: events sent.
-        predictions: read back from their topic.
-        dead_letters: read back from theirs.
-        audit_lines: in the log, as the monitor says.
-        events_per_s: decided per second since the phase began.
+        phase: The name of the demo's phase.
+        sent: The number of events sent.
+        predictions: The number of predictions read back.
+        dead_letters: The number of dead letters read back.
+        audit_lines: The number of audit lines that the monitor reports.
+        events_per_s: Events decided per second since the phase began.
     """
 
     phase: str
@@ -37,11 +37,11 @@ class Progress:
 
     @property
     def lag(self) -> int:
-        """Events that are not decided yet."""
+        """The number of events that are not decided yet."""
         return max(self.sent - self.predictions - self.dead_letters, 0)
 
     def cells(self) -> dict[str, str]:
-        """Return what is shown, by title."""
+        """Return the values to show, by title."""
         return {
             "phase": self.phase,
             "events sent": f"{self.sent}",
@@ -53,13 +53,18 @@ class Progress:
         }
 
     def line(self) -> str:
-        """Say it in one line."""
-        phase, *others = self.cells().items()
-        return f"{phase[1]}: " + ", ".join(f"{title} {value}" for title, value in others)
+        """Format the state as one line."""
+        (_, phase), *counts = self.cells().items()
+        return f"{phase}: " + ", ".join(f"{title} {value}" for title, value in counts)
 
 
 class Display:
-    """Shows progress while its context is open."""
+    """Shows progress while its context is open.
+
+    Args:
+        console: The output.
+        now_s: A monotonic clock, in seconds.
+    """
 
     def __init__(self, console: Console, now_s: Callable[[], float] = time.monotonic) -> None:
         self._console = console
@@ -79,7 +84,7 @@ class Display:
             self._live.stop()
 
     def show(self, progress: Progress) -> None:
-        """DemoRun where the stream stands, if it is time to."""
+        """Show the state; without a terminal, at most once per second."""
         if self._live is not None:
             self._live.update(_table(progress), refresh=True)
         elif self._now_s() - self._shown_s >= _LINE_EVERY_S:

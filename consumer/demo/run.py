@@ -1,8 +1,9 @@
-"""The demo: generated students through the real stream on a real Kafka, watched, counted and verified.
+"""Send generated students through the real stream, in four phases, and verify the result.
 
-Four phases. A few events warm everything up: until the scorers have their partitions, the broker its
-transactions. Then everything is sent at once and gives the throughput; what an event waits for there is
-mostly the others. Then a modest rate, once unmeasured and once for the latency.
+1. warm-up: a few events, until the scorers have partitions and the broker has transaction state.
+2. burst: all events at once; measures the throughput. Its latency would be queueing time.
+3. settling: a modest rate, not measured.
+4. paced: the same rate; measures the latency.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ PACED_S: Final = 5.0
 WARM_UP_EVENTS: Final = 200
 _STUDENTS: Final = 10_000
 _SEED: Final = 2
-"""Not that of the students whom the model was trained on."""
-_LOOK_EVERY_S: Final = 0.1
+"""Differs from the seed of the training data."""
+_POLL_S: Final = 0.1
 _READY_TIMEOUT_S: Final = 60.0
-_STANDSTILL_S: Final = 60.0
-"""Longer than any recovery takes."""
+_STALL_TIMEOUT_S: Final = 60.0
+"""Longer than any recovery takes, so that progress has really stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoPlan:
-    """What the demo sends.
+    """The events that the demo sends.
 
     Attributes:
-        events: good events of the burst.
-        rate: events per second of the burst; ``None`` is as fast as it goes.
-        broken_ratio: broken events per good one, on top, in all phases.
-        paced_events: good events of each of the two paced phases.
+        events: The number of good events in the burst.
+        rate: Events per second in the burst; ``None`` is as fast as possible.
+        broken_ratio: The number of broken events per good one, in addition, in all phases.
+        paced_events: The number of good events in each of the two paced phases.
     """
 
     events: int
@@ -52,99 +53,105 @@ class DemoPlan:
 
 
 class DemoRun:
-    """One performance on a stage that is set."""
+    """One run of the demo in a started environment.
 
-    def __init__(self, stage: DemoEnvironment, script: DemoPlan, display: Display) -> None:
-        self._stage = stage
-        self._script = script
+    Args:
+        environment: The running stream.
+        plan: The events to send.
+        display: Shows the progress.
+    """
+
+    def __init__(self, environment: DemoEnvironment, plan: DemoPlan, display: Display) -> None:
+        self._environment = environment
+        self._plan = plan
         self._display = display
-        topics = stage.settings.topics
+        topics = environment.settings.topics
         self._probe = OutputProbe(
-            client_config.common(stage.settings.kafka), topics.predictions, topics.dead_letters
+            client_config.common(environment.settings.kafka), topics.predictions, topics.dead_letters
         )
         self._students = generate_students(_STUDENTS, _SEED)
         self._sent: list[Sent] = []
         self._n_sending = 0
 
     def run(self, *, keep: bool) -> Summary:
-        """Send everything, phase by phase, and wait until everything is decided and logged; then verify.
+        """Run all phases, then verify.
 
         Args:
-            keep: leave the roles running; otherwise they are stopped before the verification.
+            keep: Keep the roles running; otherwise stop them before the verification.
 
         Raises:
-            FatalError: a role died, or nothing moves any more; the message says where to look.
+            FatalError: A role exited, or the stream stalled; the message names the log file.
         """
         self._await_ready()
         self._probe.start()
         try:
             self._phase("warm-up", WARM_UP_EVENTS, None)
             began_s = time.monotonic()
-            self._phase("burst", self._script.events, self._script.rate)
+            self._phase("burst", self._plan.events, self._plan.rate)
             burst_s = self._probe.last_at_s - began_s
-            # A broker that has just been started is still compiling itself; this is not measured.
-            self._phase("settling", self._script.paced_events, PACED_RATE)
-            self._probe.take_latency()
-            self._phase("paced", self._script.paced_events, PACED_RATE)
+            # The JVM of a new broker still compiles hot code: let it finish before measuring.
+            self._phase("settling", self._plan.paced_events, PACED_RATE)
+            self._probe.start_latency()
+            self._phase("paced", self._plan.paced_events, PACED_RATE)
         finally:
             self._probe.stop()
         if not keep:
-            self._stage.supervisor.stop()
+            self._environment.supervisor.stop()
         return Summary(
             sent=self._sent,
             burst_events=self._sent[1].events,
             burst_s=burst_s,
             latencies_ms=self._probe.latencies_ms,
             paced_rate=PACED_RATE,
-            workers=self._stage.workers,
-            verdict=verify(self._stage.settings),
+            workers=self._environment.workers,
+            report=verify(self._environment.settings),
         )
 
     def _await_ready(self) -> None:
         deadline_s = time.monotonic() + _READY_TIMEOUT_S
-        while not self._stage.is_ready():
-            self._refuse_death()
+        while not self._environment.is_ready():
+            self._check_roles()
             if time.monotonic() > deadline_s:
-                raise FatalError(f"the roles are not ready; {self._stage.log_path} says why")
-            time.sleep(_LOOK_EVERY_S)
+                raise FatalError(f"the roles did not become ready; see {self._environment.log_path}")
+            time.sleep(_POLL_S)
 
     def _phase(self, name: str, count: int, rate: float | None) -> None:
         """Send events and wait until each is decided and logged."""
         before = self._n_sending
 
-        def told(n_sent: int) -> None:
+        def on_progress(n_sent: int) -> None:
             self._n_sending = before + n_sent
 
-        upstream = EventProducer(
-            self._stage.settings,
+        producer = EventProducer(
+            self._environment.settings,
             self._students,
             count=count,
-            broken_ratio=self._script.broken_ratio,
+            broken_ratio=self._plan.broken_ratio,
             rate=rate,
-            on_progress=told,
+            on_progress=on_progress,
         )
-        with ThreadPoolExecutor(1, "upstream") as executor:
-            sending = executor.submit(upstream.run)
+        with ThreadPoolExecutor(1, "producer") as executor:
+            sending = executor.submit(producer.run)
             try:
                 self._watch(name, sending)
             finally:
-                upstream.stop()
+                producer.stop()
         self._sent.append(sending.result())
 
     def _watch(self, name: str, sending: Future[Sent]) -> None:
-        """DemoRun progress until everything that was sent is decided and logged."""
-        began_s = moved_s = time.monotonic()
+        """Show progress until every event that was sent is decided and logged."""
+        started_s = moved_s = time.monotonic()
         decided_before, latest = sum(self._probe.counts), None
         while True:
-            is_sent = sending.done()  # asked first, for what is sent only grows until then
+            is_sent = sending.done()  # read before the counts, so that it covers them
             predictions, dead_letters = self._probe.counts
-            duration_s = max(self._probe.last_at_s - began_s, _LOOK_EVERY_S)
+            duration_s = max(self._probe.last_at_s - started_s, _POLL_S)
             progress = Progress(
                 phase=name,
                 sent=self._n_sending,
                 predictions=predictions,
                 dead_letters=dead_letters,
-                audit_lines=self._stage.audit_lines(),
+                audit_lines=self._environment.audit_lines(),
                 events_per_s=(predictions + dead_letters - decided_before) / duration_s,
             )
             self._display.show(progress)
@@ -152,14 +159,14 @@ class DemoRun:
                 return
             if is_sent and progress.lag == 0 and progress.audit_lines >= predictions:
                 return
-            self._refuse_death()
+            self._check_roles()
             if progress != latest:
                 latest, moved_s = progress, time.monotonic()
-            elif time.monotonic() - moved_s > _STANDSTILL_S:
-                raise FatalError(f"the stream stands still; {self._stage.log_path} may say why")
-            time.sleep(_LOOK_EVERY_S)
+            elif time.monotonic() - moved_s > _STALL_TIMEOUT_S:
+                raise FatalError(f"the stream has stalled; see {self._environment.log_path}")
+            time.sleep(_POLL_S)
 
-    def _refuse_death(self) -> None:
-        death = self._stage.supervisor.first_exit()
-        if death is not None:
-            raise FatalError(f"{death}; {self._stage.log_path} says why")
+    def _check_roles(self) -> None:
+        child_exit = self._environment.supervisor.first_exit()
+        if child_exit is not None:
+            raise FatalError(f"{child_exit}; see {self._environment.log_path}")

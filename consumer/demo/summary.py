@@ -1,4 +1,4 @@
-"""What the demo has to say in the end, and whether everything agrees. Pure."""
+"""Summarize a demo, and check that all counts agree. Pure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Summary:
     """The outcome of a demo.
 
     Attributes:
-        sent: what the upstream sent, phase by phase.
-        burst_events: of these, those of the phase that gives the throughput.
-        burst_s: from its first event sent to its last decision read.
-        latencies_ms: from event to readable prediction, of the paced phase.
-        paced_rate: events per second of the paced phase.
-        workers: scorers.
-        verdict: the oracle's.
+        sent: The events that were sent, by phase.
+        burst_events: The number of events in the burst.
+        burst_s: Seconds from the burst's first event sent to its last output read.
+        latencies_ms: Milliseconds from event to readable prediction in the paced phase.
+        paced_rate: Events per second in the paced phase.
+        workers: The number of scorers.
+        report: The result of the verification.
     """
 
     sent: Sequence[Sent]
@@ -32,16 +32,16 @@ class Summary:
     latencies_ms: Sequence[int]
     paced_rate: float
     workers: int
-    verdict: VerifyReport
+    report: VerifyReport
 
     @property
     def n_sent(self) -> int:
-        """Events sent in all phases."""
+        """The number of events sent in all phases."""
         return sum(sent.events for sent in self.sent)
 
     @property
     def broken(self) -> dict[str, int]:
-        """How many events were sent to get each dead-letter code."""
+        """The number of broken events sent, by expected dead-letter code."""
         total: Counter[str] = Counter()
         for sent in self.sent:
             total.update(sent.broken)
@@ -49,21 +49,21 @@ class Summary:
 
     @property
     def holds(self) -> bool:
-        """Whether the oracle is content, and the topics hold what was sent."""
+        """Whether the guarantees hold and the topics hold what was sent."""
         return self.problem() is None
 
     def problem(self) -> str | None:
-        """Say what does not agree, if something doesn't."""
-        if not self.verdict.holds:
-            return self.verdict.problem()
-        if self.verdict.events != self.n_sent:
-            return f"{self.n_sent} events were sent, but the topic holds {self.verdict.events}"
-        if self.verdict.dead_letters != self.broken:
-            return f"broken events sent: {self.broken}, but dead letters: {self.verdict.dead_letters}"
+        """Return the first disagreement, or ``None``."""
+        if not self.report.holds:
+            return self.report.problem()
+        if self.report.events != self.n_sent:
+            return f"{self.n_sent} events were sent, but the topic holds {self.report.events}"
+        if self.report.dead_letters != self.broken:
+            return f"broken events sent: {self.broken}, but dead letters: {self.report.dead_letters}"
         return None
 
     def lines(self) -> list[str]:
-        """Say everything, a fact a line."""
+        """Format the summary, one fact per line."""
         scorers = "1 scorer" if self.workers == 1 else f"{self.workers} scorers"
         throughput = (
             f"throughput: {self.burst_events} events in {self.burst_s:.1f} s from the first one sent to "
@@ -78,4 +78,4 @@ class Summary:
                 f"latency: p50 {p50:.0f} ms, p99 {p99:.0f} ms from event to readable prediction, "
                 f"at {self.paced_rate:.0f} events/s ({len(self.latencies_ms)} predictions)"
             )
-        return [*text, *self.verdict.lines()]
+        return [*text, *self.report.lines()]

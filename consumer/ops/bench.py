@@ -1,7 +1,8 @@
-"""Times the stream's own code, stage by stage, on generated events and without a broker."""
+"""Measure the pipeline stage by stage, on generated events and without a broker."""
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from schemas.framing import single_object_header
 from schemas.repository import engagement_event, purchase_prediction
 
 STAGES: Final = ("decode", "validate", "score", "encode", "audit lines")
-"""The last is the monitor's; the others are one scorer's, in their order."""
+"""The scorer's stages in order, then the monitor's."""
 
 _STUDENTS: Final = 5_000
 _RUN_ID: Final = "0" * 20
@@ -31,12 +32,12 @@ _NOW_MS: Final = 1_790_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long each stage took.
+    """The duration of each stage.
 
     Attributes:
-        batch_events: events of one batch.
-        repeats: how often it was done.
-        microseconds: of each stage per event, the median of the repeats.
+        batch_events: The number of events per batch.
+        repeats: The number of measured runs.
+        microseconds: Microseconds per event by stage, the median over the runs.
     """
 
     batch_events: int
@@ -45,32 +46,32 @@ class Timing:
 
     @property
     def scorer_us(self) -> float:
-        """Microseconds per event of all that a scorer computes."""
+        """Microseconds per event of all scorer stages."""
         return sum(self.microseconds[stage] for stage in STAGES[:-1])
 
     def lines(self) -> Iterator[str]:
-        """Say it, a stage a line."""
+        """Format the result, one line per stage, then a summary."""
         for stage, took in self.microseconds.items():
             yield f"{stage:<12} {took:8.3f} µs/event"
         yield (
-            f"a scorer decides on {1e6 / self.scorer_us:,.0f} events/s on one core, without what Kafka takes;"
-            f" a monitor makes the lines of {1e6 / self.microseconds[STAGES[-1]]:,.0f}"
+            f"a scorer processes {1e6 / self.scorer_us:,.0f} events/s on one core, without Kafka's share;"
+            f" a monitor renders {1e6 / self.microseconds[STAGES[-1]]:,.0f} audit lines/s"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Always:
-    """The same model for every batch."""
+    """A model source that never reloads."""
 
     model: Model
 
     def current(self) -> Model:
-        """Return it."""
+        """Return the model."""
         return self.model
 
 
 def pipeline_of(model: Model) -> Pipeline:
-    """Return the decision with a model, as it is without a schema registry."""
+    """Return the pipeline with a model and without a schema registry."""
     return Pipeline(
         Decoder(engagement_event(), BundledSchemas()),
         _Always(model),
@@ -80,13 +81,13 @@ def pipeline_of(model: Model) -> Pipeline:
 
 
 def time_core(pipeline: Pipeline, *, batch_events: int, repeats: int, broken_ratio: float) -> Timing:
-    """Decide on the same batch again and again.
+    """Run the same batch repeatedly and time each stage.
 
     Args:
-        pipeline: the decision.
-        batch_events: events of the batch, the broken ones among them.
-        repeats: how often; one more, at first, is not counted.
-        broken_ratio: broken events per good one.
+        pipeline: The pipeline.
+        batch_events: The number of events in the batch, including the broken ones.
+        repeats: The number of measured runs, after one run to warm up.
+        broken_ratio: The number of broken events per good one.
     """
     raw = _batch(batch_events, broken_ratio)
     processor = BatchProcessor(pipeline, now_s=lambda: _NOW_MS / 1000)
@@ -108,7 +109,7 @@ def time_core(pipeline: Pipeline, *, batch_events: int, repeats: int, broken_rat
 
 
 def _batch(n: int, broken_ratio: float) -> RawBatch:
-    """Return generated events as one poll."""
+    """Return generated events as one polled batch."""
     source = events(
         generate_students(_STUDENTS),
         count=n,
@@ -116,13 +117,13 @@ def _batch(n: int, broken_ratio: float) -> RawBatch:
         run_id=_RUN_ID,
         now_ms=lambda: _NOW_MS,
     )
-    some = [event for event, _ in zip(source, range(n), strict=False)]
+    batch = list(itertools.islice(source, n))
     return RawBatch(
         topic="events",
         partitions=[0] * n,
         offsets=range(n),
-        keys=[event.key for event in some],
-        values=[event.value for event in some],
+        keys=[event.key for event in batch],
+        values=[event.value for event in batch],
         timestamps_ms=lambda rows: [_NOW_MS] * len(rows),
         headers=lambda rows: [[] for _ in rows],
     )

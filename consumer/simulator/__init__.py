@@ -1,1 +1,1 @@
-"""A sample upstream: the events that a learning platform would send, and broken ones among them."""
+"""Simulate the learning platform: send its engagement events, some of them broken on purpose."""

@@ -1,7 +1,7 @@
-"""Students → engagement events, good ones and broken ones. Pure; the clock is given.
+"""Turn students into engagement events, good ones and broken ones. Pure: the clock is an argument.
 
-An event is encoded by fastavro, not by the columnar code of the scorer: what the stream is fed in the
-demo and in the tests comes from an independent writer.
+fastavro encodes the events, not the scorer's columnar code, so that the demo and the tests feed the stream
+from an independent writer.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class OutgoingEvent:
     """One record for the events topic.
 
     Attributes:
-        key: the student id, UTF-8.
-        value: the framed event; ``None`` is a tombstone.
-        code: the dead-letter code that it should get, or ``None`` if it is good.
+        key: The student id, UTF-8.
+        value: The framed event; ``None`` is a tombstone.
+        code: The expected dead-letter code, or ``None`` for a good event.
     """
 
     key: bytes
@@ -47,7 +47,7 @@ def encode_event(fields: dict[str, Any]) -> bytes:
 
 
 def student_inputs(students: TrainingTable) -> list[dict[str, Any]]:
-    """Return the seven inputs of each student as the event carries them."""
+    """Return the seven inputs of each student, typed as in the event."""
     columns: list[Sequence[Any]] = [students.countries]
     for index, name in enumerate(INPUT_NAMES[1:], start=1):
         column = students.inputs[:, index]
@@ -56,26 +56,26 @@ def student_inputs(students: TrainingTable) -> list[dict[str, Any]]:
 
 
 def broken_count(count: int, broken_ratio: float) -> int:
-    """Return how many broken events go with so many good ones."""
+    """Return the number of broken events for a number of good ones."""
     return round(count * broken_ratio)
 
 
 def codes_of_broken(n_broken: int) -> dict[str, int]:
-    """Return how many of so many broken events should get each dead-letter code."""
+    """Return the expected number of dead letters by code."""
     return dict(Counter(EVENT_FAULTS[i % len(EVENT_FAULTS)].code for i in range(n_broken)))
 
 
 def events(
     students: TrainingTable, *, count: int, broken_ratio: float, run_id: str, now_ms: Callable[[], int]
 ) -> Iterator[OutgoingEvent]:
-    """Build events one by one: the students in turn, broken ones spread evenly between them.
+    """Build events lazily: one per student in turn, with broken events spread evenly between them.
 
     Args:
-        students: whose inputs are sent; again from the first when all were.
-        count: good events.
-        broken_ratio: broken events per good one; they come on top, every kind in turn.
-        run_id: 20 hexadecimal digits that no other run has; every event id begins with them.
-        now_ms: milliseconds since the epoch; asked once per event, as it is built.
+        students: The students; after the last one, the first one is next again.
+        count: The number of good events.
+        broken_ratio: The number of broken events per good one, in addition; all faults in turn.
+        run_id: 20 hexadecimal digits, unique per run: the prefix of every event id.
+        now_ms: Returns milliseconds since the epoch; called once per event.
     """
     templates = [_Template(i, fields) for i, fields in enumerate(student_inputs(students))]
     n_broken, n_broken_built = broken_count(count, broken_ratio), 0
@@ -85,17 +85,17 @@ def events(
             template.key, template.value(event_id(run_id, i + n_broken_built), now_ms()), None
         )
         while n_broken_built < (i + 1) * n_broken // count:
-            breakage = EVENT_FAULTS[n_broken_built % len(EVENT_FAULTS)]
+            fault = EVENT_FAULTS[n_broken_built % len(EVENT_FAULTS)]
             n_broken_built += 1
             fields = template.fields | {
                 "event_id": event_id(run_id, i + n_broken_built),
                 "occurred_at": now_ms(),
             }
-            yield OutgoingEvent(template.key, _break(fields, breakage), breakage.code)
+            yield OutgoingEvent(template.key, _break(fields, fault), fault.code)
 
 
 class _Template:
-    """One student's event, encoded but for its id and its time."""
+    """One student's event, encoded except for its id and its time."""
 
     def __init__(self, number: int, inputs: dict[str, Any]) -> None:
         student_id = f"student-{number:0{_STUDENT_DIGITS}d}"
@@ -120,7 +120,7 @@ class _Template:
 
 @cache
 def _before_event_id() -> bytes:
-    """Return the frame and the length of every event id."""
+    """Return the bytes before the event id: the frame and the id's length."""
     return single_object_header(engagement_event().fingerprint) + _encode("long", _EVENT_ID_BYTES)
 
 
@@ -136,9 +136,9 @@ def _encode(schema: Any, value: Any) -> bytes:
 
 
 def event_id(run_id: str, number: int) -> str:
-    """Return an id in the form of a UUID: a run's own 20 hexadecimal digits, then 12 that count."""
+    """Return an id shaped like a UUID: the run's 20 hexadecimal digits, then a counter of 12 digits."""
     return f"{run_id[:8]}-{run_id[8:12]}-{run_id[12:16]}-{run_id[16:20]}-{number:012x}"
 
 
-def _break(fields: dict[str, Any], breakage: EventFault) -> bytes | None:
-    return breakage.spoil(encode_event(fields | breakage.wrong_fields(fields)))
+def _break(fields: dict[str, Any], fault: EventFault) -> bytes | None:
+    return fault.spoil(encode_event(fields | fault.wrong_fields(fields)))

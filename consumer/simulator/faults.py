@@ -1,4 +1,4 @@
-"""Every way in which an event can be broken, and the dead-letter code that it should get."""
+"""The ways to break an event, each with its expected dead-letter code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 from schemas.framing import SINGLE_OBJECT_HEADER_BYTES, single_object_header
 
 _FOREIGN_FINGERPRINT: Final = b"\xff" * 8
-"""Of no schema that is known here."""
+"""The fingerprint of no known schema."""
 
 
 def _unchanged(value: bytes) -> bytes:
@@ -22,10 +22,10 @@ class EventFault:
     """One way to break a good event.
 
     Attributes:
-        name: what is wrong with it.
-        code: the dead-letter code that it should get.
-        wrong_fields: the fields that are replaced before the event is encoded.
-        spoil: what is done to the encoded event; ``None`` makes it a tombstone.
+        name: The fault in words.
+        code: The expected dead-letter code.
+        wrong_fields: Returns the fields to replace before the event is encoded.
+        spoil: Changes the encoded event; ``None`` makes it a tombstone.
     """
 
     name: str
@@ -42,7 +42,7 @@ EVENT_FAULTS: Final = (
     EventFault("tombstone", "tombstone", spoil=lambda _: None),
     EventFault("JSON instead of Avro", "unknown_framing", spoil=lambda _: b'{"event_id": "no Avro"}'),
     EventFault(
-        "schema nobody knows",
+        "unknown schema",
         "unknown_schema",
         spoil=lambda value: single_object_header(_FOREIGN_FINGERPRINT) + value[SINGLE_OBJECT_HEADER_BYTES:],
     ),
@@ -54,7 +54,7 @@ EVENT_FAULTS: Final = (
         "rule_violated",
         wrong_fields=lambda event: {"practice_exams_passed": event["practice_exams_started"] + 1},
     ),
-    _invalid("minutes that are no number", minutes_watched=math.nan),
+    _invalid("minutes are NaN", minutes_watched=math.nan),
     _invalid("infinite minutes", minutes_spent_on_exams=math.inf),
     _invalid("empty event id", event_id=""),
     _invalid("student id too long", student_id="s" * 129),
@@ -68,4 +68,4 @@ EVENT_FAULTS: Final = (
         "frame without a record", "undecodable", spoil=lambda value: value[:SINGLE_OBJECT_HEADER_BYTES]
     ),
 )
-"""In turn; the first seven have a different code each."""
+"""The faults in the order of their use; each of the first seven has its own code."""

@@ -1,4 +1,4 @@
-"""Sends engagement events to Kafka, at a steady rate or as fast as it goes, and checks that they arrived."""
+"""Send engagement events to Kafka, at a steady rate or as fast as possible, and await every delivery."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from model_store.training_data import TrainingTable
 _CONNECT_TIMEOUT_S: Final = 10.0
 _RUN_ID_BYTES: Final = 10
 _LOOK_EVERY_S: Final = 0.1
-"""How often a long wait for the next event looks whether to stop."""
+"""The longest time until a wait for the next event notices a stop."""
 _POLL_EVERY: Final = 1_000
-"""Events between looks at delivery reports when there is no rate."""
+"""Events between two polls for delivery reports when there is no rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What was sent and acknowledged.
+    """The events that were sent and acknowledged.
 
     Attributes:
-        events: all of them, the broken ones among them.
-        broken: how many should get each dead-letter code.
-        duration_s: from the first to the last acknowledgement.
+        events: The number of events, including the broken ones.
+        broken: The number of broken events by expected dead-letter code.
+        duration_s: Seconds from the start to the last acknowledgement.
     """
 
     events: int
@@ -42,7 +42,7 @@ class Sent:
     duration_s: float
 
     def summary(self) -> str:
-        """Say it in one line."""
+        """Summarize it in one line."""
         kinds = ", ".join(f"{code} {n}" for code, n in sorted(self.broken.items())) or "none"
         rate = self.events / self.duration_s if self.duration_s > 0 else 0.0
         return (
@@ -55,12 +55,12 @@ class EventProducer:
     """Sends the events of one run.
 
     Args:
-        settings: where Kafka is and which topic takes events.
-        students: whose inputs are sent.
-        count: good events; by default every student once.
-        broken_ratio: broken events per good one, on top.
-        rate: events per second, broken ones included; by default as fast as it goes.
-        on_progress: told now and then how many events were handed over so far.
+        settings: The Kafka cluster and the events topic.
+        students: The students whose inputs are sent.
+        count: The number of good events; by default one per student.
+        broken_ratio: The number of broken events per good one, in addition.
+        rate: Events per second, including broken ones; by default as fast as possible.
+        on_progress: Called regularly with the number of events produced so far.
     """
 
     def __init__(
@@ -83,22 +83,22 @@ class EventProducer:
         self._stopping = False
 
     def stop(self) -> None:
-        """Send no more; :meth:`run` waits for what is under way and returns. Safe in a signal handler."""
+        """Make :meth:`run` return once the events in flight are delivered. Safe in a signal handler."""
         self._stopping = True
 
     def run(self) -> Sent:
         """Send the events and wait until each is acknowledged.
 
         Raises:
-            StartupError: the events topic is missing, or a client setting is wrong.
-            Unavailable: the broker is away; the message says how many events were not delivered.
-            FatalError: the broker refuses events.
+            StartupError: The events topic is missing, or a client setting is wrong.
+            Unavailable: The broker is down; the message counts the undelivered events.
+            FatalError: The broker refuses events.
         """
         topic = self._settings.topics.events
         describe_topics(client_config.common(self._settings.kafka), [topic], _CONNECT_TIMEOUT_S)
         producer = Producer(
             client_config.producer(self._settings.kafka)
-            # As Java's own clients do it, so that a student's events stay in one partition.
+            # The partitioner of the Java client: a student's events stay in one partition.
             | {"partitioner": "murmur2_random", "on_delivery": self._on_failure}
         )
         broken: Counter[str] = Counter()
@@ -125,7 +125,7 @@ class EventProducer:
         return Sent(n_sent, dict(broken), time.monotonic() - began_s)
 
     def _paced(self, producer: Producer, began_s: float) -> Iterator[OutgoingEvent]:
-        """Yield each event when it is due, and let the producer work in between."""
+        """Yield each event when it is due, and poll the producer in between."""
         source = events(
             self._students,
             count=self._count,
@@ -134,7 +134,7 @@ class EventProducer:
             now_ms=lambda: time.time_ns() // 1_000_000,
         )
         n = 0
-        # An event's time is taken as it is built, so wait before asking for it.
+        # Building an event reads the clock, so wait before building it.
         while self._await_turn(producer, n, began_s):
             event = next(source, None)
             if event is None:
@@ -146,7 +146,7 @@ class EventProducer:
                 self._on_progress(n)
 
     def _await_turn(self, producer: Producer, n: int, began_s: float) -> bool:
-        """Wait until event ``n`` is due; return false if told to stop."""
+        """Wait until event ``n`` is due; return false after a stop."""
         if self._rate is not None:
             due_s = began_s + n / self._rate
             while not self._stopping and (wait_s := due_s - time.monotonic()) > 0:
@@ -159,7 +159,7 @@ class EventProducer:
 
 
 def _produce(producer: Producer, topic: str, event: OutgoingEvent) -> None:
-    """Hand an event over; wait where the queue is full."""
+    """Produce an event; wait while the queue is full."""
     while True:
         try:
             producer.produce(topic, event.value, event.key)

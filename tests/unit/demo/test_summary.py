@@ -31,7 +31,7 @@ GOOD = Summary(
     latencies_ms=[10] * 98 + [50, 90],
     paced_rate=1000,
     workers=1,
-    verdict=verdict_of(),
+    report=verdict_of(),
 )
 
 
@@ -53,7 +53,7 @@ def test_events_that_never_reached_the_topic_are_a_complaint() -> None:
 
 def test_a_wrong_code_is_a_complaint() -> None:
     """Every broken event must get the code it was sent for."""
-    wrong = dataclasses.replace(GOOD, verdict=verdict_of(dead_letters=3))
+    wrong = dataclasses.replace(GOOD, report=verdict_of(dead_letters=3))
     assert wrong.problem() == "broken events sent: {'tombstone': 2}, but dead letters: {'tombstone': 3}"
 
 
@@ -61,7 +61,7 @@ def test_what_the_oracle_finds_is_a_complaint() -> None:
     """Its own words are the first."""
     verdict = verdict_of()
     verdict.find("missing", 2, ["events 0@1", "events 0@2"])
-    found = dataclasses.replace(GOOD, verdict=verdict)
+    found = dataclasses.replace(GOOD, report=verdict)
     assert not found.holds
     assert "missing 2" in (found.problem() or "")
     assert any("events 0@1, events 0@2" in line for line in found.lines())

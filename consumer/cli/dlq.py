@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from consumer.cli.context import Context
-from consumer.cli.formatting import hex_lines, parse_partition_offset, parse_time, printable, shortened
+from consumer.cli.formatting import parse_partition_offset, parse_time, shortened
 from consumer.errors import BadInputError, UsageError
 from consumer.kafka import client_config
 from consumer.kafka.writer_schemas import writer_schemas
@@ -21,6 +21,7 @@ from consumer.ops.dlq.plan import ReplayItem
 from consumer.ops.dlq.preview import Preview
 from consumer.ops.dlq.replay import Replay
 from consumer.ops.dlq.topic import letters_between, listing, ranges_since, read_letter
+from consumer.printable import hex_lines, printable
 from consumer.settings import Settings
 
 dlq = typer.Typer(

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from consumer.cli.context import Context
-from consumer.cli.formatting import printable
 from consumer.errors import StartupError, Unavailable
 from consumer.ops.doctor import examine
 from consumer.ops.doctor.check import CONFIGURATION, Check, CheckStatus
+from consumer.printable import printable
 
 
 def add_to(app: typer.Typer) -> None:

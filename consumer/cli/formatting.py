@@ -8,6 +8,7 @@ from typing import Final
 
 from consumer import timestamps
 from consumer.errors import UsageError
+from consumer.printable import printable
 
 _PARTITION_OFFSET: Final = re.compile(r"(\d{1,10})[:@](\d{1,19})")
 _AGO: Final = re.compile(r"(\d+)([mhd])")
@@ -48,21 +49,7 @@ def parse_time(text: str | None, now: datetime, option: str) -> datetime | None:
         raise UsageError(f"{option} {text}: write 2026-01-31T12:00Z, or 24h, 7d, 30m") from error
 
 
-def printable(text: str) -> str:
-    """Replace every character that is not printable by its escape, so that a terminal ignores it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def shortened(text: str, characters: int) -> str:
     """Return printable text of at most this many characters."""
     text = printable(text)
     return text if len(text) <= characters else text[: characters - 1] + "…"
-
-
-def hex_lines(data: bytes) -> list[str]:
-    """Return bytes as `xxd` shows them: offset, 16 bytes in hexadecimal, the same as text."""
-    return [
-        f"{at:08x}  {data[at : at + 16].hex(' '):<47}  "
-        + "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in data[at : at + 16])  # noqa: PLR2004 - ASCII
-        for at in range(0, len(data), 16)
-    ]

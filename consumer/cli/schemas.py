@@ -9,10 +9,10 @@ from typing import Annotated, Final
 import typer
 
 from consumer.cli.context import Context
-from consumer.cli.formatting import printable
 from consumer.errors import BadInputError, StartupError, UsageError
 from consumer.kafka.writer_schemas import writer_schemas
 from consumer.ops.schema_check import SchemaComparison, compare_schemas, unread
+from consumer.printable import printable
 from schemas.bundled import BundledSchemas
 from schemas.errors import SchemaError
 from schemas.framing import single_object_header

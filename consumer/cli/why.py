@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from consumer.cli.context import Context
-from consumer.cli.formatting import parse_partition_offset, parse_time, printable
+from consumer.cli.formatting import parse_partition_offset, parse_time
 from consumer.errors import BadInputError, UsageError
 from consumer.kafka.writer_schemas import writer_schemas
 from consumer.ops.why import text
 from consumer.ops.why.lookup import places_of
 from consumer.ops.why.trace import EventTracer
 from consumer.pipeline.framing import WriterSchemas
+from consumer.printable import printable
 from consumer.settings import Settings
 
 

@@ -1,12 +1,11 @@
 """The template environment: escapes every text, and formats numbers and times for people. Pure.
 
 Texts of others (ids, details, reasons) can hold anything. Autoescape keeps them from becoming markup,
-and :func:`visible` shows characters that would hide or reorder text.
+and ``printable`` shows characters that would hide or reorder text.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from datetime import UTC
 from importlib.resources import files
 from typing import Any, Final
@@ -15,12 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from consumer import timestamps
+from consumer.printable import printable
 
 UNKNOWN: Final = "—"
 """Shown for a value that is not known."""
 
 _NO_BREAK_SPACE: Final = "\N{NO-BREAK SPACE}"
-_HIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _WHOLE_NUMBERS_FROM: Final = 100
 _SCIENTIFIC_FROM: Final = 1e12
 _TIME_UNITS: Final = ((86_400, "days"), (3600, "h"), (60, "min"))
@@ -36,16 +35,6 @@ def render(template: str, view: dict[str, Any]) -> bytes:
 def static_text(name: str) -> str:
     """Return a file of the folder ``static``."""
     return files("consumer.dashboard").joinpath("static", name).read_text("utf-8")
-
-
-def visible(text: str) -> str:
-    r"""Show control, bidirectional and unassigned characters as escapes, such as ``\u202e``."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in _HIDDEN_CATEGORIES else c
-        for c in text
-    )
 
 
 def number(value: float | None) -> str:
@@ -88,7 +77,7 @@ def timestamp(text: str | None) -> str:
     try:
         at = timestamps.parse(text).astimezone(UTC)
     except (OverflowError, ValueError):
-        return Markup("<bdi>{}</bdi>").format(visible(text))
+        return Markup("<bdi>{}</bdi>").format(printable(text))
     exact = timestamps.format_s(at.timestamp())
     return Markup('<time datetime="{}">{} UTC</time>').format(exact, f"{at:%Y-%m-%d %H:%M:%S}")
 
@@ -112,7 +101,7 @@ def _printed(value: Any) -> Any:
     """Prepare the value of an expression: markup stays, text becomes visible, ``None`` is unknown."""
     if value is None:
         return UNKNOWN
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 ENVIRONMENT: Final = Environment(

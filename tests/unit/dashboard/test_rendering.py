@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from consumer import timestamps
 from consumer.dashboard.charts import gauge, history, shares
-from consumer.dashboard.rendering import ENVIRONMENT, duration, number, percent, timestamp, visible
+from consumer.dashboard.rendering import ENVIRONMENT, duration, number, percent, timestamp
+from consumer.printable import printable
 
 FOREIGN = st.text(st.characters(exclude_categories=())) | st.sampled_from(
     ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "&lt;b&gt;", "]]>", "</td>", "'"]
@@ -49,14 +50,14 @@ def test_text_stays_text(text: str, value: str) -> None:
     """A text makes no tag, attribute or reference, whether it stands in an element or an attribute."""
     parsed = Parsed(rendered('<p title="{{ value }}">{{ text }}</p>', text=text, value=value))
     assert parsed.tags == ["p"]
-    assert parsed.attributes == [("title", visible(value))]
-    assert parsed.text == visible(text)
+    assert parsed.attributes == [("title", printable(value))]
+    assert parsed.text == printable(text)
 
 
 @given(FOREIGN)
-def test_hidden_characters_become_visible(text: str) -> None:
+def test_hidden_characters_become_printable(text: str) -> None:
     """No control, bidirectional, unassigned or surrogate character is left; printable text is unchanged."""
-    shown = visible(text)
+    shown = printable(text)
     assert not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"} for c in shown)
     assert shown == text or not text.isprintable()
 
@@ -74,7 +75,7 @@ def test_hidden_characters_become_visible(text: str) -> None:
 )
 def test_control_and_bidi_characters_are_escaped(text: str, shown: str) -> None:
     """An id can't hide a part of itself or turn the text around it."""
-    assert visible(text) == shown
+    assert printable(text) == shown
     assert rendered("{{ text }}", text=text) == shown
 
 

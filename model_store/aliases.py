@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model_store import durable_files
+from model_store import files
 from model_store.errors import ModelStoreError
 from model_store.manifest import Sha256
 
@@ -58,7 +58,7 @@ class Aliases:
         """
         path = self._folder / alias
         try:
-            return AliasTarget.model_validate_json(durable_files.read_regular(path, _MAX_ALIAS_BYTES))
+            return AliasTarget.model_validate_json(files.read_regular(path, _MAX_ALIAS_BYTES))
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
@@ -87,8 +87,8 @@ class Aliases:
             "manifest_sha256": target.manifest_sha256,
             "reason": reason,
         }
-        durable_files.append_line(self._history, json.dumps(line, ensure_ascii=False).encode(), _MODE)
-        durable_files.replace(self._folder / alias, f"{target.model_dump_json()}\n".encode(), _MODE)
+        files.append_line(self._history, json.dumps(line, ensure_ascii=False).encode(), _MODE)
+        files.replace_file(self._folder / alias, f"{target.model_dump_json()}\n".encode(), _MODE)
 
     def history(self) -> list[dict[str, Any]]:
         """Return all recorded switches, oldest first; skip a line that a crash cut short."""

@@ -17,9 +17,9 @@ from sklearn.exceptions import InconsistentVersionWarning
 
 from model_store import self_test
 from model_store.baseline import Baseline
-from model_store.durable_files import read_regular
 from model_store.errors import ModelStoreError
 from model_store.estimator import engineered_names, estimator_class, probability_model
+from model_store.files import read_regular
 from model_store.inputs import INPUT_NAMES
 from model_store.manifest import (
     BASELINE_FILE,

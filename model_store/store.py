@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import joblib
 
-from model_store import durable_files, self_test
+from model_store import files, self_test
 from model_store.aliases import ALIASES, PLAIN_NAME, Alias, Aliases, AliasTarget
 from model_store.errors import ModelStoreError
 from model_store.estimator import engineered_names, estimator_class
@@ -221,17 +221,17 @@ class ModelStore:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         for name, content in contents.items():
-            durable_files.write_new(unfinished / name, content, _READ_ONLY)
-        durable_files.sync_folder(unfinished)
+            files.write_new(unfinished / name, content, _READ_ONLY)
+        files.sync_folder(unfinished)
         unfinished.rename(self._versions / version)
-        durable_files.sync_folder(self._versions)
+        files.sync_folder(self._versions)
 
     @contextmanager
     def _writing(self, action: str) -> Iterator[None]:
         """Hold the writers' lock, and translate errors of the file system."""
         with _os_errors(f"{action} {self.folder}"):
             self._versions.mkdir(parents=True, exist_ok=True)
-            with durable_files.locked(self.folder / ".lock"):
+            with files.locked(self.folder / ".lock"):
                 yield
 
 

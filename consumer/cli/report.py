@@ -15,7 +15,7 @@ from consumer.cli.formatting import parse_time
 from consumer.dashboard.report import render_report
 from consumer.errors import StartupError, UsageError
 from consumer.kafka.writer_schemas import writer_schemas
-from consumer.monitor.audit.reader import audit_log_lines
+from consumer.monitor.audit.log import audit_log_lines
 from consumer.monitor.drift import span
 from consumer.monitor.drift.baselines import Baselines
 from consumer.monitor.drift.span import topic_lines

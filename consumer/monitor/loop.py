@@ -1,17 +1,13 @@
-"""The monitor's loop: read committed predictions, put them in the audit log, show them to the other views.
+"""The monitor's loop: read committed predictions, append them to the audit log, show them to the views.
 
-One round is one fsync and one checkpoint. While a batch is written, in a thread of its own which
-is nearly all waiting for the disk, the next is read and its lines are made; so at most two batches
-are in hand. A batch stays in hand until the log has it; the other views are shown a batch after
-that, so what they show is never ahead of the log.
-
-A batch of committed predictions on its way through the monitor.
+Each batch costs one fsync and one checkpoint. A background thread appends a batch, mostly waiting for
+the disk, while the loop reads and formats the next one, so at most two batches are in memory. The views
+get a batch only after the log has it: they never show more than the log.
 """
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -25,271 +21,38 @@ from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.audit.log import AuditLog
 from consumer.pipeline.batch import RecordBatch
 from consumer.pipeline.decode import Decoder
-from consumer.pipeline.framing import WriterSchemas
 from consumer.pipeline.rejections import Rejections
+from consumer.runtime.inflight import InFlight
 from consumer.runtime.readiness import Readiness
-from schemas.repository import purchase_prediction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from consumer.settings import Settings
+    from consumer.settings import Settings, TopicSettings
 
 log = structlog.get_logger(__name__)
 
 MAX_RECORDS: Final = 7_000
-"""Records per round: enough that an fsync costs little per line."""
+"""Records per batch: enough that the fsync costs little per line."""
 
 MAX_WAIT_S: Final = 0.1
-"""How long a round waits for that many: a prediction is in the log about so much later. The loop
-also stops at least this often."""
+"""How long to wait for a full batch. Bounds how late a prediction reaches the log, and how late
+the loop notices that it should stop."""
 
 PAUSE_S: Final = 0.5
-"""Between tries while the disk or the schema registry is away."""
+"""Pause between attempts during an outage of the disk or the schema registry."""
 
 _COORDINATES_LOGGED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class _InFlight:
-    """A batch on its way to the disk; ``done`` ends when the log has it, or with what went wrong."""
-
-    entry: Entry
-    done: Future[None]
-
-
-class View(Protocol):
-    """Something that people look at, made of committed predictions."""
-
-    def show(self, batch: CommittedBatch) -> None:
-        """Take in predictions that are in the audit log; each is shown once per run, in order."""
-
-
-class Monitor:
-    """Keeps the audit log, and the views beside it, in step with the predictions topic.
-
-    Args:
-        tail: the predictions topic.
-        audit_log: the log; ``tail`` was begun at its ``next_offsets``.
-        decoder: reads predictions.
-        source_topic: the topic of the events, named in every line.
-        output_topic: the topic of the predictions, named in every line.
-        conditions: what keeps the monitor from being ready.
-        views: what else is made of the predictions, such as drift.
-        observe: told of every round.
-        after_round: called after every turn of the loop with the number of records it took in.
-        sleep: pauses for seconds.
-    """
-
-    def __init__(
-        self,
-        *,
-        tail: CommittedTail,
-        audit_log: AuditLog,
-        decoder: Decoder,
-        source_topic: str,
-        output_topic: str,
-        conditions: Readiness,
-        views: Sequence[View] = (),
-        observe: Callable[[Round], None] = lambda _: None,
-        after_round: Callable[[int], None] = lambda _: None,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._tail = tail
-        self._audit_log = audit_log
-        self._decoder = decoder
-        self._source_topic = source_topic
-        self._output_topic = output_topic
-        self._conditions = conditions
-        self._views = views
-        self._observe = observe
-        self._after_round = after_round
-        self._sleep = sleep
-        self._in_hand: TailBatch | None = None
-        self._in_flight: _InFlight | None = None
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="audit-log")
-        self._stopping = False
-
-    @property
-    def next_offsets(self) -> dict[int, int]:
-        """How far the log has come, by partition of the predictions topic."""
-        return self._audit_log.next_offsets
-
-    def stop(self) -> None:
-        """Finish what is in hand, then return from :meth:`run`. Safe to call from a signal handler."""
-        self._stopping = True
-
-    def run(self) -> None:
-        """Work until told to stop, then close the topic and the log.
-
-        Raises:
-            StartupError: the topic or the log is not what it was; a person has to decide.
-            FatalError: the Kafka client cannot go on.
-        """
-        try:
-            while not self._stopping:
-                self.run_once()
-            self._finish()
-        finally:
-            self._tail.close()
-            self._writer.shutdown()
-            self._audit_log.close()
-
-    def run_once(self) -> None:
-        """Read a batch, and have it written once the log has the one before; after an outage, try again."""
-        if self._in_hand is None:
-            self._in_hand = self._tail.poll(MAX_RECORDS, MAX_WAIT_S)
-        try:
-            if self._in_hand is None:
-                self._tell(self._land())
-            else:
-                self._take(self._in_hand)
-        except Unavailable as outage:
-            self._conditions.set(outage.condition, str(outage))
-            self._sleep(PAUSE_S)
-
-    def _take(self, records: TailBatch) -> None:
-        """Make the lines of a batch while the one before it lands, then let it take off."""
-        entry = self._prepare(records)
-        landed = self._land()
-        self._in_hand = None
-        self._launch(entry)
-        if landed is not None:
-            self._tell(landed)
-        if len(records) < MAX_RECORDS:  # nothing waits to be read meanwhile
-            self._tell(self._land())
-
-    def _prepare(self, records: TailBatch) -> Entry:
-        """Decode a batch and make its lines."""
-        predictions, undecodable = self._decoder.decode(records.values)
-        self._conditions.clear(Condition.SCHEMA_REGISTRY)
-        lines = audit_lines(
-            predictions,
-            source_topic=self._source_topic,
-            output_topic=self._output_topic,
-            partitions=records.partitions,
-            offsets=records.offsets,
-        )
-        return Entry(CommittedBatch(records, predictions, undecodable), lines)
-
-    def _launch(self, entry: Entry) -> None:
-        """Have a batch written while we go on."""
-        done = self._writer.submit(self._audit_log.append, entry.lines, entry.batch.records.next_offsets)
-        self._in_flight = _InFlight(entry, done)
-
-    def _land(self) -> Entry | None:
-        """Wait until the log has the batch in flight, and return that; where it fails, begin again.
-
-        Raises:
-            Unavailable: the disk is full or failing; the same batch is on its way once more.
-        """
-        flight = self._in_flight
-        if flight is None:
-            return None
-        try:
-            flight.done.result()
-        except Unavailable:
-            self._launch(flight.entry)
-            raise
-        self._in_flight = None
-        self._conditions.clear(Condition.AUDIT_LOG)
-        return flight.entry
-
-    def _tell(self, landed: Entry | None) -> None:
-        """Show the views what the log has, and say that the loop has turned."""
-        if landed is None:
-            self._after_round(0)
-            return
-        if landed.batch.undecodable:
-            _warn_of(landed.batch, self._output_topic)
-        for view in self._views:
-            view.show(landed.batch)
-        report = landed.told()
-        self._observe(report)
-        self._after_round(report.n_records)
-
-    def _finish(self) -> None:
-        """Let the batch in flight reach the log; what cannot is read again by the next run."""
-        try:
-            self._tell(self._land())
-        except Unavailable as outage:
-            log.warning(
-                "stopped with a batch in hand; it is read again after the restart", reason=str(outage)
-            )
-
-
-def open_monitor(
-    settings: Settings,
-    writers: WriterSchemas,
-    conditions: Readiness,
-    *,
-    views: Sequence[View] = (),
-    observe: Callable[[Round], None] = lambda _: None,
-    after_round: Callable[[int], None] = lambda _: None,
-) -> Monitor:
-    """Open the log and the topic where the log left it.
-
-    Args:
-        settings: everything that can be set.
-        writers: where the schemas of predictions come from.
-        conditions: what keeps the monitor from being ready.
-        views: what else is made of the predictions.
-        observe: told of every round.
-        after_round: called after every turn of the loop.
-
-    Raises:
-        StartupError: the topic is missing, the log is another's, or records in between are lost.
-        Unavailable: Kafka or the disk is away.
-    """
-    topic, client_config = settings.topics.predictions, common(settings.kafka)
-    audit_log = AuditLog.open(
-        settings.audit.path,
-        rotate_bytes=settings.audit.rotate_bytes,
-        source=TopicProbe(client_config, topic).identity(),
-    )
-    try:
-        tail = CommittedTail(client_config, topic, audit_log.next_offsets, conditions)
-        # From here on a record that retention removes before it was read is noticed as a gap.
-        audit_log.append(b"", tail.next_offsets)
-    except BaseException:
-        audit_log.close()
-        raise
-    return Monitor(
-        tail=tail,
-        audit_log=audit_log,
-        decoder=Decoder(purchase_prediction(), writers),
-        source_topic=settings.topics.events,
-        output_topic=topic,
-        conditions=conditions,
-        views=views,
-        observe=observe,
-        after_round=after_round,
-    )
-
-
-def _warn_of(batch: CommittedBatch, topic: str) -> None:
-    """Say which records have no line, and why the first of them has none."""
-    rejections = list(batch.undecodable)
-    log.warning(
-        "records that are no predictions are not in the audit log",
-        topic=topic,
-        n_records=len(rejections),
-        coordinates=[
-            (int(batch.records.partitions[rejection.row]), int(batch.records.offsets[rejection.row]))
-            for rejection in rejections[:_COORDINATES_LOGGED]
-        ],
-        first=f"{rejections[0].code}: {rejections[0].detail}",
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class CommittedBatch:
-    """One round's predictions as the views get them.
+    """A batch of committed predictions.
 
     Attributes:
-        records: the records as they were read.
-        predictions: those that could be decoded; ``predictions.rows`` are indexes into ``records``.
-        undecodable: the others: bytes in the topic that are no predictions.
+        records: The records as read from the topic.
+        predictions: The decoded predictions; ``predictions.rows`` are indexes into ``records``.
+        undecodable: The records that are not predictions.
     """
 
     records: TailBatch
@@ -298,34 +61,241 @@ class CommittedBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """What there is to tell of one round.
-
-    Attributes:
-        n_records: records read.
-        n_lines: lines added to the audit log.
-        n_undecodable: records that are no predictions; they have no line.
-        line_bytes: size of the lines.
-    """
-
-    n_records: int
-    n_lines: int
-    n_undecodable: int
-    line_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A batch with the lines that it has in the log."""
+class PendingAppend:
+    """A batch with its audit log lines, until the log has them."""
 
     batch: CommittedBatch
     lines: bytes = field(repr=False)
 
-    def told(self) -> Round:
-        """Return what there is to tell of it."""
-        return Round(
-            n_records=len(self.batch.records),
-            n_lines=len(self.batch.predictions),
-            n_undecodable=len(self.batch.undecodable),
+    @property
+    def stats(self) -> BatchStats:
+        """The counts for the metrics."""
+        return BatchStats(
+            records=len(self.batch.records),
+            lines=len(self.batch.predictions),
+            undecodable=len(self.batch.undecodable),
             line_bytes=len(self.lines),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStats:
+    """Counts of one batch that is in the audit log.
+
+    Attributes:
+        records: Records read.
+        lines: Lines appended.
+        undecodable: Records that are not predictions and have no line.
+        line_bytes: Size of the lines.
+    """
+
+    records: int
+    lines: int
+    undecodable: int
+    line_bytes: int
+
+
+class View(Protocol):
+    """A view of the committed predictions, such as drift."""
+
+    def observe(self, batch: CommittedBatch) -> None:
+        """Take in a batch that is in the audit log. Batches come in order, each once per run."""
+
+
+class Monitor:
+    """Keeps the audit log and the views in step with the predictions topic.
+
+    Args:
+        tail: Reader of the predictions topic, positioned at the log's next offsets.
+        audit_log: The open log.
+        decoder: Decodes predictions.
+        topics: Names of the topics, for the log lines.
+        readiness: The monitor's conditions.
+        views: Other views of the predictions.
+        on_batch: Called with the counts of every batch in the log.
+        on_turn: Called after every turn of the loop; its argument tells whether there is a backlog.
+        sleep: Pauses for seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        tail: CommittedTail,
+        audit_log: AuditLog,
+        decoder: Decoder,
+        topics: TopicSettings,
+        readiness: Readiness,
+        views: Sequence[View] = (),
+        on_batch: Callable[[BatchStats], None] = lambda _: None,
+        on_turn: Callable[[bool], None] = lambda _: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._tail = tail
+        self._audit_log = audit_log
+        self._decoder = decoder
+        self._topics = topics
+        self._readiness = readiness
+        self._views = views
+        self._on_batch = on_batch
+        self._on_turn = on_turn
+        self._sleep = sleep
+        self._unwritten: TailBatch | None = None
+        self._in_flight = InFlight[PendingAppend, None]("audit-log")
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Make :meth:`run` finish its batches and return. Safe to call from a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Run until stopped, then close the topic and the log.
+
+        Raises:
+            StartupError: The topic or the log is not the same as before; a person has to decide.
+            FatalError: The Kafka client cannot continue.
+        """
+        try:
+            while not self._stopping:
+                self.run_once()
+            self._finish()
+        finally:
+            self._tail.close()
+            self._in_flight.shutdown()
+            self._audit_log.close()
+
+    def run_once(self) -> None:
+        """Read a batch and start to append it as soon as the previous one is in the log.
+
+        After an outage, the next call continues with the same batches.
+        """
+        if self._unwritten is None:
+            self._unwritten = self._tail.poll(MAX_RECORDS, MAX_WAIT_S)
+        records = self._unwritten
+        try:
+            if records is None:
+                self._finish_append()
+            else:
+                self._process(records)
+        except Unavailable as outage:
+            self._readiness.set(outage.condition, str(outage))
+            self._sleep(PAUSE_S)
+        else:
+            self._on_turn(records is not None and len(records) >= MAX_RECORDS)
+
+    def _process(self, records: TailBatch) -> None:
+        """Format a batch while the previous one is being appended, then start to append it.
+
+        Raises:
+            Unavailable: The batch stays unwritten; process it again.
+        """
+        pending = self._prepare(records)
+        appended = self._wait_for_append()
+        self._in_flight.start(pending, self._append)
+        self._unwritten = None
+        if appended is not None:
+            self._show(appended)
+        if len(records) < MAX_RECORDS:  # no backlog: nothing to read meanwhile
+            self._finish_append()
+
+    def _prepare(self, records: TailBatch) -> PendingAppend:
+        """Decode a batch and format its lines."""
+        predictions, undecodable = self._decoder.decode(records.values)
+        self._readiness.clear(Condition.SCHEMA_REGISTRY)
+        lines = audit_lines(
+            predictions,
+            source_topic=self._topics.events,
+            output_topic=self._topics.predictions,
+            partitions=records.partitions,
+            offsets=records.offsets,
+        )
+        return PendingAppend(CommittedBatch(records, predictions, undecodable), lines)
+
+    def _append(self, pending: PendingAppend) -> None:
+        """Append a batch to the log; runs in the background thread."""
+        self._audit_log.append(pending.lines, pending.batch.records.next_offsets)
+
+    def _wait_for_append(self) -> PendingAppend | None:
+        """Return the batch in flight once it is in the log, or ``None`` if there is no such batch.
+
+        Raises:
+            Unavailable: The disk is full or failing. The append was started again.
+        """
+        finished = self._in_flight.wait()
+        if finished is None:
+            return None
+        try:
+            finished.result()
+        except Unavailable:
+            self._in_flight.start(finished.item, self._append)
+            raise
+        self._readiness.clear(Condition.AUDIT_LOG)
+        return finished.item
+
+    def _finish_append(self) -> None:
+        """Wait for the batch in flight, if any, and show it to the views.
+
+        Raises:
+            Unavailable: See :meth:`_wait_for_append`.
+        """
+        appended = self._wait_for_append()
+        if appended is not None:
+            self._show(appended)
+
+    def _show(self, appended: PendingAppend) -> None:
+        """Give a batch that is in the log to the views and the metrics."""
+        if appended.batch.undecodable:
+            _log_undecodable(appended.batch, self._topics.predictions)
+        for view in self._views:
+            view.observe(appended.batch)
+        self._on_batch(appended.stats)
+
+    def _finish(self) -> None:
+        """Wait for the batch in flight; if the log cannot take it, the next run reads it again."""
+        try:
+            self._finish_append()
+        except Unavailable as outage:
+            log.warning(
+                "stopped before the last batch was in the audit log; the next start reads it again",
+                reason=str(outage),
+            )
+        else:
+            self._on_turn(False)  # noqa: FBT003 - no backlog
+
+
+def open_log_and_topic(settings: Settings, readiness: Readiness) -> tuple[AuditLog, CommittedTail]:
+    """Open the audit log, which locks it, and the predictions topic at the log's next offsets.
+
+    Raises:
+        StartupError: The topic is missing, the log belongs to another topic, or records that the log
+            lacks are no longer in the topic.
+        Unavailable: Kafka or the disk is unavailable.
+    """
+    topic, client_config = settings.topics.predictions, common(settings.kafka)
+    audit_log = AuditLog.open(
+        settings.audit.path,
+        rotate_bytes=settings.audit.rotate_bytes,
+        source=TopicProbe(client_config, topic).identity(),
+    )
+    try:
+        tail = CommittedTail(client_config, topic, audit_log.next_offsets, readiness)
+        # Save the start of every partition: if retention removes records from there, it is a gap.
+        audit_log.append(b"", tail.next_offsets)
+    except BaseException:
+        audit_log.close()
+        raise
+    return audit_log, tail
+
+
+def _log_undecodable(batch: CommittedBatch, topic: str) -> None:
+    """Log the coordinates of the records that have no line, and the reason of the first."""
+    rejections = list(batch.undecodable)
+    log.warning(
+        "records that are not predictions are not in the audit log",
+        topic=topic,
+        n_records=len(rejections),
+        coordinates=[
+            (int(batch.records.partitions[rejection.row]), int(batch.records.offsets[rejection.row]))
+            for rejection in rejections[:_COORDINATES_LOGGED]
+        ],
+        first=f"{rejections[0].code}: {rejections[0].detail}",
+    )

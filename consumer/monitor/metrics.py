@@ -1,10 +1,10 @@
-"""The monitor's metrics, of the audit log, drift, outcomes and the recommendation.
+"""The monitor's metrics: audit log, drift, outcomes, recommendation.
 
-Drift and outcomes are collected from the latest snapshot, so that a series is there exactly as long as
-what it speaks of: a model version that is no longer looked at has none.
+Drift and outcomes are collected from the latest snapshot, so a series exists exactly as long as the model
+version that it describes is monitored.
 
-Only the counters may be added up over monitors that each read a part; the index of two parts is not the
-sum or the mean of theirs. So the recording rules compute it from the counters.
+If several monitors read a part of the topic each, only their counters may be added. The index of the whole
+is not the sum or mean of the indexes of its parts, so the recording rules compute it from the counters.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from consumer.monitor.drift.tracker import DriftSnapshot
 from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict, thresholds_z
 from consumer.monitor.drift.window import PREDICTED_PURCHASE, SCORE, SERIES, bin_labels
-from consumer.monitor.loop import Round
+from consumer.monitor.loop import BatchStats
 from consumer.monitor.outcomes.join import OutcomesSnapshot
 from consumer.monitor.outcomes.quality import OutcomeSums
 from consumer.monitor.retraining import REASONS, Recommendation
@@ -36,8 +36,8 @@ class MonitorTelemetry(Collector):
     """The monitor's metrics.
 
     Args:
-        registry: where they are shown.
-        settings: what drift is held to; rules need it beside the counters.
+        registry: The registry to export them from.
+        settings: The drift settings; recording rules need them beside the counters.
     """
 
     def __init__(self, registry: CollectorRegistry, settings: DriftSettings) -> None:
@@ -47,7 +47,7 @@ class MonitorTelemetry(Collector):
         self._lines = counter("audit_lines", "Lines added to the audit log.")
         self._bytes = counter("audit_bytes", "Bytes added to the audit log.")
         self._undecodable = counter(
-            "audit_undecodable_records", "Records in the predictions topic that are no predictions."
+            "audit_undecodable_records", "Records in the predictions topic that cannot be decoded."
         )
         self._settings = settings
         self._drift = DriftSnapshot()
@@ -55,21 +55,21 @@ class MonitorTelemetry(Collector):
         self._recommendation: Recommendation | None = None
         registry.register(self)
 
-    def round_done(self, report: Round) -> None:
-        """Count one round."""
-        self._lines.inc(report.n_lines)
-        self._bytes.inc(report.line_bytes)
-        self._undecodable.inc(report.n_undecodable)
+    def batch_done(self, stats: BatchStats) -> None:
+        """Count a batch that is in the audit log."""
+        self._lines.inc(stats.lines)
+        self._bytes.inc(stats.line_bytes)
+        self._undecodable.inc(stats.undecodable)
 
     def show(self, drift: DriftSnapshot, outcomes: OutcomesSnapshot, recommendation: Recommendation) -> None:
-        """Take what is collected from now on."""
+        """Export these from now on."""
         self._drift, self._outcomes, self._recommendation = drift, outcomes, recommendation
 
     def collect(self) -> Iterable[Family]:
-        """Yield every family, those without a sample included."""
+        """Yield every family, including those without a sample."""
         yield from self._observations(self._drift)
         yield from self._verdicts(self._drift)
-        yield from self._unaligned_view(self._drift)
+        yield from self._windows(self._drift)
         yield from self._outcome_counters(self._outcomes, self._drift.model_version)
         yield from self._retraining(self._recommendation)
 
@@ -81,15 +81,13 @@ class MonitorTelemetry(Collector):
         )
         expected = _gauge(
             "drift_baseline_ratio",
-            "Share of training rows in each bin, 0 to 1, smoothed so that none is 0.",
+            "Share of training rows in each bin, 0 to 1, smoothed so that it is never 0.",
             ["model_version", "feature", "bin"],
         )
-        rows = _gauge(
-            "drift_baseline_observations", "Training rows that the baseline stands on.", ["model_version"]
-        )
+        rows = _gauge("drift_baseline_observations", "Training rows behind the baseline.", ["model_version"])
         trained = _gauge(
             "drift_baseline_timestamp_seconds",
-            "When the baseline was made, seconds since the epoch.",
+            "Creation time of the baseline, seconds since the epoch.",
             ["model_version"],
         )
         if drift.baseline is not None:
@@ -107,11 +105,13 @@ class MonitorTelemetry(Collector):
     def _verdicts(self, drift: DriftSnapshot) -> Iterator[Family]:
         psi = _gauge("drift_psi", "Population stability index of the last closed window, nats.", ["feature"])
         threshold = _gauge(
-            "drift_psi_threshold", "Index above which the last closed window has drifted, nats.", ["feature"]
+            "drift_psi_threshold",
+            "Population stability index above which the last closed window has drifted, nats.",
+            ["feature"],
         )
         shift = _gauge(
             "drift_mean_shift_sd",
-            "Mean of the last closed window minus training's, in training's standard deviations.",
+            "Mean of the last closed window minus the training mean, in standard deviations of training.",
             ["feature"],
         )
         status = _gauge(
@@ -126,11 +126,11 @@ class MonitorTelemetry(Collector):
         )
         allowed = _gauge(
             "predicted_positive_threshold_ratio",
-            "Difference between the two shares, either way, above which it is drift, 0 to 1.",
+            "Absolute difference between the live and the training share above which it has drifted, 0 to 1.",
         )
         unknown = _gauge(
             "drift_unknown_country_ratio",
-            "Share of students with a country that is none in the last closed window, 0 to 1.",
+            "Share of students with an unrecognised country in the last closed window, 0 to 1.",
         )
         if drift.baseline is not None:
             training.add_metric([], drift.baseline.baseline.predicted_positive_ratio)
@@ -150,32 +150,34 @@ class MonitorTelemetry(Collector):
             _add(unknown, [], window.unknown_country_ratio)
         return iter((psi, threshold, shift, status, live, training, allowed, unknown))
 
-    def _unaligned_view(self, drift: DriftSnapshot) -> Iterator[Family]:
-        closed = _counter("drift_windows", "Windows closed, by the verdict on them.", ["status"])
+    def _windows(self, drift: DriftSnapshot) -> Iterator[Family]:
+        closed = _counter("drift_windows", "Closed windows by verdict.", ["status"])
         for status in DriftStatus:
             closed.add_metric([status], drift.windows.get(status, 0))
-        running = _gauge("drift_window_students", "Distinct students in the window being filled.")
+        running = _gauge("drift_window_students", "Distinct students in the running window.")
         running.add_metric([], drift.running.students if drift.running else 0)
         closed_at = _gauge(
             "drift_window_closed_timestamp_seconds",
-            "When the latest prediction of the last closed window was made, seconds since the epoch.",
+            "Time of the latest prediction in the last closed window, seconds since the epoch.",
         )
         _add(closed_at, [], _last_s(drift.latest))
-        tolerance = _gauge("drift_tolerance_psi", "Index that is tolerated, nats (drift.tolerated_psi).")
+        tolerance = _gauge(
+            "drift_tolerance_psi", "Tolerated population stability index, nats (setting drift.tolerated_psi)."
+        )
         tolerance.add_metric([], self._settings.tolerated_psi)
         minimum = _gauge(
-            "drift_minimum_students", "Students below which nothing is judged (drift.minimum_students)."
+            "drift_minimum_students", "Students needed to judge a window (setting drift.minimum_students)."
         )
         minimum.add_metric([], self._settings.minimum_students)
         z = _gauge(
             "drift_threshold_z",
-            "Standard normal quantile of the thresholds, for one look at each window.",
+            "Standard normal quantile of the drift thresholds; each window is judged once.",
         )
         z.add_metric([], thresholds_z(self._settings))
         return iter((closed, running, closed_at, tolerance, minimum, z))
 
     def _outcome_counters(self, outcomes: OutcomesSnapshot, current: str | None) -> Iterator[Family]:
-        read = _counter("outcomes", "Outcomes read, by whether a prediction waited for them.", ["result"])
+        read = _counter("outcomes", "Outcomes read, by whether they met a pending prediction.", ["result"])
         for result in ("joined", "unmatched", "undecodable"):
             read.add_metric([result], getattr(outcomes, result))
         matured = _counter(
@@ -185,7 +187,7 @@ class MonitorTelemetry(Collector):
         )
         expected = _counter(
             "expected_purchases",
-            "Purchases to be expected among the matured outcomes: the sum of their probabilities.",
+            "Expected purchases among the matured outcomes: the sum of their probabilities.",
             ["model_version", "predicted_purchase"],
         )
         error = _counter(
@@ -195,12 +197,12 @@ class MonitorTelemetry(Collector):
         )
         expected_error = _counter(
             "expected_squared_error",
-            "The same sum, to be expected if the probabilities are right.",
+            "Expected value of that sum if the probabilities are right.",
             ["model_version"],
         )
         totals = dict(outcomes.totals)
         if current is not None and outcomes.state != "off":
-            totals.setdefault(current, OutcomeSums())  # a rate needs the 0 that comes before the first
+            totals.setdefault(current, OutcomeSums())  # a rate needs the 0 before the first outcome
         for version, sums in totals.items():
             matured.add_metric([version, "1", "1"], sums.true_positives)
             matured.add_metric([version, "1", "0"], sums.false_positives)
@@ -210,14 +212,15 @@ class MonitorTelemetry(Collector):
             expected.add_metric([version, "0"], sums.expected_unflagged)
             error.add_metric([version], sums.squared_error)
             expected_error.add_metric([version], sums.variance_flagged + sums.variance_unflagged)
-        awaiting = _gauge("predictions_awaiting_outcome", "Predictions that wait for an outcome.")
-        awaiting.add_metric([], outcomes.pending)
+        pending = _gauge("predictions_awaiting_outcome", "Predictions without an outcome so far.")
+        pending.add_metric([], outcomes.pending)
         status = _gauge(
-            "performance_status", "Precision and recall against expectation: 1 decay, 0 ok, -1 unknown."
+            "performance_status",
+            "Precision and recall against their expected values: 1 decay, 0 ok, -1 unknown.",
         )
         verdict = outcomes.verdict
         status.add_metric([], -1.0 if verdict is None else float(verdict.decayed))
-        return iter((read, matured, expected, error, expected_error, awaiting, status))
+        return iter((read, matured, expected, error, expected_error, pending, status))
 
     def _retraining(self, recommendation: Recommendation | None) -> Iterator[Family]:
         recommended = _gauge("retraining_recommended", "1 while retraining is recommended, else 0.")
@@ -237,7 +240,7 @@ def _gauge(name: str, text: str, labels: Sequence[str] = ()) -> GaugeMetricFamil
 
 
 def _add(family: Family, labels: Sequence[str], value: float | None) -> None:
-    """Add a sample; what is not known has none."""
+    """Add a sample, unless the value is unknown."""
     if value is not None:
         family.add_metric(labels, value)
 

@@ -1,10 +1,10 @@
-"""What has come in lately: how many predictions, how late, and the last of them."""
+"""The latest predictions and rejections, with counts, rates and latencies. Pure."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,21 +15,25 @@ from consumer.columnar.arrays import FloatArray, IntArray
 from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.loop import CommittedBatch
 from consumer.pipeline.batch import RecordBatch
+from consumer.pipeline.dead_letter import message
+from consumer.pipeline.rejections import Code
 
 HISTORY_S: Final = 120
 RATE_OVER_S: Final = 10
 ROWS_SHOWN: Final = 10
 ROWS_TIMED: Final = 1000
+_OTHER_CODE: Final = "other"
+_CODES: Final = frozenset(Code)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """How late predictions were, seconds; of the last so many.
+    """Latencies of the last predictions.
 
     Attributes:
-        to_score_s: median and 95 % quantile from an event's ``occurred_at`` to its score.
-        to_log_s: likewise, from the score to its line in the audit log.
-        predictions: how many.
+        to_score_s: Median and 95 % quantile from ``occurred_at`` to the score, seconds.
+        to_log_s: Median and 95 % quantile from the score to the audit log, seconds.
+        predictions: The number of predictions measured.
     """
 
     to_score_s: tuple[float, float]
@@ -39,13 +43,13 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecentSnapshot:
-    """What was predicted lately.
+    """The latest predictions.
 
     Attributes:
-        since_s: since when the total is counted, seconds since the epoch.
-        total: predictions since then.
-        per_second: predictions of each of the last seconds, oldest first, the current one left out.
-        last: the last lines of the audit log as objects, newest first.
+        since_s: Start of counting, seconds since the epoch.
+        total: Predictions since then.
+        per_second: Predictions in each of the last seconds, oldest first, without the current second.
+        last: The last audit log lines, parsed, newest first.
         latency: ``None`` before the first prediction.
     """
 
@@ -57,13 +61,13 @@ class RecentSnapshot:
 
     @property
     def rate(self) -> float:
-        """Predictions per second, over the last few seconds."""
+        """Predictions per second over the last ten seconds."""
         return sum(self.per_second[-RATE_OVER_S:]) / RATE_OVER_S
 
 
 @dataclass(frozen=True, slots=True)
-class _Tail:
-    """The last predictions of a batch, and where each record of that batch stands in Kafka."""
+class _BatchEnd:
+    """The last predictions of a batch, with the coordinates of all its records."""
 
     predictions: RecordBatch
     partitions: IntArray
@@ -71,12 +75,12 @@ class _Tail:
 
 
 class RecentPredictions:
-    """A view of the committed predictions that keeps the last of them.
+    """A view of the committed predictions that keeps the latest ones.
 
     Args:
-        source_topic: the topic of the events.
-        output_topic: the topic of the predictions.
-        now_s: the wall clock, seconds since the epoch.
+        source_topic: The events topic.
+        output_topic: The predictions topic.
+        now_s: Wall clock, seconds since the epoch.
     """
 
     def __init__(self, source_topic: str, output_topic: str, now_s: Callable[[], float] = time.time) -> None:
@@ -86,11 +90,11 @@ class RecentPredictions:
         self._since_s = now_s()
         self._total = 0
         self._seconds: deque[tuple[int, int]] = deque(maxlen=HISTORY_S + 1)
-        self._batches: tuple[_Tail, ...] = ()
+        self._batches: tuple[_BatchEnd, ...] = ()
         self._timed: tuple[FloatArray, FloatArray] = (np.empty(0), np.empty(0))
 
-    def show(self, batch: CommittedBatch) -> None:
-        """Take in predictions that are in the audit log."""
+    def observe(self, batch: CommittedBatch) -> None:
+        """Take in a batch that is in the audit log."""
         m = len(batch.predictions)
         if m == 0:
             return
@@ -100,7 +104,7 @@ class RecentPredictions:
         if self._seconds and self._seconds[-1][0] == second:
             before = self._seconds.pop()[1]
         self._seconds.append((second, before + m))
-        newest = _Tail(
+        newest = _BatchEnd(
             batch.predictions.select_rows(np.arange(max(0, m - ROWS_SHOWN), m)),
             batch.records.partitions,
             batch.records.offsets,
@@ -110,7 +114,7 @@ class RecentPredictions:
         self._timed = _timed(batch.predictions, now_s, self._timed)
 
     def snapshot(self) -> RecentSnapshot:
-        """Return what is known; safe to call from any thread."""
+        """Return what is known now. Thread-safe."""
         now = int(self._now_s())
         counts = dict(list(self._seconds))
         return RecentSnapshot(
@@ -122,15 +126,15 @@ class RecentPredictions:
         )
 
     def _last(self) -> list[dict[str, Any]]:
-        """Return the last lines, newest first; made only when somebody looks."""
+        """Format the last lines, newest first. Done on request only."""
         last: list[dict[str, Any]] = []
-        for tail in self._batches:
+        for end in self._batches:
             lines = audit_lines(
-                tail.predictions,
+                end.predictions,
                 source_topic=self._source_topic,
                 output_topic=self._output_topic,
-                partitions=tail.partitions,
-                offsets=tail.offsets,
+                partitions=end.partitions,
+                offsets=end.offsets,
             )
             last += [orjson.loads(line) for line in reversed(lines.splitlines())]
             if len(last) >= ROWS_SHOWN:
@@ -139,16 +143,16 @@ class RecentPredictions:
 
 
 def _timed(
-    predictions: RecordBatch, now_s: float, before: tuple[FloatArray, FloatArray]
+    predictions: RecordBatch, now_s: float, previous: tuple[FloatArray, FloatArray]
 ) -> tuple[FloatArray, FloatArray]:
-    """Return how late the last predictions were, float64 (k,) seconds each: to the score, to the log."""
+    """Return the latencies of the last predictions to the score and to the log, float64 (k,) seconds each."""
     occurred_s, scored_s = (
         predictions.numbers[name][-ROWS_TIMED:].astype(np.float64) / 1000
         for name in ("occurred_at", "scored_at")
     )
     new = (scored_s - occurred_s, now_s - scored_s)
     to_score, to_log = (
-        np.concatenate([old, added])[-ROWS_TIMED:] for old, added in zip(before, new, strict=True)
+        np.concatenate([old, added])[-ROWS_TIMED:] for old, added in zip(previous, new, strict=True)
     )
     return to_score, to_log
 
@@ -159,3 +163,91 @@ def _latency(to_score: FloatArray, to_log: FloatArray) -> Latency | None:
     median, high = np.quantile(to_score, [0.5, 0.95]).tolist()
     log_median, log_high = np.quantile(to_log, [0.5, 0.95]).tolist()
     return Latency(to_score_s=(median, high), to_log_s=(log_median, log_high), predictions=len(to_score))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecentRejection:
+    """A dead letter.
+
+    Attributes:
+        rejected_at: Its ``rejected_at``, RFC 3339.
+        code: Its code, or ``other`` if the code is unknown.
+        detail: Its detail in one line.
+        event_id: The event's id, if the event could be decoded.
+        student_id: The event's student id, or else the record key.
+        source: Topic, partition and offset of the event: ``topic[0]@17``.
+    """
+
+    rejected_at: str
+    code: str
+    detail: str
+    event_id: str
+    student_id: str
+    source: str
+
+
+class RejectionLog:
+    """Counts dead letters by code and keeps the latest ones."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._last: list[RecentRejection] = []
+
+    def add(self, values: Sequence[bytes | None], *, counted: Sequence[bool]) -> None:
+        """Take in dead letters.
+
+        Args:
+            values: Their record values, in order.
+            counted: Whether each one counts. Those from before the start are only listed.
+        """
+        rejections = []
+        for value, counts in zip(values, counted, strict=True):
+            if value is None:
+                continue
+            rejections.append(_parse_rejection(value))
+            if counts:
+                self._counts[rejections[-1].code] += 1
+        self._last = [*reversed(rejections), *self._last][:ROWS_SHOWN]
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The number of dead letters by code, the most frequent code first."""
+        return dict(self._counts.copy().most_common())
+
+    @property
+    def last(self) -> Sequence[RecentRejection]:
+        """The latest dead letters, newest first."""
+        return self._last
+
+
+def _parse_rejection(value: bytes) -> RecentRejection:
+    """Parse a dead letter. Any other bytes in the topic are shown as far as possible."""
+    dead_letter = _mapping(_parsed(value))
+    source, event = _mapping(dead_letter.get("source")), _mapping(dead_letter.get("event"))
+    code = dead_letter.get("code")
+    return RecentRejection(
+        rejected_at=str(dead_letter.get("rejected_at", "")),
+        code=code if isinstance(code, str) and code in _CODES else _OTHER_CODE,
+        detail=_detail(dead_letter.get("detail")),
+        event_id=str(event.get("event_id", "")),
+        student_id=str(event.get("student_id", source.get("key") or "")),
+        source=f"{source.get('topic', '?')}[{source.get('partition', '?')}]@{source.get('offset', '?')}",
+    )
+
+
+def _parsed(value: bytes) -> Any:
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _detail(detail: Any) -> str:
+    try:
+        return message(detail) if isinstance(detail, str | list) else ""
+    except (KeyError, IndexError, TypeError):
+        return str(detail)

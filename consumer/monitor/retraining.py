@@ -1,8 +1,7 @@
-"""From drift and outcomes to a recommendation: should the model be trained again?
+"""Recommend whether to train again, and announce changes of the recommendation on the control topic.
 
-Advice, not an order: nothing here trains. The reasons and their order are the outward contract's.
-
-Tells the control topic when the recommendation changes: rarely, and not at all while nothing does.
+A recommendation is advice: nothing here trains a model. The outward contract fixes the reasons and their
+order.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ REASONS: Final = {
     "performance_decay": "trigger_retraining_pipeline",
     "below_threshold": "continue_monitoring",
 }
-"""Every reason, the first that holds being given, and the action that it leads to."""
+"""Reason to action. The first reason that holds, in this order, is given."""
 
 RETRAIN: Final = "trigger_retraining_pipeline"
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """What to do.
+    """Whether to train again, and why.
 
     Attributes:
-        reason: one of :data:`REASONS`.
-        causes: the series that confirmed windows agree on: features, ``score``,
-            ``predicted_purchase``, ``precision``, ``recall``.
+        reason: One of :data:`REASONS`.
+        causes: The series that gave the reason: features, ``score``, ``predicted_purchase``,
+            ``precision``, ``recall``.
     """
 
     reason: str
@@ -51,12 +50,12 @@ class Recommendation:
 
     @property
     def action(self) -> str:
-        """What to do about it."""
+        """The recommended action."""
         return REASONS[self.reason]
 
     @property
     def should_retrain(self) -> bool:
-        """Whether that is to train again."""
+        """Whether the action is to train again."""
         return self.action == RETRAIN
 
 
@@ -64,44 +63,48 @@ def recommend(
     drift: DriftSnapshot,
     outcomes: OutcomesSnapshot,
     windows_to_confirm: int,
-    before: Recommendation | None = None,
+    previous: Recommendation | None = None,
 ) -> Recommendation:
-    """Return the first reason that holds.
+    """Return the first reason that holds, in the order of :data:`REASONS`.
 
-    One window that drifts is no reason yet: the same series has to drift in so many windows in a row.
-    A recommendation to retrain ends likewise, after so many windows in a row without its kind of drift.
+    One drifted window is not a reason yet: the same series has to drift in several windows in a row. A
+    recommendation to retrain lasts until as many windows in a row have no drift of its kind.
 
     Args:
-        drift: what is known of drift.
-        outcomes: what is known of outcomes.
-        windows_to_confirm: so many.
-        before: the recommendation until now.
+        drift: Live students against training.
+        outcomes: Realised against expected quality.
+        windows_to_confirm: The number of windows in a row.
+        previous: The recommendation so far.
     """
-    if drift.baseline is None:
-        return Recommendation("baseline_not_loaded")
-    if drift.predictions == 0:
-        return Recommendation("no_predictions_observed")
-    if drift.latest is None or not drift.latest.judged:
-        return Recommendation("insufficient_samples")
+    missing = _missing_data(drift)
+    if missing is not None:
+        return Recommendation(missing)
     windows = [window for window in drift.recent if window.judged][-windows_to_confirm:]
-    was = before.reason if before else ""
-    for reason, series_of in (
+    for reason, drifted_series in (
         ("feature_distribution_drift", _drifted_features),
         ("prediction_rate_shift", _shifted_predictions),
     ):
-        confirmed = (
-            set.intersection(*map(series_of, windows)) if len(windows) == windows_to_confirm else set()
-        )
-        recently = set.union(*map(series_of, windows))
-        if confirmed or (was == reason and recently):
-            causes = confirmed or recently
+        in_each = [drifted_series(window) for window in windows]
+        confirmed = set.intersection(*in_each) if len(windows) == windows_to_confirm else set()
+        lasting = set.union(*in_each) if previous is not None and previous.reason == reason else set()
+        causes = confirmed or lasting
+        if causes:
             return Recommendation(reason, tuple(name for name in SERIES if name in causes))
-    if outcomes.verdict is not None and outcomes.verdict.decayed:
-        figures = {"precision": outcomes.verdict.precision, "recall": outcomes.verdict.recall}
-        return Recommendation(
-            "performance_decay", tuple(name for name, figure in figures.items() if figure.decayed)
-        )
+    decayed = _decayed_measures(outcomes)
+    if decayed:
+        return Recommendation("performance_decay", decayed)
     return Recommendation("below_threshold")
+
+
+def _missing_data(drift: DriftSnapshot) -> str | None:
+    """Return the reason why drift cannot be judged yet, if it cannot."""
+    if drift.baseline is None:
+        return "baseline_not_loaded"
+    if drift.predictions == 0:
+        return "no_predictions_observed"
+    if drift.latest is None or not drift.latest.judged:
+        return "insufficient_samples"
+    return None
 
 
 def _drifted_features(window: WindowVerdict) -> set[str]:
@@ -113,31 +116,38 @@ def _shifted_predictions(window: WindowVerdict) -> set[str]:
     return {name for name, status in series.items() if status == DriftStatus.DRIFT}
 
 
+def _decayed_measures(outcomes: OutcomesSnapshot) -> tuple[str, ...]:
+    if outcomes.verdict is None:
+        return ()
+    measures = {"precision": outcomes.verdict.precision, "recall": outcomes.verdict.recall}
+    return tuple(name for name, measure in measures.items() if measure.decayed)
+
+
 RETRY_S: Final = 60.0
-"""Between tries while the topic is missing or the broker away."""
+"""Interval between attempts while the topic is missing or the broker is unavailable."""
 
 _S_PER_H: Final = 3600
 
 
 class ControlTopic(Protocol):
-    """Where announcements go."""
+    """The topic of the announcements."""
 
     def send(self, key: bytes, value: bytes, on_delivered: Callable[[str | None], None]) -> None:
-        """Send one; ``on_delivered`` is later called, from :meth:`poll`, with what went wrong or None."""
+        """Send a record. :meth:`poll` later calls ``on_delivered`` with the error, or ``None``."""
 
     def poll(self) -> None:
-        """Serve what has been delivered, without waiting."""
+        """Call the delivery callbacks that are due, without waiting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """What the topic was last told; kept over a restart.
+    """The last announcement. Survives a restart.
 
     Attributes:
-        action: the recommended action; empty before the first.
-        at_s: when, seconds since the epoch.
-        retrain_version: the model version that retraining was last recommended for.
-        retrain_at_s: when that was.
+        action: The announced action; empty before the first announcement.
+        at_s: Its time, seconds since the epoch.
+        retrain_version: The model version for which retraining was last announced.
+        retrain_at_s: The time of that announcement.
     """
 
     action: str = ""
@@ -150,11 +160,13 @@ class RetrainingNotifier:
     """Announces changes of the recommended action.
 
     Args:
-        topic: the control topic.
-        model: the model's name, the key of every announcement.
-        cooldown_h: after retraining was recommended, it is not recommended again for so many hours,
-            unless another model version has been put on meanwhile.
-        now_s: the wall clock, seconds since the epoch.
+        topic: The control topic.
+        model: The model name, the key of every announcement.
+        cooldown_h: Hours during which retraining is not announced again for the same model version.
+        now_s: Wall clock, seconds since the epoch.
+
+    Attributes:
+        announced: The last announcement.
     """
 
     def __init__(
@@ -164,29 +176,29 @@ class RetrainingNotifier:
         self._model = model
         self._cooldown_s = cooldown_h * _S_PER_H
         self._now_s = now_s
-        self._under_way = False
-        self._not_before_s = 0.0
+        self._in_flight = False
+        self._retry_at_s = 0.0
         self.announced = Announced()
 
     def cooldown_until_s(self, version: str | None) -> float | None:
-        """Return until when retraining is not announced again, seconds since the epoch, or ``None``."""
+        """Return the end of the cool-down for a version, seconds since the epoch, or ``None``."""
         until_s = self.announced.retrain_at_s + self._cooldown_s
         same_version = self.announced.retrain_version == version and version is not None
         return until_s if same_version and until_s > self._now_s() else None
 
-    def consider(
+    def notify_if_changed(
         self, recommendation: Recommendation, version: str | None, evidence: Callable[[], Mapping[str, Any]]
     ) -> None:
-        """Announce a recommendation if it is another action than the last one announced.
+        """Announce a recommendation if its action differs from the last announced one.
 
         Args:
-            recommendation: what is recommended now.
-            version: the model version that it is about.
-            evidence: returns what stands in the announcement beside the time and the action before.
+            recommendation: The current recommendation.
+            version: The model version it is about.
+            evidence: Returns the fields of the announcement beside the time and the previous action.
         """
         self._topic.poll()
         now_s, action = self._now_s(), recommendation.action
-        if self._under_way or action == self.announced.action or now_s < self._not_before_s:
+        if self._in_flight or action == self.announced.action or now_s < self._retry_at_s:
             return
         if action == RETRAIN and self.cooldown_until_s(version) is not None:
             return
@@ -199,14 +211,14 @@ class RetrainingNotifier:
             "previous_action": self.announced.action or None,
             **evidence(),
         }
-        self._under_way = True
+        self._in_flight = True
 
         def on_delivered(problem: str | None) -> None:
-            self._under_way = False
+            self._in_flight = False
             if problem is None:
                 self.announced = announced
                 return
-            self._not_before_s = self._now_s() + RETRY_S
-            log.warning("recommendation not announced", action=action, reason=problem, retry_s=RETRY_S)
+            self._retry_at_s = self._now_s() + RETRY_S
+            log.warning("cannot announce the recommendation", action=action, reason=problem, retry_s=RETRY_S)
 
         self._topic.send(self._model.encode(), orjson.dumps(value), on_delivered)

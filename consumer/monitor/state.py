@@ -1,15 +1,16 @@
-"""Drift and outcomes over a restart: one file, replaced as a whole, that says how far it has come.
+"""Drift and outcomes across a restart: one file, replaced as a whole, with the offsets it covers.
 
-The file holds a state and the offsets that it reflects. Whoever loads it reads on from there, up to
-where the audit log is, so that every prediction is in the state exactly once, however the process
-ended. The file is derived: without it, drift begins with an empty window, and nothing else is lost.
+On start the monitor loads the state and reads the predictions from there up to the end of the audit log,
+so that each prediction is in the state exactly once, however the process ended. The file can be lost:
+then drift starts over with an empty window, and nothing else is affected.
 """
 
 from __future__ import annotations
 
 import io
+import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -19,10 +20,17 @@ import structlog
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from consumer.errors import StartupError, Unavailable
+from consumer.kafka.reader import CommittedTail
+from consumer.monitor.audit.checkpoint import FILE_MODE
 from consumer.monitor.drift.tracker import SavedDrift
-from consumer.monitor.durable import replace_file
+from consumer.monitor.loop import MAX_RECORDS, MAX_WAIT_S
 from consumer.monitor.outcomes.join import SavedOutcomes
 from consumer.monitor.retraining import Announced, Recommendation
+from consumer.pipeline.batch import RecordBatch
+from consumer.pipeline.decode import Decoder
+from consumer.runtime.readiness import Readiness
+from model_store.files import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,19 +40,23 @@ log = structlog.get_logger(__name__)
 FORMAT: Final = 1
 _DESCRIPTION: Final = "description"
 
+_SILENCE_LIMIT_S: Final = 20.0
+"""Give up catching up after this time without a record: longer than a change of leaders takes. Drift
+must not keep the audit log from starting."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedState:
-    """What the monitor keeps beside its arrays.
+    """The saved state, without its arrays.
 
     Attributes:
-        format: version of this file's layout.
-        source: what the predictions were read from, such as cluster, topic and the topic's id.
-        next_offsets: how far, by partition.
-        drift: drift.
-        outcomes: outcomes, where there is a feed.
-        recommendation: the last one.
-        announced: what the control topic was last told.
+        format: Version of the file format.
+        source: Identity of the predictions topic: cluster, topic, topic id.
+        next_offsets: The offsets after the last prediction included, by partition.
+        drift: State of drift.
+        outcomes: State of outcomes, if there is an outcomes topic.
+        recommendation: The last recommendation.
+        announced: What was last sent to the control topic.
     """
 
     format: Literal[1] = FORMAT
@@ -56,31 +68,107 @@ class SavedState:
     announced: Announced = field(default_factory=Announced)
 
 
-def write_state(path: Path, state: SavedState, arrays: Mapping[str, NDArray[Any]]) -> None:
+Arrays = dict[str, NDArray[Any]]
+"""The arrays of a saved state, by name."""
+
+
+def write_state(path: Path, state: SavedState, arrays: Arrays) -> None:
     """Replace the file durably.
 
     Raises:
-        OSError: the disk is full or failing; the file before is still there.
+        OSError: The disk is full or failing; the previous file is still there.
     """
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     description = np.frombuffer(orjson.dumps(state, option=options), np.uint8)
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **{_DESCRIPTION: description, **arrays})
-    replace_file(path, content.getvalue())
+    replace_file(path, content.getvalue(), FILE_MODE)
 
 
-def read_state(path: Path) -> tuple[SavedState, dict[str, NDArray[Any]]] | None:
-    """Read the file; ``None`` if there is none, or none that is usable, which is logged."""
+def read_state(
+    path: Path, source: dict[str, str], log_offsets: Mapping[int, int]
+) -> tuple[SavedState, Arrays] | None:
+    """Read the state; return ``None`` and log why if there is no state that can be used.
+
+    Args:
+        path: The file.
+        source: Identity of the predictions topic; a state of another topic is not used.
+        log_offsets: Next offsets of the audit log; a state that is ahead of the log is not used.
+    """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        description = arrays.pop(_DESCRIPTION).tobytes()
-        return _ADAPTER.validate_json(description), arrays
+        state = _ADAPTER.validate_json(arrays.pop(_DESCRIPTION).tobytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("drift begins anew: its state cannot be read", path=str(path), reason=_one_line(error))
+        log.warning("drift starts over: cannot read its state", path=str(path), reason=_one_line(error))
         return None
+    if state.source != source:
+        log.warning("drift starts over: its state belongs to another topic", path=str(path))
+        return None
+    if any(offset > log_offsets.get(p, 0) for p, offset in state.next_offsets.items()):
+        log.warning("drift starts over: its state is ahead of the audit log", path=str(path))
+        return None
+    return state, arrays
+
+
+def catch_up(
+    client_config: Mapping[str, Any],
+    topic: str,
+    start: Mapping[int, int],
+    stop: Mapping[int, int],
+    decoder: Decoder,
+    ingest: Callable[[RecordBatch], None],
+) -> bool:
+    """Read the predictions that the audit log has and the saved state lacks.
+
+    Args:
+        client_config: Kafka client configuration.
+        topic: The predictions topic.
+        start: First offset to read, by partition; 0 for a missing partition.
+        stop: Offset to stop at, exclusive, by partition. The record before it was read earlier, so it
+            exists.
+        decoder: Decodes predictions.
+        ingest: Called with every batch, in order per partition.
+
+    Returns:
+        Whether all predictions could be read. If not, some may have been ingested.
+    """
+    behind = {p: offset for p, offset in stop.items() if start.get(p, 0) < offset}
+    if not behind:
+        return True
+    try:
+        tail = CommittedTail(client_config, topic, {p: start.get(p, 0) for p in stop}, Readiness(time.time))
+        try:
+            _read_until(tail, behind, stop, decoder, ingest)
+        finally:
+            tail.close()
+    except (StartupError, Unavailable) as error:
+        log.warning("drift starts over: cannot catch up with the audit log", reason=str(error))
+        return False
+    return True
+
+
+def _read_until(
+    tail: CommittedTail,
+    behind: Mapping[int, int],
+    stop: Mapping[int, int],
+    decoder: Decoder,
+    ingest: Callable[[RecordBatch], None],
+) -> None:
+    heard_s = time.monotonic()
+    while any(tail.next_offsets.get(p, 0) < offset for p, offset in behind.items()):
+        batch = tail.poll(MAX_RECORDS, MAX_WAIT_S)
+        if batch is None:
+            if time.monotonic() - heard_s > _SILENCE_LIMIT_S:
+                raise Unavailable(f"no records came for {_SILENCE_LIMIT_S:.0f} s")
+            continue
+        heard_s = time.monotonic()
+        predictions, _ = decoder.decode(batch.values)
+        limits = np.array([stop.get(p, 0) for p in batch.partitions.tolist()], np.int64)
+        wanted = (batch.offsets < limits)[predictions.rows]
+        ingest(predictions if wanted.all() else predictions.select_rows(np.flatnonzero(wanted)))
 
 
 def _one_line(error: Exception) -> str:

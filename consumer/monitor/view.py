@@ -66,7 +66,7 @@ def drift_answer(model: ModelSnapshot, settings: DriftSettings) -> dict[str, Any
     running = _running(drift, settings)
     shown = drift.latest or running
     return {
-        "status": overall_status(shown),
+        "status": shown.status if shown else DriftStatus.UNKNOWN,
         **_summary(drift, shown),
         **series_view(shown, drift.baseline.baseline if drift.baseline else None),
         "unknown_country_ratio": shown.unknown_country_ratio if shown else None,
@@ -236,13 +236,6 @@ def series_view(window: WindowVerdict | None, baseline: Baseline | None) -> dict
     }
 
 
-def overall_status(window: WindowVerdict | None) -> DriftStatus:
-    """Return ``drift`` if anything in the window drifted."""
-    if window is None or not window.judged:
-        return DriftStatus.UNKNOWN
-    return DriftStatus.DRIFT if window.drifted_features or window.predictions_shifted else DriftStatus.OK
-
-
 def timestamp(time_s: float | None) -> str | None:
     """Format seconds since the epoch: ``2026-01-31T12:00:00.000Z``."""
     return None if time_s is None else timestamps.format_s(time_s)
@@ -318,7 +311,7 @@ def _window(window: WindowVerdict | None) -> dict[str, Any] | None:
 def _brief(window: WindowVerdict) -> dict[str, Any]:
     return {
         "number": window.number,
-        "status": overall_status(window),
+        "status": window.status,
         "students": window.students,
         "last_prediction_at": _timestamp_of_ms(window.last_ms),
         "drifted_features": window.drifted_features,
@@ -345,7 +338,7 @@ def _version_span(version: VersionSpan) -> dict[str, Any]:
     verdict, baseline = version.verdict, version.model.baseline if version.model else None
     return {
         "model_version": version.version,
-        "status": overall_status(verdict),
+        "status": verdict.status if verdict else DriftStatus.UNKNOWN,
         "predictions": version.predictions,
         "students": verdict.students if verdict else None,
         "first_prediction_at": timestamp(version.first_s),

@@ -1,12 +1,4 @@
-"""Opens everything that the ``monitor`` role is made of, each where it was left.
-
-1. Open the audit log, which locks it, and the predictions topic where the log is.
-2. Read the state of drift and outcomes, which is never ahead of the log.
-3. Follow the outcomes topic from where that state is.
-4. Let drift catch up with the log. From here on both are shown the same batches.
-
-Opens the page: what it watches, and where it is served.
-"""
+"""The ``monitor`` role: the audit log, model monitoring and the dashboard, and how they are opened."""
 
 from __future__ import annotations
 
@@ -15,168 +7,203 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from consumer.dashboard.routes import page_routes
 from consumer.kafka import client_config
-from consumer.kafka.admin import TopicProbe
 from consumer.kafka.background_producer import ControlProducer
-from consumer.monitor.catch_up import catch_up
+from consumer.kafka.writer_schemas import writer_schemas
+from consumer.monitor.audit.log import AuditLog
 from consumer.monitor.drift.baselines import Baselines
 from consumer.monitor.drift.tracker import Drift
-from consumer.monitor.loop import Monitor, View, open_monitor
+from consumer.monitor.loop import Monitor, open_log_and_topic
 from consumer.monitor.metrics import MonitorTelemetry
-from consumer.monitor.monitoring import Monitoring
+from consumer.monitor.model_monitor import ModelMonitor
 from consumer.monitor.outcomes.join import OutcomeJoin
-from consumer.monitor.outcomes.reader import OutcomesFeed, follow
+from consumer.monitor.outcomes.reader import OutcomesFeed, follow_outcomes
 from consumer.monitor.recent import RecentPredictions
 from consumer.monitor.retraining import RetrainingNotifier
 from consumer.monitor.snapshot import ModelSnapshot, MonitorSnapshot
-from consumer.monitor.state import SavedState, read_state
+from consumer.monitor.state import catch_up, read_state
 from consumer.monitor.stream_status import StreamStatusPoller
 from consumer.monitor.view import drift_answer, page_view, trigger_answer
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas
+from consumer.roles.shared import role_registry
+from consumer.runtime.http import HttpServer, health_routes
+from consumer.runtime.lifecycle import running, stopping_on_signals
+from consumer.runtime.memory import tune_gc_and_malloc
+from consumer.runtime.readiness import Readiness
 from model_store.countries import country_code
 from model_store.errors import ModelStoreError
 from model_store.store import ModelStore
 from schemas.repository import purchase_outcome, purchase_prediction
 
 if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import Any
-
-    from numpy.typing import NDArray
     from prometheus_client import CollectorRegistry
 
-    from consumer.runtime.readiness import Readiness
-    from consumer.settings import Settings
+    from consumer.settings import DriftSettings, OutcomeSettings, Settings
 
-from typing import TYPE_CHECKING, Any
+_CHAMPION: Final = "champion"
 
-from prometheus_client import (
-    CollectorRegistry,
-)
 
-from consumer.kafka.writer_schemas import writer_schemas
-from consumer.roles.shared import role_registry
-from consumer.runtime.http import HttpServer, health_routes
-from consumer.runtime.lifecycle import running, stopping_on_signals
-from consumer.runtime.memory import tune_gc_and_malloc
-from consumer.runtime.readiness import Readiness
-from consumer.settings import DriftSettings, OutcomeSettings, Settings
+def run_monitor(settings: Settings) -> None:
+    """Run the ``monitor`` role until told to stop.
 
-log = structlog.get_logger(__name__)
+    Raises:
+        StartupError: The topic is missing, the log belongs to another topic or lacks records, or the
+            port is in use.
+        Unavailable: The broker did not answer at the start.
+        FatalError: The Kafka client cannot continue.
+    """
+    readiness = Readiness(time.time)
+    registry = role_registry(readiness)
+    role = build_monitor(settings, writer_schemas(settings), readiness, registry)
+    routes = [*health_routes(readiness, registry), *role.routes]
+    http = HttpServer(routes, settings.http.host, settings.http.monitor_port)
+    tune_gc_and_malloc()
+    with stopping_on_signals(role.monitor.stop), running(role.stream, http):
+        role.run()
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedMonitor:
-    """The role, ready to run.
+class MonitorRole:
+    """The monitor's parts, ready to run.
 
     Attributes:
-        monitor: the loop.
-        monitoring: drift, outcomes and what follows from them.
-        routes: the endpoints that tell of it, and the page.
-        watch: what the page shows of the scorers; runs beside the loop.
+        monitor: The loop.
+        model_monitor: Drift, outcomes and the recommendation.
+        stream: Polls the scorers' progress; start and stop it beside the loop.
+        control: Producer of the control topic.
+        routes: The monitoring endpoints and the dashboard.
     """
 
     monitor: Monitor
-    monitoring: Monitoring
+    model_monitor: ModelMonitor
+    stream: StreamStatusPoller
+    control: ControlProducer
     routes: Sequence[BaseRoute]
-    watch: StreamStatusPoller
-    _feed: OutcomesFeed | None
-    _control: ControlProducer
 
     def run(self) -> None:
-        """Work until told to stop, then save the state and disconnect.
+        """Run the loop until it is stopped, then save the state and disconnect.
 
         Raises:
-            StartupError: the topic or the log is not what it was; a person has to decide.
-            FatalError: the Kafka client cannot go on.
+            StartupError: The topic or the log is not the same as before; a person has to decide.
+            FatalError: The Kafka client cannot continue.
         """
         try:
             self.monitor.run()
         finally:
-            self.monitoring.save()
-            self._control.close()
-            if self._feed is not None:
-                self._feed.close()
+            self.model_monitor.close()
+            self.control.close()
 
 
-def open_all(
-    settings: Settings, writers: WriterSchemas, conditions: Readiness, registry: CollectorRegistry
-) -> OpenedMonitor:
-    """Open the role.
+def build_monitor(
+    settings: Settings, writers: WriterSchemas, readiness: Readiness, registry: CollectorRegistry
+) -> MonitorRole:
+    """Open the role's parts, each where the previous run left it.
+
+    The saved state of drift and outcomes is never ahead of the audit log. Drift first catches up with
+    the log; from then on both get the same batches.
 
     Args:
-        settings: everything that can be set.
-        writers: where the schemas of predictions and outcomes come from.
-        conditions: what keeps the monitor from being ready.
-        registry: where its metrics are shown.
+        settings: The settings.
+        writers: Resolves the writer schemas of predictions and outcomes.
+        readiness: The monitor's conditions.
+        registry: The registry to export metrics from.
 
     Raises:
-        StartupError: the topic is missing, the log is another's, or records in between are lost.
-        Unavailable: Kafka or the disk is away.
+        StartupError: The topic is missing, or the log belongs to another topic or lacks records.
+        Unavailable: Kafka or the disk is unavailable.
     """
+    topics, kafka = settings.topics, client_config.common(settings.kafka)
     telemetry = MonitorTelemetry(registry, settings.drift)
-    views: list[View] = []
-
-    def after_round(n_records: int) -> None:
-        monitoring.after_round(n_records)
-
-    monitor = open_monitor(
-        settings,
-        writers,
-        conditions,
-        views=views,
-        observe=telemetry.round_done,
-        after_round=after_round,
-    )
-    kafka, topics = client_config.common(settings.kafka), settings.topics
-    source = TopicProbe(kafka, topics.predictions).identity()
-    state_path = settings.audit.path.with_name(settings.audit.path.name + ".drift")
-    saved = _state(state_path, source, monitor.next_offsets)
-    outcome_offsets = saved[0].outcomes.next_offsets if saved and saved[0].outcomes else {}
-    join = OutcomeJoin(settings.outcomes)
-    feed = follow(kafka, topics.outcomes, outcome_offsets, Decoder(purchase_outcome(), writers), join)
     store = ModelStore(settings.model_store.path, settings.model_store.model)
     control = ControlProducer(client_config.producer(settings.kafka), topics.control)
+    audit_log, tail = open_log_and_topic(settings, readiness)
+    model_monitor = open_model_monitor(settings, writers, audit_log, store, control, telemetry)
+    recent = RecentPredictions(topics.events, topics.predictions)
+    stream = StreamStatusPoller(kafka, settings.kafka.group_id, topics.events, topics.dead_letters)
+    monitor = Monitor(
+        tail=tail,
+        audit_log=audit_log,
+        decoder=Decoder(purchase_prediction(), writers),
+        topics=topics,
+        readiness=readiness,
+        views=[model_monitor, recent],
+        on_batch=telemetry.batch_done,
+        on_turn=lambda backlog: model_monitor.refresh(backlog=backlog),
+    )
 
-    def made() -> Monitoring:
-        return Monitoring(
+    def snapshot() -> MonitorSnapshot:
+        model = model_monitor.snapshot()
+        return MonitorSnapshot(
+            at_s=time.time(),
+            conditions=readiness.active(),
+            model=model,
+            recent=recent.snapshot(),
+            stream=stream.snapshot(),
+            champion_since=champion_since(store, model.drift.model_version),
+        )
+
+    routes = [
+        *monitoring_routes(model_monitor.snapshot, settings.drift, settings.outcomes),
+        *page_routes(lambda: page_view(snapshot(), settings.drift, settings.outcomes)),
+    ]
+    return MonitorRole(monitor, model_monitor, stream, control, routes)
+
+
+def open_model_monitor(
+    settings: Settings,
+    writers: WriterSchemas,
+    audit_log: AuditLog,
+    store: ModelStore,
+    control: ControlProducer,
+    telemetry: MonitorTelemetry,
+) -> ModelMonitor:
+    """Restore model monitoring and let it catch up with the audit log; start over if it cannot."""
+    topics, kafka = settings.topics, client_config.common(settings.kafka)
+    state_path = settings.audit.path.with_name(settings.audit.path.name + ".drift")
+    saved = read_state(state_path, audit_log.source, audit_log.next_offsets)
+    outcome_offsets = saved[0].outcomes.next_offsets if saved and saved[0].outcomes else {}
+
+    def new_model_monitor(feed: OutcomesFeed | None) -> ModelMonitor:
+        return ModelMonitor(
             drift=Drift(Baselines(store), country_code, settings.drift),
-            join=None if feed is None else join,
             feed=feed,
-            announcer=RetrainingNotifier(control, store.model, settings.drift.cooldown_h),
+            notifier=RetrainingNotifier(control, store.model, settings.drift.cooldown_h),
             telemetry=telemetry,
             settings=settings.drift,
             state_path=state_path,
-            source=source,
-            look_s=settings.model_store.poll_s,
+            source=audit_log.source,
+            champion_poll_s=settings.model_store.poll_s,
         )
 
-    monitoring = made()
+    feed = follow_outcomes(
+        kafka,
+        topics.outcomes,
+        outcome_offsets,
+        Decoder(purchase_outcome(), writers),
+        OutcomeJoin(settings.outcomes),
+    )
+    model_monitor = new_model_monitor(feed)
     if saved is not None:
-        monitoring.restore(*saved)
-        complete = catch_up(
+        state, arrays = saved
+        model_monitor.restore(state, arrays)
+        caught_up = catch_up(
             kafka,
             topics.predictions,
-            saved[0].next_offsets,
-            monitor.next_offsets,
+            state.next_offsets,
+            audit_log.next_offsets,
             Decoder(purchase_prediction(), writers),
-            lambda predictions: monitoring.take(predictions, counted=False),
+            lambda predictions: model_monitor.ingest(predictions, counted=False),
         )
-        if not complete:
-            log.warning("drift begins anew")
-            monitoring = made()
-    monitoring.begin_at(monitor.next_offsets)
-    page = open_page(settings, conditions, monitoring.findings, store)
-    views += [monitoring, page.recent]
-    routes = [*monitoring_routes(monitoring.findings, settings.drift, settings.outcomes), *page.routes]
-    return OpenedMonitor(monitor, monitoring, routes, page.watch, feed, control)
+        if not caught_up:
+            model_monitor = new_model_monitor(feed)
+    model_monitor.start_at(audit_log.next_offsets)
+    return model_monitor
 
 
 def monitoring_routes(
@@ -185,9 +212,9 @@ def monitoring_routes(
     """Return the routes of ``/monitoring/drift`` and ``/monitoring/retraining_trigger``.
 
     Args:
-        snapshot: returns the latest snapshot; called from the HTTP thread.
-        drift: the drift settings.
-        outcomes: the outcome settings.
+        snapshot: Returns the latest snapshot; called from the HTTP thread.
+        drift: The drift settings.
+        outcomes: The outcome settings.
     """
 
     async def answer_drift(_: Request) -> Response:
@@ -202,74 +229,8 @@ def monitoring_routes(
     ]
 
 
-def _state(
-    path: Path, source: dict[str, str], log_offsets: dict[int, int]
-) -> tuple[SavedState, dict[str, NDArray[Any]]] | None:
-    """Read the state, if it is of this topic and not ahead of the log."""
-    found = read_state(path)
-    if found is None:
-        return None
-    state, _ = found
-    ahead = any(offset > log_offsets.get(p, 0) for p, offset in state.next_offsets.items())
-    if state.source != source or ahead:
-        why = "it is ahead of the audit log" if state.source == source else "it is of another topic"
-        log.warning("drift begins anew: its state does not fit", path=str(path), reason=why)
-        return None
-    return found
-
-
-_CHAMPION: Final = "champion"
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedPage:
-    """The page, ready to be served.
-
-    Attributes:
-        recent: a view of the predictions, to be shown every batch.
-        watch: to be started and stopped.
-        routes: where it is served.
-    """
-
-    recent: RecentPredictions
-    watch: StreamStatusPoller
-    routes: Sequence[BaseRoute]
-
-
-def open_page(
-    settings: Settings, conditions: Readiness, findings: Callable[[], ModelSnapshot], store: ModelStore
-) -> OpenedPage:
-    """Open the page.
-
-    Args:
-        settings: everything that can be set.
-        conditions: what keeps the monitor from being ready.
-        findings: returns the latest.
-        store: where the history of aliases is.
-    """
-    topics = settings.topics
-    recent = RecentPredictions(topics.events, topics.predictions)
-    watch = StreamStatusPoller(
-        client_config.common(settings.kafka), settings.kafka.group_id, topics.events, topics.dead_letters
-    )
-
-    def view() -> dict[str, Any]:
-        model = findings()
-        snapshot = MonitorSnapshot(
-            at_s=time.time(),
-            conditions=conditions.active(),
-            model=model,
-            recent=recent.snapshot(),
-            stream=watch.snapshot(),
-            champion_since=champion_since(store, model.drift.model_version),
-        )
-        return page_view(snapshot, settings.drift, settings.outcomes)
-
-    return OpenedPage(recent, watch, page_routes(view))
-
-
 def champion_since(store: ModelStore, version: str | None) -> str | None:
-    """Return since when a version is the champion, or ``None`` if it is not or cannot be told."""
+    """Return when a version became champion, RFC 3339, or ``None`` if it is not the champion."""
     try:
         if version is None or store.resolve(_CHAMPION).version != version:
             return None
@@ -279,24 +240,3 @@ def champion_since(store: ModelStore, version: str | None) -> str | None:
     last = switches[-1] if switches else {}
     at = last.get("at")
     return at if last.get("to") == version and isinstance(at, str) else None
-
-
-def run_monitor(settings: Settings) -> None:
-    """Run the ``monitor`` role until told to stop.
-
-    Args:
-        settings: everything that can be set.
-
-    Raises:
-        StartupError: the topic is missing, the log is another's or incomplete, a port is in use.
-        Unavailable: the broker did not answer at the start.
-        FatalError: the Kafka client cannot go on.
-    """
-    conditions = Readiness(time.time)
-    registry = role_registry(conditions)
-    opened = open_all(settings, writer_schemas(settings), conditions, registry)
-    routes = [*health_routes(conditions, registry), *opened.routes]
-    http = HttpServer(routes, settings.http.host, settings.http.monitor_port)
-    tune_gc_and_malloc()
-    with stopping_on_signals(opened.monitor.stop), running(opened.watch, http):
-        opened.run()

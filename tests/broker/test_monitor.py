@@ -20,9 +20,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[att
 from consumer.embedded_kafka.broker import EmbeddedKafka
 from consumer.errors import Condition, StartupError, Unavailable
 from consumer.kafka.admin import TopicSpec, create_topics
-from consumer.monitor.loop import open_monitor
 from consumer.runtime.readiness import Readiness
-from schemas.bundled import BundledSchemas
 from tests.support import monitor as monitored
 from tests.support.events import prediction
 from tests.support.monitor import (
@@ -31,6 +29,7 @@ from tests.support.monitor import (
     committed,
     logged,
     n_logged,
+    open_monitor,
     running,
     settings_for,
     until,
@@ -52,9 +51,9 @@ def test_aborted_predictions_are_never_logged(kafka: str, topics: Any, tmp_path:
         with running(settings_for(kafka, topic, path)) as watched:
             for turn in range(12):
                 scorer.publish(100 if turn % 3 else 37, abort=turn % 3 != 1)
-            until(lambda: sum(done.n_lines for done in watched.rounds) >= 400)
+            until(lambda: sum(stats.lines for stats in watched.batches) >= 400)
         assert watched.error is None
-        assert sum(done.n_lines for done in watched.rounds) == 400
+        assert sum(stats.lines for stats in watched.batches) == 400
     assert_exact(path, kafka, topic, 3)
     assert {event_id.split("-")[0] for _, _, event_id in logged(path)} == {"committed"}
 
@@ -115,9 +114,9 @@ def test_bytes_that_are_no_prediction_are_counted(kafka: str, topics: Any, tmp_p
         producer.produce(topic, value)
     producer.flush()
     with running(settings_for(kafka, topic, path)) as watched:
-        until(lambda: sum(done.n_records for done in watched.rounds) == len(values))
+        until(lambda: sum(stats.records for stats in watched.batches) == len(values))
     assert [(offset, event_id) for _, offset, event_id in logged(path)] == [(0, "a"), (5, "d")]
-    assert sum(done.n_undecodable for done in watched.rounds) == 4
+    assert sum(stats.undecodable for stats in watched.batches) == 4
 
 
 def test_partitions_added_while_running_are_read(kafka: str, topics: Any, tmp_path: Path) -> None:
@@ -161,7 +160,7 @@ def test_records_removed_before_they_were_read_stop_the_monitor(
     with pytest.raises(
         StartupError, match=r"\[0\] should be read on from offset 30, but has 45 to 60 \(15 rec"
     ):
-        open_monitor(settings, BundledSchemas(), Readiness(time.time))
+        open_monitor(settings, Readiness(time.time))
     assert n_logged(path) == 20
 
 
@@ -180,15 +179,15 @@ def test_a_topic_created_anew_stops_the_monitor(kafka: str, topics: Any, tmp_pat
         until(lambda: watched.error is not None)
     assert isinstance(watched.error, StartupError)
     with pytest.raises(StartupError, match="was written from another source"):
-        open_monitor(settings, BundledSchemas(), Readiness(time.time))
+        open_monitor(settings, Readiness(time.time))
 
 
 def test_a_missing_topic_or_broker_is_said_in_one_line(kafka: str, tmp_path: Path) -> None:
     """Without a topic the settings are wrong; without a broker it is to be tried again."""
     with pytest.raises(StartupError, match="no topic nowhere; create it with: purchase-stream topics create"):
-        open_monitor(settings_for(kafka, "nowhere", tmp_path / "a"), BundledSchemas(), Readiness(time.time))
+        open_monitor(settings_for(kafka, "nowhere", tmp_path / "a"), Readiness(time.time))
     with pytest.raises(Unavailable, match="check that it is up"):
-        open_monitor(settings_for("127.0.0.1:9", "x", tmp_path / "a"), BundledSchemas(), Readiness(time.time))
+        open_monitor(settings_for("127.0.0.1:9", "x", tmp_path / "a"), Readiness(time.time))
 
 
 def test_a_broker_outage_is_waited_out(tmp_path: Path) -> None:
@@ -200,9 +199,9 @@ def test_a_broker_outage_is_waited_out(tmp_path: Path) -> None:
             ScorerProcess(broker.bootstrap_servers, "p", 1).publish(10)
             until(lambda: n_logged(path) == 10)
             broker.kill(1)
-            until(lambda: Condition.BROKER in watched.conditions.active())
+            until(lambda: Condition.BROKER in watched.readiness.active())
             broker.restart(1)
-            until(lambda: not watched.conditions.active(), 60.0)
+            until(lambda: not watched.readiness.active(), 60.0)
             ScorerProcess(broker.bootstrap_servers, "p", 1).publish(10)
             until(lambda: n_logged(path) == 20)
         assert watched.error is None

@@ -108,7 +108,7 @@ class _Checks:
         return self._total
 
     def _begin(self, niceness: int = _IDLE_NICENESS) -> None:
-        from consumer.monitor.audit.reader import segment_paths  # noqa: PLC0415
+        from consumer.monitor.audit.log import segment_paths  # noqa: PLC0415
         from tests.faults.verifier import Oracle  # noqa: PLC0415
 
         self._service.await_decided()
@@ -118,7 +118,7 @@ class _Checks:
 
     def _await_log(self) -> None:
         """Wait until the monitor has written what is committed; it may be a moment behind."""
-        from consumer.monitor.audit.reader import log_bytes  # noqa: PLC0415
+        from consumer.monitor.audit.log import log_bytes  # noqa: PLC0415
 
         size = -1
         while (now := log_bytes(self._service.audit_log)) != size:

@@ -11,7 +11,7 @@ import pytest
 
 from consumer.errors import StartupError
 from consumer.monitor.audit.log import AuditLog
-from consumer.monitor.durable import write_all
+from model_store.files import write_all
 from tests.faults import crash_points as wiring
 from tests.unit.monitor import test_audit_log_crashes as crashes
 

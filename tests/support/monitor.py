@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from consumer.monitor.loop import Monitor, open_monitor
+from consumer.monitor.loop import Monitor, open_log_and_topic
+from consumer.pipeline.decode import Decoder
 from consumer.runtime.readiness import Readiness
 from consumer.settings import AuditSettings, KafkaSettings, Settings, TopicSettings
 from schemas.bundled import BundledSchemas
+from schemas.repository import purchase_prediction
 from tests.support.events import decoded_prediction, prediction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from consumer.monitor.loop import Round
+    from consumer.monitor.loop import BatchStats
 
 Line = tuple[int, int, str]
 """Output partition, output offset, event id."""
@@ -81,16 +83,29 @@ def running(settings: Settings) -> Iterator[Watched]:
         assert not thread.is_alive()
 
 
+def open_monitor(
+    settings: Settings, readiness: Readiness, on_batch: Callable[[BatchStats], None] = lambda _: None
+) -> Monitor:
+    """Return a monitor that keeps the audit log and nothing else."""
+    audit_log, tail = open_log_and_topic(settings, readiness)
+    return Monitor(
+        tail=tail,
+        audit_log=audit_log,
+        decoder=Decoder(purchase_prediction(), BundledSchemas()),
+        topics=settings.topics,
+        readiness=readiness,
+        on_batch=on_batch,
+    )
+
+
 class Watched:
-    """A monitor with what it tells about itself."""
+    """A monitor with its conditions, the counts of its batches, and the error that ended it."""
 
     def __init__(self, settings: Settings) -> None:
-        self.conditions = Readiness(time.time)
-        self.rounds: list[Round] = []
+        self.readiness = Readiness(time.time)
+        self.batches: list[BatchStats] = []
         self.error: Exception | None = None
-        self.monitor: Monitor = open_monitor(
-            settings, BundledSchemas(), self.conditions, observe=self.rounds.append
-        )
+        self.monitor = open_monitor(settings, self.readiness, self.batches.append)
 
     def run(self) -> None:
         """Run the monitor and keep what ends it."""
@@ -162,6 +177,5 @@ def assert_exact(path: Path, servers: str, topic: str, partitions: int) -> None:
 if __name__ == "__main__":  # the monitor that is killed
     open_monitor(
         settings_for(sys.argv[1], sys.argv[2], Path(sys.argv[3]), rotate_bytes=300_000),
-        BundledSchemas(),
         Readiness(time.time),
     ).run()

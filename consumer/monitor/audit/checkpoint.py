@@ -1,7 +1,7 @@
-"""How far the audit log has come: the one small file that decides what counts.
+"""The audit log's checkpoint: the small file that says how much of the log counts.
 
-A line is in the log when the checkpoint says so. Rule: the checkpoint is written after what it
-speaks of is durable, never before.
+A line is in the log once the checkpoint covers it. The checkpoint is written after the lines that it
+covers are durable, never before.
 """
 
 from __future__ import annotations
@@ -11,25 +11,28 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from consumer.errors import StartupError
-from consumer.monitor.durable import replace_file
+from model_store.files import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT: Final = 1
 
+FILE_MODE: Final = 0o640
+"""Mode of the monitor's files: readable by the group, closed to others, for they hold personal data."""
+
 _Count = Annotated[int, Field(ge=0)]
 
 
 class Checkpoint(BaseModel):
-    """One state of the audit log, consistent in itself.
+    """A consistent state of the audit log.
 
     Attributes:
-        format: version of this file's layout.
-        source: what the log is a view of, such as cluster, topic and the topic's id.
-        closed_segments: how many files have been set aside, numbered from 1.
-        length_bytes: length of the log; what lies beyond does not count.
-        next_offsets: where to read on, by partition of the topic.
+        format: Version of the file format.
+        source: Identity of the topic that the log is a view of: cluster, topic, topic id.
+        closed_segments: Number of closed segments; they are numbered from 1.
+        length_bytes: Length of the log; bytes beyond it do not count.
+        next_offsets: The next offset to append, by partition of the topic.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -41,7 +44,7 @@ class Checkpoint(BaseModel):
     next_offsets: dict[_Count, _Count] = Field(default_factory=dict)
 
     def after(self, n_bytes: int, next_offsets: dict[int, int]) -> Checkpoint:
-        """Return the state after more bytes and further offsets."""
+        """Return the state after an append."""
         return self.model_copy(
             update={
                 "length_bytes": self.length_bytes + n_bytes,
@@ -50,16 +53,16 @@ class Checkpoint(BaseModel):
         )
 
     def with_log_closed(self) -> Checkpoint:
-        """Return the state after the log has been set aside and an empty one begun."""
+        """Return the state after a rotation."""
         return self.model_copy(update={"closed_segments": self.closed_segments + 1, "length_bytes": 0})
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
-    """Read the checkpoint, or ``None`` where there is none.
+    """Read the checkpoint; return ``None`` if there is none.
 
     Raises:
-        StartupError: the file is no checkpoint of ours.
-        OSError: it cannot be read.
+        StartupError: The file is not a valid checkpoint.
+        OSError: The file cannot be read.
     """
     try:
         content = path.read_bytes()
@@ -71,8 +74,8 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "the file"
         raise StartupError(
-            f"{path} is no usable checkpoint ({where}: {problem['msg']}); restore it, or set it aside"
-            " together with the audit log and its segments to begin a new log"
+            f"{path} is not a valid checkpoint ({where}: {problem['msg']}); restore it, or move it away"
+            " together with the audit log and its segments to start a new log"
         ) from error
 
 
@@ -80,6 +83,6 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Replace the checkpoint durably.
 
     Raises:
-        OSError: it may or may not have been replaced; read it again before going on.
+        OSError: It may or may not have been replaced; read it again before you continue.
     """
-    replace_file(path, checkpoint.model_dump_json(indent=1).encode() + b"\n")
+    replace_file(path, checkpoint.model_dump_json(indent=1).encode() + b"\n", FILE_MODE)

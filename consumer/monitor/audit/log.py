@@ -1,16 +1,16 @@
-"""The audit log: one line per committed prediction, exactly once, whatever is killed.
+"""The audit log: one line per committed prediction, exactly once, even if the process is killed.
 
 Files, all in one folder and owned by one process at a time::
 
-    <path>              the log; readers may follow it, lines beyond the checkpoint may be cut again
-    <path>.000001 …     closed segments, oldest first; never touched again, free to be moved away
-    <path>.checkpoint   what counts (see :mod:`consumer.monitor.audit.checkpoint`)
-    <path>.lock         held with flock while a process writes the log
+    <path>              the log; lines beyond the checkpoint may be cut off again
+    <path>.000001 …     closed segments, oldest first; never changed, may be moved away
+    <path>.checkpoint   how much of the log counts (see :mod:`consumer.monitor.audit.checkpoint`)
+    <path>.lock         locked with flock while a process writes the log
 
-An append is: write the lines, fsync, replace the checkpoint. A log that is full is set aside before
-an append: rename, begin an empty log, fsync the folder, replace the checkpoint. There is one way
-back from every interruption, at start and after an error alike: believe the checkpoint, finish the
-renaming it missed, cut the log to its length, and let the topic deliver the rest again.
+To append, write the lines, fsync, replace the checkpoint. To rotate a full log before an append, rename
+it, create an empty log, fsync the folder, replace the checkpoint. Recovery is the same at start and after
+an error: trust the checkpoint, finish a rotation that it missed, truncate the log to the checkpointed
+length, and read the remaining records from the topic again.
 """
 
 from __future__ import annotations
@@ -19,18 +19,30 @@ import contextlib
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+import re
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, NoReturn, Self
 
 from consumer.errors import Condition, InvariantError, StartupError, Unavailable
-from consumer.monitor.audit.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from consumer.monitor.durable import FILE_MODE, sync_folder, write_all
+from consumer.monitor.audit.checkpoint import FILE_MODE, Checkpoint, read_checkpoint, write_checkpoint
+from model_store.files import sync_folder, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
-_PASSING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EMFILE, errno.ENFILE)
-"""Errors of a disk or a machine, as opposed to a wrong path or a missing right."""
+_TRANSIENT_ERRNOS: Final = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EFBIG,
+    errno.EMFILE,
+    errno.ENFILE,
+)
+"""Errors of the disk or the machine, not of a wrong path or a missing permission."""
+
+_LINES_PER_BATCH: Final = 10_000
+_OPEN_ATTEMPTS: Final = 100
 
 
 class AuditLog:
@@ -46,21 +58,22 @@ class AuditLog:
 
     @classmethod
     def open(cls, path: Path, *, rotate_bytes: int, source: Mapping[str, str]) -> Self:
-        """Lock the log and bring it back to its last checkpoint; begin one where there is none.
+        """Lock the log and return it to its last checkpoint, or create it.
 
         Args:
-            path: the log; folders above it are created.
-            rotate_bytes: a log that has grown to this size is set aside before the next append.
-            source: what the log is a view of. A log is never continued from something else.
+            path: The log; missing parent folders are created.
+            rotate_bytes: Size at which the log is rotated before the next append.
+            source: Identity of the topic that the log is a view of. A log is never continued from
+                another topic.
 
         Raises:
-            StartupError: another process writes this log, it is not ours, it was changed by someone
-                else, or the path cannot be used.
-            Unavailable: the disk is full or failing.
+            StartupError: Another process writes this log, it belongs to another topic, someone else
+                changed it, or the path is unusable.
+            Unavailable: The disk is full or failing.
         """
         lock: int | None = None
         try:
-            path = path.resolve()  # one lock and one folder, by whatever name the log is reached
+            path = path.resolve()  # one lock and one folder, even if the log is reached through a link
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             lock = _lock(path)
             log = cls(path, rotate_bytes, dict(source), lock)
@@ -70,7 +83,7 @@ class AuditLog:
                 os.close(lock)
             if not isinstance(error, OSError):
                 raise
-            if error.errno in _PASSING:
+            if error.errno in _TRANSIENT_ERRNOS:
                 raise Unavailable(
                     f"audit log {path} cannot be opened: {error.strerror}; try again"
                 ) from error
@@ -82,23 +95,28 @@ class AuditLog:
 
     @property
     def next_offsets(self) -> dict[int, int]:
-        """Where to read on, by partition; empty for a new log."""
+        """The next offset to append, by partition; empty for a new log."""
         return dict(self._checkpoint.next_offsets)
 
-    def append(self, lines: bytes, next_offsets: Mapping[int, int]) -> None:
-        """Add lines and remember how far they reach; durable on return, undone on error.
+    @property
+    def source(self) -> dict[str, str]:
+        """The identity of the topic that the log is a view of."""
+        return dict(self._checkpoint.source)
 
-        After an error, call again with the same arguments. Offsets that the log has already
-        reached mean that the failed call went through but for its last step: nothing is added.
+    def append(self, lines: bytes, next_offsets: Mapping[int, int]) -> None:
+        """Append lines and advance the checkpoint. Durable on return, undone on error.
+
+        After an error, call again with the same arguments. If the failed call did write the
+        checkpoint, the log already has these offsets, and the second call appends nothing.
 
         Args:
-            lines: whole lines, of the records from :attr:`next_offsets` up to the new ones.
-            next_offsets: where to read on after these lines, by partition.
+            lines: Whole lines, of the records from :attr:`next_offsets` up to the new next offsets.
+            next_offsets: The next offset after these lines, by partition.
 
         Raises:
-            Unavailable: the disk is full or failing.
-            StartupError: someone else changed the files.
-            InvariantError: the offsets go back.
+            Unavailable: The disk is full or failing.
+            StartupError: Someone else changed the files.
+            InvariantError: An offset would go back.
         """
         try:
             if self._log is None or not self._is_as_left(self._log):
@@ -112,31 +130,31 @@ class AuditLog:
             self._write(self._checkpoint.after(len(lines), dict(next_offsets)))
         except OSError as error:
             self._close_log()
-            # Take the torn lines out of readers' sight at once; the next call does it again anyhow.
+            # Remove torn lines for readers now; the next call would do so in any case.
             with contextlib.suppress(OSError):
                 self._recover()
             raise Unavailable(
-                f"audit log {self._path} cannot be written: {error.strerror}; goes on by itself once it can",
+                f"audit log {self._path} cannot be written: {error.strerror}; retrying until it can",
                 Condition.AUDIT_LOG,
             ) from error
 
     def close(self) -> None:
-        """Release the files and the lock. What was appended is durable already."""
+        """Release the files and the lock. Everything that was appended is durable already."""
         self._close_log()
         os.close(self._lock)
 
     def _recover(self) -> None:
         """Return to the checkpoint.
 
-        A failed fsync may have dropped pages that a later one reports as written, so what the
-        checkpoint does not cover is cut and written anew, never fsynced again.
+        After a failed fsync, the kernel may drop pages that a later fsync reports as written. So
+        everything beyond the checkpoint is truncated and written again, never only fsynced again.
         """
         self._close_log()
         checkpoint = read_checkpoint(self._checkpoint_path)
-        # A killed process may have left names that are there but not durable; what follows builds on them.
+        # A killed process may have left names that are not durable yet; make them durable first.
         sync_folder(self._path.parent)
         if checkpoint is None:
-            self._begin()
+            self._create()
             return
         self._refuse_other_source(checkpoint)
         self._checkpoint = checkpoint
@@ -154,33 +172,35 @@ class AuditLog:
             os.ftruncate(self._log, self._checkpoint.length_bytes)
             os.fsync(self._log)
 
-    def _begin(self) -> None:
-        """Begin a log where there is none."""
+    def _create(self) -> None:
+        """Create a log where there is none."""
         if self._checkpoint != Checkpoint(source=self._checkpoint.source):
-            self._refuse("has lost its checkpoint while it was written; restore that")
+            self._refuse("lost its checkpoint while it was written; restore the checkpoint")
         if (self._path.exists() and self._path.stat().st_size > 0) or self._segment(1).exists():
-            self._refuse("or a segment of it has lines, but no checkpoint says how far it got; restore that")
-        self._begin_file(self._checkpoint)
+            self._refuse(
+                "or a segment of it has lines, but the checkpoint is missing; restore the checkpoint"
+            )
+        self._start_file(self._checkpoint)
 
     def _rotate(self) -> None:
-        """Set the log aside and begin an empty one."""
+        """Close the log as a segment and create an empty one."""
         segment = self._segment(self._checkpoint.closed_segments + 1)
         if segment.exists():
-            self._refuse(f"would be set aside as {segment.name}, which exists")
+            self._refuse(f"would become the segment {segment.name}, which exists already")
         self._close_log()
-        os.rename(self._path, segment)  # noqa: PTH104 - beside the other calls whose order is the point
-        self._begin_file(self._checkpoint.with_log_closed())
+        os.rename(self._path, segment)  # noqa: PTH104 - tests replace this module's os
+        self._start_file(self._checkpoint.with_log_closed())
 
     def _finish_rotation(self) -> None:
-        """Go on after the rename, which happened although the checkpoint does not know it yet."""
+        """Finish a rotation whose rename happened, but which the checkpoint does not include yet."""
         segment = self._segment(self._checkpoint.closed_segments + 1)
         was_the_log = segment.stat().st_size == self._checkpoint.length_bytes
         if not was_the_log or (self._path.exists() and self._path.stat().st_size > 0):
-            self._refuse(f"does not fit the segment {segment.name}, which the checkpoint does not know")
-        self._begin_file(self._checkpoint.with_log_closed())
+            self._refuse(f"does not match the segment {segment.name}, which is not in the checkpoint")
+        self._start_file(self._checkpoint.with_log_closed())
 
-    def _begin_file(self, checkpoint: Checkpoint) -> None:
-        """Create the log, empty, and let the checkpoint know it."""
+    def _start_file(self, checkpoint: Checkpoint) -> None:
+        """Create an empty log and write its checkpoint."""
         self._log = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, FILE_MODE)
         sync_folder(self._path.parent)
         self._write(checkpoint)
@@ -190,7 +210,7 @@ class AuditLog:
         self._checkpoint = checkpoint
 
     def _has_reached(self, next_offsets: Mapping[int, int]) -> bool:
-        """Tell whether the log is already there; refuse to go back."""
+        """Return whether the log already has these offsets; refuse offsets that go back."""
         known = self._checkpoint.next_offsets
         for partition, offset in next_offsets.items():
             if offset < known.get(partition, 0):
@@ -201,28 +221,28 @@ class AuditLog:
         return all(known.get(partition) == offset for partition, offset in next_offsets.items())
 
     def _is_as_left(self, log: int) -> bool:
-        """Tell whether the path still leads to our file, at the length we left it."""
-        ours = os.fstat(log)
+        """Return whether the path still names the open file, with the checkpointed length."""
+        own = os.fstat(log)
         try:
-            there = self._path.stat()
+            current = self._path.stat()
         except FileNotFoundError:
             return False
-        same_file = (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
-        return same_file and ours.st_size == self._checkpoint.length_bytes
+        same_file = (own.st_dev, own.st_ino) == (current.st_dev, current.st_ino)
+        return same_file and own.st_size == self._checkpoint.length_bytes
 
     def _refuse_other_source(self, checkpoint: Checkpoint) -> None:
-        ours, its = self._checkpoint.source, checkpoint.source
-        if ours != its:
+        current, written = self._checkpoint.source, checkpoint.source
+        if current != written:
             different = "; ".join(
-                f"{name} {its.get(name, 'unknown')}, now {ours.get(name, 'unknown')}"
-                for name in sorted(ours.keys() | its.keys())
-                if ours.get(name) != its.get(name)
+                f"{name} {written.get(name, 'unknown')}, now {current.get(name, 'unknown')}"
+                for name in sorted(current.keys() | written.keys())
+                if current.get(name) != written.get(name)
             )
             self._refuse(f"was written from another source ({different})")
 
     def _refuse(self, reason: str) -> NoReturn:
         raise StartupError(
-            f"audit log {self._path} {reason}; or begin a new log: set this one aside with its segments"
+            f"audit log {self._path} {reason}; or start a new log: move this one away with its segments"
             " and checkpoint, or set PURCHASE_STREAM_AUDIT__PATH"
         )
 
@@ -241,10 +261,10 @@ class AuditLog:
 
 
 def _lock(path: Path) -> int:
-    """Take the lock of a log and leave our process id in it.
+    """Take the lock of a log and write our process id into it.
 
     Raises:
-        StartupError: another process has it; the message names it.
+        StartupError: Another process holds the lock; the message names it.
     """
     lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, FILE_MODE)
     try:
@@ -262,3 +282,63 @@ def _lock(path: Path) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def segment_paths(path: Path) -> list[Path]:
+    """Return the closed segments, oldest first."""
+    numbered = re.compile(re.escape(path.name) + r"\.(\d{6,})")
+    found = ((numbered.fullmatch(other.name), other) for other in path.parent.glob(f"{path.name}.*"))
+    return [other for match, other in sorted((int(m[1]), o) for m, o in found if m)]
+
+
+def log_bytes(path: Path) -> int:
+    """Return the total size of the log and its segments."""
+    total = 0
+    for file in (*segment_paths(path), path):
+        with contextlib.suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total
+
+
+def audit_log_lines(path: Path) -> Iterator[tuple[str, int, list[bytes]]]:
+    """Yield the lines of the closed segments and of the log, in batches.
+
+    An unfinished last line is still being written, or will be repaired; it is left out.
+
+    Yields:
+        File name, number of the first line in that file (from 1), and the lines without line feeds.
+
+    Raises:
+        StartupError: The log cannot be read.
+    """
+    try:
+        files = _open_files(path)
+        with contextlib.ExitStack() as stack:
+            for file in files:
+                stack.enter_context(file)
+            for name, file in zip((Path(file.name).name for file in files), files, strict=True):
+                number = 1
+                while lines := list(islice(file, _LINES_PER_BATCH)):
+                    if file is files[-1] and not lines[-1].endswith(b"\n"):
+                        del lines[-1]
+                    yield name, number, [line.rstrip(b"\n") for line in lines]
+                    number += len(lines)
+    except OSError as error:
+        raise StartupError(
+            f"the audit log {path} cannot be read: {error.strerror}; see audit.path"
+        ) from error
+
+
+def _open_files(path: Path) -> list[IO[bytes]]:
+    """Open all files of one moment; start over if the log was rotated between listing and opening."""
+    for _ in range(_OPEN_ATTEMPTS):
+        paths = segment_paths(path)
+        files: list[IO[bytes]] = []
+        with contextlib.suppress(FileNotFoundError):
+            for file in (*paths, path):
+                files.append(file.open("rb"))  # noqa: PERF401 - close those opened before a failure
+            if segment_paths(path) == paths:
+                return files
+        for opened in files:
+            opened.close()
+    raise FileNotFoundError(2, "no such file", str(path))

@@ -1,4 +1,4 @@
-"""What each model version saw in training, from the model store. No model is unpickled for it."""
+"""The training baseline of each model version, read from the model store without unpickling a model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from pydantic import ValidationError
 
 from model_store.baseline import Baseline
-from model_store.durable_files import read_regular
 from model_store.errors import ModelStoreError
+from model_store.files import read_regular
 from model_store.manifest import BASELINE_FILE, Manifest, digest
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ CHAMPION: Final = "champion"
 
 @dataclass(frozen=True, slots=True)
 class ModelBaseline:
-    """A model version as the monitor sees it.
+    """A model version, without its model.
 
     Attributes:
-        version: its id.
-        manifest: when and on what it was trained, and how good it was.
-        baseline: its bins.
+        version: The version id.
+        manifest: When and on what data it was trained, and its quality.
+        baseline: The bins of its training data.
     """
 
     version: str
@@ -34,17 +34,13 @@ class ModelBaseline:
 
 
 class Baselines:
-    """Reads baselines from a store, verified against the manifest.
-
-    Args:
-        store: where versions live.
-    """
+    """Reads baselines from a model store and verifies them against the manifest."""
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
 
     def champion_version(self) -> str | None:
-        """Return the version that the champion alias names, or ``None`` if it cannot be told."""
+        """Return the version that the champion alias names, or ``None`` if there is none."""
         try:
             return self._store.resolve(CHAMPION).version
         except ModelStoreError:
@@ -54,7 +50,7 @@ class Baselines:
         """Return the baseline of a version.
 
         Raises:
-            ModelStoreError: there is none, or it is not the one that the manifest describes.
+            ModelStoreError: There is no such version, or its baseline does not match the manifest.
         """
         manifest = self._store.manifest(version)
         expected = manifest.files[BASELINE_FILE]
@@ -64,8 +60,8 @@ class Baselines:
         except OSError as error:
             raise ModelStoreError(f"{path} cannot be read: {error.strerror or error}") from error
         if digest(content) != expected.sha256:
-            raise ModelStoreError(f"{path} is not the file that the manifest describes; train again")
+            raise ModelStoreError(f"{path} does not match the manifest; train again")
         try:
             return ModelBaseline(version, manifest, Baseline.model_validate_json(content))
         except ValidationError as error:
-            raise ModelStoreError(f"{path} is no baseline; train again") from error
+            raise ModelStoreError(f"{path} is not a baseline; train again") from error

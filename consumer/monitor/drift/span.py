@@ -1,8 +1,6 @@
-"""A span of the audit log or the topic, counted and judged as the monitor counts and judges its windows.
+"""Drift over a span of the audit log or of the predictions topic, for the drift report.
 
-The span is one window, however long: every student counts once, with the first prediction in it.
-
-The predictions topic as lines of the audit log, for whoever has no log or only a part of it.
+The whole span is one window: each student counts once, with their first prediction in it.
 """
 
 from __future__ import annotations
@@ -41,16 +39,16 @@ Line = dict[str, Any]
 
 @dataclass(slots=True)
 class VersionSpan:
-    """What one model version predicted in the span.
+    """The predictions of one model version in the span.
 
     Attributes:
-        version: its id.
-        predictions: how many.
-        first_s: when the first was made, seconds since the epoch.
-        last_s: when the last was made.
-        verdict: against that version's training; ``None`` without a baseline.
-        model: the version; ``None`` without a baseline.
-        problem: why there is no baseline; empty if there is one.
+        version: The version id.
+        predictions: Number of predictions.
+        first_s: Time of the first prediction, seconds since the epoch.
+        last_s: Time of the last prediction.
+        verdict: The verdict against that version's training; ``None`` without a baseline.
+        model: The version's baseline, or ``None``.
+        problem: Why there is no baseline; empty if there is one.
     """
 
     version: str
@@ -67,10 +65,10 @@ class Span:
     """A span that was read.
 
     Attributes:
-        since: where it begins, or ``None`` for the beginning.
-        until: where it ends (exclusive), or ``None`` for the end.
-        source: what was read, in words.
-        versions: what each model version predicted, the one with the most predictions first.
+        since: Its start, or ``None`` for the start of the source.
+        until: Its end (exclusive), or ``None`` for the end of the source.
+        source: A description of the source.
+        versions: The model versions, the one with the most predictions first.
     """
 
     since: datetime | None
@@ -80,7 +78,7 @@ class Span:
 
     @property
     def predictions(self) -> int:
-        """How many predictions are in it."""
+        """The number of predictions."""
         return sum(version.predictions for version in self.versions)
 
 
@@ -96,16 +94,16 @@ def read_span(
     """Read a span and judge it.
 
     Args:
-        chunks: lines of the audit log in batches: a name, the number of the first line, and the lines.
-        source: what they are read from, in words.
-        since: predictions made at or after this time, which has a time zone.
-        until: predictions made before this time.
-        baselines: what each version saw in training.
-        countries: from a country's text to its number.
-        settings: what is tolerated.
+        chunks: Lines of the audit log in batches: file name, number of the first line, lines.
+        source: A description of the source.
+        since: Only predictions made at or after this time (with a time zone).
+        until: Only predictions made before this time.
+        baselines: The training baseline of each version.
+        countries: Returns a country's number for its spelling.
+        settings: The tolerances.
 
     Raises:
-        BadInputError: a line is no line of the audit log.
+        BadInputError: A line is not a line of an audit log.
     """
     counters: dict[str, _Counter] = {}
     for by_version in _batches(chunks, since, until):
@@ -119,7 +117,7 @@ def read_span(
 
 
 class _Counter:
-    """Counts the predictions of one version."""
+    """Counts the predictions of one model version."""
 
     def __init__(self, version: str, baselines: Baselines, countries: Callable[[str], int]) -> None:
         self._span = VersionSpan(version)
@@ -133,7 +131,7 @@ class _Counter:
             self._window = Window(WindowCounts.empty(1, model.baseline), sys.maxsize, float("inf"))
 
     def add(self, lines: list[tuple[float, Line]]) -> None:
-        """Take in lines and their times, seconds since the epoch."""
+        """Add lines with their times, seconds since the epoch."""
         times_s = [time_s for time_s, _ in lines]
         self._span.predictions += len(lines)
         self._span.first_s = min(self._span.first_s, *times_s)
@@ -168,23 +166,25 @@ def _batches(
     chunks: Iterable[tuple[str, int, list[bytes]]], since: datetime | None, until: datetime | None
 ) -> Iterator[dict[str, list[tuple[float, Line]]]]:
     """Yield the lines of the span in batches, by model version."""
-    begin_s = since.timestamp() if since else float("-inf")
-    end_s = until.timestamp() if until else float("inf")
+    start_s = since.timestamp() if since else float("-inf")
+    stop_s = until.timestamp() if until else float("inf")
     for name, first, texts in chunks:
         by_version: dict[str, list[tuple[float, Line]]] = {}
         for n, text in enumerate(texts, first):
             try:
                 line = orjson.loads(text)
                 time_s = _time_s(line["timestamp_utc"])
-                if begin_s <= time_s < end_s:
+                if start_s <= time_s < stop_s:
                     by_version.setdefault(line["model_version"], []).append((time_s, line))
             except (ValueError, KeyError, TypeError) as error:
-                raise BadInputError(f"{name}, line {n}: no line of the audit log; see audit.path") from error
+                raise BadInputError(
+                    f"{name}, line {n}: not a line of an audit log; check audit.path"
+                ) from error
         yield by_version
 
 
 def _time_s(timestamp: str | int) -> float:
-    """Return seconds since the epoch; a time beyond all calendars is a number of milliseconds."""
+    """Return seconds since the epoch; a time outside the years 1 to 9999 is written in milliseconds."""
     if isinstance(timestamp, int):
         return timestamp / 1000
     return timestamps.parse(timestamp).timestamp()
@@ -195,36 +195,36 @@ def _student_hash(student_id: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-_CLOCKS_APART_MS: Final = 60_000
-"""A record is made after its prediction; by clocks that may differ by so much."""
+_MAX_CLOCK_SKEW_MS: Final = 60_000
+"""Maximum difference between the clocks of scorer and broker. A record is produced after its prediction."""
 
 
 def topic_lines(
     settings: Settings, writers: WriterSchemas, since: datetime | None
 ) -> Iterator[tuple[str, int, list[bytes]]]:
-    """Yield, in batches, the line that each committed prediction has, or would have, in the audit log.
+    """Read the predictions topic as lines of an audit log, for a report without a complete log.
 
     Args:
-        settings: the broker and the topics.
-        writers: where the schemas of predictions come from.
-        since: predictions made before this time need not be among them.
+        settings: The broker and the topics.
+        writers: Resolves writer schemas.
+        since: Skip predictions made well before this time.
 
-    Returns:
-        The topic, the number of the batch's first line (from 1), and the lines. A record that is no
-        prediction has none.
+    Yields:
+        The topic, the number of the batch's first line (from 1), and the lines. Records that are not
+        predictions have no line.
 
     Raises:
-        StartupError: there is no such topic.
-        Unavailable: the broker does not answer.
+        StartupError: There is no such topic.
+        Unavailable: The broker does not answer.
     """
     topic, client_config = settings.topics.predictions, common(settings.kafka)
     ranges = committed_ranges(client_config, topic)
     if since is not None:
-        begin_ms = int(since.timestamp() * 1000) - _CLOCKS_APART_MS
-        begins = TopicProbe(client_config, topic).offsets_since(sorted(ranges), max(begin_ms, 0))
+        start_ms = int(since.timestamp() * 1000) - _MAX_CLOCK_SKEW_MS
+        starts = TopicProbe(client_config, topic).offsets_since(sorted(ranges), max(start_ms, 0))
         ranges = {
-            partition: (max(first, begins.get(partition, end)), end)
-            for partition, (first, end) in ranges.items()
+            partition: (max(first, starts.get(partition, stop)), stop)
+            for partition, (first, stop) in ranges.items()
         }
     decoder, number = Decoder(purchase_prediction(), writers), 1
     for messages in committed_records(client_config, topic, ranges):

@@ -1,7 +1,7 @@
-"""How far live data stands from training data, and how far is too far. Arrays in, numbers out.
+"""How far live data differs from training data, and how far is too far. Pure: arrays in, numbers out.
 
-Drift is judged against a null that a person would sign: not "nothing at all has changed", which every
-large enough sample refutes, but "the change is below what we tolerate".
+The null hypothesis is not "nothing has changed", which every large enough sample refutes, but "the change
+is smaller than we tolerate".
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def smoothed_ratios(counts: NDArray[Any], sizes: IntArray | None = None) -> Floa
     """Return the share of each bin, float64 (B,): (c + 0.5) / (n + 0.5 b) for a series of b bins.
 
     Args:
-        counts: (B,), the bins of one series, or of several one after the other.
-        sizes: int64 (k,), bins of each series; one series without it.
+        counts: (B,), the bins of one series, or of several series one after the other.
+        sizes: int64 (k,), the number of bins of each series; ``None`` for a single series.
     """
     if sizes is None:
         sizes = np.array([len(counts)])
@@ -42,9 +42,9 @@ def psi(
     Σ (p - q) ln(p / q), which is Jeffreys' divergence, in nats.
 
     Args:
-        observed_ratios: float64 (B,), none of them 0; the series stand one after the other.
-        expected_ratios: float64 (B,), likewise.
-        sizes: int64 (k,), bins of each series; one series without it.
+        observed_ratios: float64 (B,), above 0; the bins of all series, one after the other.
+        expected_ratios: float64 (B,), above 0.
+        sizes: int64 (k,), the number of bins of each series; ``None`` for a single series.
     """
     if sizes is None:
         sizes = np.array([len(observed_ratios)])
@@ -54,20 +54,20 @@ def psi(
 
 @lru_cache(maxsize=1024)
 def psi_threshold(n_observed: int, n_expected: int, bins: int, tolerated_psi: float, z: float) -> float:
-    """Return the index that a sample exceeds with probability alpha if the true one is the tolerated one.
+    """Return the index that a sample exceeds with probability alpha if the true index is the tolerated one.
 
-    Under no change the index is about h·χ² with k = bins - 1 degrees of freedom and h = 1/n + 1/N
-    (Yurdakul and Naranjo, Journal of Risk Model Validation); with a true index δ, about
-    h·χ²(k, λ = δ/h), noncentral. Its quantile is taken by Patnaik's central χ² of
-    f = (k + λ)² / (k + 2λ) degrees of freedom (Biometrika 36, 1949), and that one's by Wilson and
-    Hilferty's cube (PNAS 17, 1931): a formula that PromQL can compute, too.
+    Without a change, the index is distributed about as h·χ² with k = bins - 1 degrees of freedom and
+    h = 1/n + 1/N (Yurdakul and Naranjo, Journal of Risk Model Validation); with a true index δ, about
+    as noncentral h·χ²(k, λ = δ/h). Its quantile is approximated by Patnaik's central χ² with
+    f = (k + λ)² / (k + 2λ) degrees of freedom (Biometrika 36, 1949), and the quantile of that by the cube
+    of Wilson and Hilferty (PNAS 17, 1931). PromQL can compute the same formula.
 
     Args:
         n_observed: n, live students.
         n_expected: N, training rows.
-        bins: number of bins, at least 2.
+        bins: Number of bins, at least 2.
         tolerated_psi: δ, at least 0.
-        z: standard normal quantile of 1 - alpha (see :func:`alarm_z`).
+        z: Standard normal quantile of 1 - alpha (see :func:`alarm_z`).
     """
     scale = 1 / n_observed + 1 / n_expected
     degrees = bins - 1
@@ -82,17 +82,17 @@ def psi_threshold(n_observed: int, n_expected: int, bins: int, tolerated_psi: fl
 def ratio_threshold(
     n_observed: int, n_expected: int, expected_ratio: float, tolerated_shift_ratio: float, z: float
 ) -> float:
-    """Return how far a share may lie from training's, either way.
+    """Return how far a live share may differ from the share in training, in either direction.
 
-    The tolerated shift plus z standard errors of the difference of two shares, the live one's taken
-    at the tolerated edge that is nearer to one half, where it is larger.
+    The tolerated shift plus z standard errors of the difference between the two shares. The variance of
+    the live share is taken at the tolerated edge nearer to one half, where it is larger.
 
     Args:
-        n_observed: live students.
-        n_expected: training rows.
-        expected_ratio: the share in training, 0 to 1.
-        tolerated_shift_ratio: a true difference of so much is no alarm; 0.01 is one point.
-        z: standard normal quantile of 1 - alpha/2.
+        n_observed: Live students.
+        n_expected: Training rows.
+        expected_ratio: The share in training, 0 to 1.
+        tolerated_shift_ratio: True difference that is not drift; 0.01 is one percentage point.
+        z: Standard normal quantile of 1 - alpha/2.
     """
     towards_half = tolerated_shift_ratio if expected_ratio < 0.5 else -tolerated_shift_ratio  # noqa: PLR2004 - a half
     edge = min(max(expected_ratio + towards_half, 0.0), 1.0)
@@ -104,17 +104,16 @@ def ratio_threshold(
 def alarm_z(windows_per_false_alarm: float, n_series: int, sides: int = 1) -> float:
     """Return the standard normal quantile that keeps a false-alarm budget.
 
-    alpha = 1 / (windows · series) for each look at each series (Bonferroni): on stable data less than
-    one window in ``windows_per_false_alarm`` has any alarm. It holds for one look per window.
+    Each series is tested once per window with alpha = 1 / (windows · series) (Bonferroni). On stable
+    data, fewer than one window in ``windows_per_false_alarm`` then raises any alarm.
     """
     return NormalDist().inv_cdf(1 - 1 / (windows_per_false_alarm * n_series * sides))
 
 
 def mean_shift_sd(total: float, n_observed: int, mean: float, sd: float) -> float | None:
-    """Return how many of training's standard deviations the live mean lies from training's mean.
+    """Return the live mean minus the training mean, in standard deviations of training.
 
-    ``None`` where there is nothing to compare, or training's values were all the same, or live ones
-    are beyond all measure.
+    ``None`` if there are no live values, all training values were equal, or the live mean overflows.
     """
     if n_observed == 0 or sd == 0:
         return None
@@ -123,10 +122,13 @@ def mean_shift_sd(total: float, n_observed: int, mean: float, sd: float) -> floa
 
 
 def digitize(column: FloatArray, edges: tuple[float, ...]) -> IntArray:
-    """Return the bin of each value, int64 (m,): how many edges lie below it.
+    """Return the bin of each value, int64 (m,): the number of edges below it.
 
-    A few edges are compared with the whole column faster than each value is searched among them, and
-    bytes are counted up faster than longer numbers.
+    >>> digitize(np.array([0.0, 0.5, 1.0, 7.0]), edges=(0.0, 1.0))
+    array([0, 1, 1, 2])
+
+    With few edges, comparing each edge with the whole column is faster than a binary search for each
+    value, and int8 sums are faster than int64 sums.
     """
     bins: NDArray[Any] = np.zeros(len(column), np.int8 if len(edges) <= np.iinfo(np.int8).max else np.int64)
     for edge in edges:
@@ -135,13 +137,19 @@ def digitize(column: FloatArray, edges: tuple[float, ...]) -> IntArray:
 
 
 def previous_occurrence(ids: NDArray[np.uint64]) -> IntArray:
-    """Return in which row each id stood before, int64 (m,); -1 where it stands for the first time.
+    """Return the row of each id's previous occurrence, int64 (m,), or -1 for its first one.
+
+    >>> previous_occurrence(np.array([7, 8, 7, 9, 7], np.uint64))
+    array([-1, -1,  0, -1,  2])
+
+    A quick unstable sort finds the ids that occur more than once; only their rows, usually few, are
+    then sorted by id and row, so that each row stands next to the previous one of the same id.
 
     Args:
         ids: uint64 (m,).
     """
     previous = np.full(len(ids), -1, np.int64)
-    order = np.argsort(ids)  # five times as fast as one that keeps the order of equals
+    order = np.argsort(ids)  # five times as fast as a stable sort
     equal = ids[order[1:]] == ids[order[:-1]]
     if equal.any():
         repeated = np.zeros(len(ids), np.bool_)
@@ -154,14 +162,17 @@ def previous_occurrence(ids: NDArray[np.uint64]) -> IntArray:
     return previous
 
 
-def unseen(ids: NDArray[np.uint64], seen: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Tell which ids are not among those seen, bool (m,).
+def not_in_sorted(ids: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return which ids are not in ``known``, bool (m,).
+
+    >>> not_in_sorted(np.array([5, 6], np.uint64), known=np.array([1, 5], np.uint64))
+    array([False,  True])
 
     Args:
         ids: uint64 (m,).
-        seen: uint64 (s,), sorted.
+        known: uint64 (s,), sorted.
     """
-    if not len(seen):
+    if not len(known):
         return np.ones(len(ids), np.bool_)
-    new: NDArray[np.bool_] = seen[np.minimum(np.searchsorted(seen, ids), len(seen) - 1)] != ids
+    new: NDArray[np.bool_] = known[np.minimum(np.searchsorted(known, ids), len(known) - 1)] != ids
     return new

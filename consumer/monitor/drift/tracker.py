@@ -1,4 +1,4 @@
-"""Follows drift over all committed predictions, against what their model version saw in training."""
+"""Drift over all committed predictions, against the training data of their model version."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from consumer.monitor.drift.window import (
     Window,
     WindowCounts,
     bin_labels,
-    flat_counts,
+    flatten_counts,
     sample_of,
 )
 from consumer.pipeline.batch import RecordBatch
@@ -30,7 +30,7 @@ from model_store.errors import ModelStoreError
 log = structlog.get_logger(__name__)
 
 WINDOWS_KEPT: Final = 20
-"""Verdicts that are kept for the page, and for retraining to be confirmed by several."""
+"""Closed windows kept: for the dashboard, and for a recommendation to be confirmed by several."""
 
 _MS_PER_H: Final = 3_600_000
 
@@ -40,17 +40,17 @@ class DriftSnapshot:
     """Drift at one moment.
 
     Attributes:
-        model_version: the version whose predictions are compared: the champion once it has predicted,
+        model_version: The version whose predictions are compared: the champion once it has predicted,
             else the version that predicted last; ``None`` before the first prediction without a
             champion.
-        baseline: the training data of that version, or ``None``.
-        problem: why there is no baseline, in one line; empty if there is one.
-        predictions: predictions of that version read so far.
-        samples: students counted, once per window, including the running window.
-        observations: students per bin since this process started, for counters.
-        running: the window being filled.
-        recent: the latest closed windows, oldest first.
-        windows: windows closed since this process started, by status.
+        baseline: The training data of that version, or ``None``.
+        problem: Why there is no baseline, in one line; empty if there is one.
+        predictions: Predictions of that version read so far.
+        samples: Students counted, once per window, including the running window.
+        observations: Students per bin since this process started, for counters.
+        running: The window being filled.
+        recent: The latest closed windows, oldest first.
+        windows: Windows closed since this process started, by status.
     """
 
     model_version: str | None = None
@@ -71,14 +71,14 @@ class DriftSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedDrift:
-    """Drift as it is kept over a restart.
+    """The state of drift that survives a restart.
 
     Attributes:
-        model_version: see :class:`DriftSnapshot`, like the next two.
-        predictions: of that version.
-        samples: students counted.
-        window: the window that was being filled; ``None`` where there was no baseline.
-        recent: closed windows.
+        model_version: The version whose predictions are compared.
+        predictions: Predictions of that version.
+        samples: Students counted, once per window.
+        window: The window being filled; ``None`` without a baseline.
+        recent: Closed windows, oldest first.
     """
 
     model_version: str | None = None
@@ -89,15 +89,15 @@ class SavedDrift:
 
 
 def governing_version(present: Sequence[str], current: str | None, champion: str | None) -> str | None:
-    """Return the version whose predictions are looked at.
+    """Return the version whose predictions are compared with its training.
 
-    The champion, as soon as it has made a prediction; what else there is then are stragglers of the
-    one before, or a challenger. Where no champion can be told, whoever predicted last.
+    This is the champion as soon as it has predicted; predictions of other versions are then late ones
+    of its predecessor. Without a champion, it is the version that predicted last.
 
     Args:
-        present: the versions of a batch, in the order of their last prediction.
-        current: the one until now.
-        champion: what the alias names, or ``None``.
+        present: The versions in a batch, ordered by their last prediction.
+        current: The version compared so far.
+        champion: The version that the champion alias names, or ``None``.
     """
     if champion in present or not present:
         return champion if champion in present else current
@@ -107,12 +107,12 @@ def governing_version(present: Sequence[str], current: str | None, champion: str
 
 
 class Drift:
-    """Windows of drift, one after the other.
+    """Fills and judges one drift window after another.
 
     Args:
-        baselines: what each version saw in training.
-        countries: from the spelling of a country to its number.
-        settings: sizes, and what is tolerated.
+        baselines: The training baseline of each version.
+        countries: Returns a country's number for its spelling.
+        settings: Window sizes and tolerances.
     """
 
     def __init__(
@@ -130,10 +130,10 @@ class Drift:
         self._counted = np.zeros(0, np.int64)
         self._switch_to(None)
 
-    def look_at_champion(self) -> None:
-        """See what the alias names; while nothing was predicted, that version is shown.
+    def refresh_champion(self) -> None:
+        """Read the champion alias. Before the first prediction, the champion's version is shown.
 
-        Also tries again to read a baseline that could not be read.
+        Also retries to read a missing baseline.
         """
         self._champion = self._baselines.champion_version()
         if self._predictions == 0 and self._champion not in {None, self._version}:
@@ -152,10 +152,10 @@ class Drift:
         """Take in a batch.
 
         Args:
-            predictions: the predictions.
-            students: uint64 (m,), a hash of each one's student.
-            versions: the model version of each.
-            counted: whether the counters shall move; not for what they counted before a restart.
+            predictions: The predictions.
+            students: uint64 (m,), hashes of the student ids.
+            versions: The model version of each prediction.
+            counted: Whether to add them to the counters; false for those counted before a restart.
         """
         if not len(predictions):
             return
@@ -196,7 +196,7 @@ class Drift:
         )
 
     def saved(self) -> tuple[SavedDrift, NDArray[np.uint64]]:
-        """Return the state, and uint64 (s,) the students in the window being filled."""
+        """Return the state, and the students in the window being filled, uint64 (s,)."""
         saved = SavedDrift(
             model_version=self._version,
             predictions=self._predictions,
@@ -207,7 +207,7 @@ class Drift:
         return saved, np.empty(0, np.uint64) if self._window is None else self._window.seen
 
     def restore(self, saved: SavedDrift, seen: NDArray[np.uint64]) -> None:
-        """Go on from a saved state, as far as its baseline is still there."""
+        """Continue from a saved state, if its baseline still exists."""
         self._switch_to(saved.model_version, saved.predictions)
         if self._model is None or saved.window is None:
             return
@@ -221,9 +221,9 @@ class Drift:
         self._window = self._open(saved.window, seen)
 
     def _switch_to(self, version: str | None, predictions: int = 0) -> None:
-        """Begin anew with another version, or with the same one."""
-        if version != self._version:
-            log.info("drift is compared with another model", version=version)
+        """Start over with another version, or with the same one."""
+        if self._version is not None and version != self._version:
+            log.info("drift is now compared with another model", version=version, before=self._version)
         self._version = version
         self._predictions = predictions
         self._samples = 0
@@ -242,17 +242,17 @@ class Drift:
         self._problem = ""
         self._window = self._open(WindowCounts.empty(1, self._model.baseline))
         self._observations = {name: np.zeros_like(c) for name, c in self._window.counts.bins.items()}
-        self._counted = flat_counts(self._observations)
+        self._counted = flatten_counts(self._observations)
 
     def _open(self, counts: WindowCounts, seen: NDArray[np.uint64] | None = None) -> Window:
         settings = self._settings
         return Window(counts, settings.window_students, settings.window_max_age_h * _MS_PER_H, seen)
 
     def _fill(self, window: Window, sample: Sample, *, counted: bool) -> None:
-        begin = 0
-        while begin < len(sample):
+        start = 0
+        while start < len(sample):
             students, bins = window.counts.students, window.flat_counts.copy()
-            begin = window.add(sample, begin)
+            start = window.add(sample, start)
             self._samples += window.counts.students - students
             if counted:
                 self._counted += window.flat_counts - bins
@@ -264,12 +264,8 @@ class Drift:
         assert self._model is not None  # noqa: S101 - there is no window without a baseline
         verdict = judge(window.counts, self._model.baseline, self._settings, closed=True)
         self._recent = [*self._recent, verdict][-WINDOWS_KEPT:]
-        drifted = verdict.drifted_features or verdict.predictions_shifted
-        status = (
-            DriftStatus.UNKNOWN if not verdict.judged else DriftStatus.DRIFT if drifted else DriftStatus.OK
-        )
-        self._windows[status] += 1
-        if drifted:
+        self._windows[verdict.status] += 1
+        if verdict.status == DriftStatus.DRIFT:
             log.warning(
                 "drift",
                 features=verdict.drifted_features,

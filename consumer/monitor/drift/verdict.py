@@ -1,7 +1,7 @@
-"""A window's counts against the baseline → a verdict on every series, with its evidence.
+"""Judge a window: its counts and the baseline → a verdict on every series, with the evidence.
 
-A window is judged once, when it is closed: looking at a window again and again while it fills would
-make false alarms some eight times as frequent. What a running window holds is shown without verdict.
+A window is judged once, when it closes. Judging it again and again while it fills would make false alarms
+about eight times as frequent. A running window is shown without a verdict.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ UNKNOWN_COUNTRY_LABEL = "unknown"
 
 
 class DriftStatus(StrEnum):
-    """What is known of a series."""
+    """The verdict on a series or a window."""
 
     OK = "ok"
     DRIFT = "drift"
@@ -43,13 +43,13 @@ class SeriesVerdict:
     """One input, or the score, in one window.
 
     Attributes:
-        status: the verdict.
-        psi: population stability index, nats; ``None`` while nobody is in the window.
-        threshold: the index above which it is drift, for so many observations.
-        observations: distinct students.
-        mean_shift_sd: live mean minus training's, in training's standard deviations; ``None`` for
+        status: The verdict.
+        psi: Population stability index, nats; ``None`` for an empty window.
+        threshold: The index above which the series has drifted, given the number of observations.
+        observations: Distinct students.
+        mean_shift_sd: Live mean minus training mean, in standard deviations of training; ``None`` for
             countries.
-        counts: students in each bin.
+        counts: Students in each bin.
     """
 
     status: DriftStatus
@@ -62,14 +62,14 @@ class SeriesVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateVerdict:
-    """The share of students who are predicted to buy, in one window.
+    """The share of students predicted to buy, in one window.
 
     Attributes:
-        status: the verdict.
-        predicted_positive_ratio: live; ``None`` while nobody is in the window.
-        training_positive_ratio: in training, of students the model had not seen.
-        threshold: the difference, either way, above which it is drift.
-        observations: distinct students.
+        status: The verdict.
+        predicted_positive_ratio: The live share; ``None`` for an empty window.
+        training_positive_ratio: The share in training, of students held out from the model.
+        threshold: The absolute difference above which the share has drifted.
+        observations: Distinct students.
     """
 
     status: DriftStatus
@@ -81,19 +81,19 @@ class RateVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowVerdict:
-    """Everything that is said of one window.
+    """The verdicts on one window.
 
     Attributes:
-        number: 1 for the model version's first window.
-        closed: whether it was judged; if not, every status is ``unknown``.
-        students: distinct students.
-        predictions: predictions read meanwhile.
-        opened_ms: when its first prediction was made, ms since the epoch.
-        last_ms: when its latest one was.
-        features: the seven inputs by name.
-        score: the predicted probability.
-        rate: the share of predicted purchases.
-        unknown_country_ratio: share of students whose country is none.
+        number: 1 for the first window of the model version.
+        closed: Whether the window is closed; while it is not, every status is ``unknown``.
+        students: Distinct students.
+        predictions: Predictions read, including repeated ones.
+        opened_ms: Time of its first prediction, ms since the epoch.
+        last_ms: Time of its latest prediction.
+        features: The seven inputs by name.
+        score: The predicted probability.
+        rate: The share of students predicted to buy.
+        unknown_country_ratio: Share of students with an unrecognised country.
     """
 
     number: int
@@ -109,28 +109,35 @@ class WindowVerdict:
 
     @property
     def judged(self) -> bool:
-        """Whether there is a verdict at all."""
+        """Whether the window is closed and had enough students for a verdict."""
         return self.rate.status != DriftStatus.UNKNOWN
 
     @property
+    def status(self) -> DriftStatus:
+        """``drift`` if any series has drifted."""
+        if not self.judged:
+            return DriftStatus.UNKNOWN
+        return DriftStatus.DRIFT if self.drifted_features or self.predictions_shifted else DriftStatus.OK
+
+    @property
     def drifted_features(self) -> list[str]:
-        """The inputs that have drifted, in their order; the score is no input."""
+        """The inputs that have drifted, in the order of the inputs."""
         return [name for name, series in self.features.items() if series.status == DriftStatus.DRIFT]
 
     @property
     def predictions_shifted(self) -> bool:
-        """Whether the score or the share of predicted purchases has drifted."""
+        """Whether the score or the share of students predicted to buy has drifted."""
         return DriftStatus.DRIFT in {self.score.status, self.rate.status}
 
     @property
     def max_abs_mean_shift_sd(self) -> float | None:
-        """The largest shift of an input's mean, in training's standard deviations, without its sign."""
+        """The largest absolute shift of an input's mean, in standard deviations of training."""
         shifts = [s.mean_shift_sd for s in self.features.values() if s.mean_shift_sd is not None]
         return max(map(abs, shifts), default=None)
 
 
 def thresholds_z(settings: DriftSettings, sides: int = 1) -> float:
-    """Return the normal quantile that every series' threshold stands on."""
+    """Return the standard normal quantile used for every threshold."""
     return alarm_z(settings.windows_per_false_alarm, len(SERIES), sides)
 
 
@@ -140,10 +147,10 @@ def judge(
     """Compare a window with the baseline.
 
     Args:
-        counts: the window.
-        baseline: of the model version that made its predictions.
-        settings: what is tolerated.
-        closed: whether the window is finished, and so may be judged.
+        counts: The window.
+        baseline: The baseline of the model version that made the predictions.
+        settings: The tolerances.
+        closed: Whether the window is closed, so that it may be judged.
     """
     decided = closed and counts.students >= settings.minimum_students
     series: Mapping[str, Bins] = {**baseline.features, SCORE: baseline.score}
@@ -205,8 +212,8 @@ def _series(
 
 @lru_cache(maxsize=64)
 def _expected(counts: tuple[tuple[int, ...], ...]) -> tuple[FloatArray, IntArray]:
-    """Return the shares in training of k series, float64 (B,), and the bins of each, int64 (k,)."""
-    sizes = np.array([len(of_one) for of_one in counts])
+    """Return the training shares of k series, float64 (B,), and their numbers of bins, int64 (k,)."""
+    sizes = np.array([len(series) for series in counts])
     return smoothed_ratios(np.concatenate(counts), sizes), sizes
 
 

@@ -1,8 +1,8 @@
-"""One window of drift: how many students fell into each bin. Each student counts once.
+"""A drift window: the number of students in each bin. Each student counts once.
 
-A window is tumbling and closed by its number of distinct students, because the threshold that a
-window is held to depends on that number, and because a student who sends many events would else be
-taken for many students who are alike, which is the commonest false alarm of all.
+Windows are tumbling and close at a number of distinct students, for two reasons: the drift threshold
+depends on that number, and a student with many events must not look like many similar students, which is
+the most common false alarm.
 """
 
 from __future__ import annotations
@@ -17,36 +17,37 @@ from numpy.typing import NDArray
 from pydantic import PlainValidator
 
 from consumer.columnar.arrays import FloatArray, IntArray
-from consumer.monitor.drift.statistics import digitize, previous_occurrence, unseen
+from consumer.monitor.drift.statistics import digitize, not_in_sorted, previous_occurrence
 from model_store.baseline import Baseline, NumericBins
 from model_store.inputs import INPUT_NAMES
 
 SCORE: Final = "score"
 PREDICTED_PURCHASE: Final = "predicted_purchase"
 SERIES: Final = (*INPUT_NAMES, SCORE, PREDICTED_PURCHASE)
-"""Everything that is compared with training: the seven inputs, the score, and the decision."""
+"""Everything that is compared with training: the seven inputs, the score and the decision."""
 
 NUMERIC: Final = (*INPUT_NAMES[1:], SCORE)
-"""Those with a mean."""
+"""The series with a mean."""
 
 DECISION_BINS: Final = ("0", "1")
 
 Counts = Annotated[NDArray[np.int64], PlainValidator(lambda counts: np.array(counts, np.int64))]
-"""int64 (B,); read from a list of a state that was saved."""
+"""int64 (B,); read from a list in the saved state."""
 
-_LOOK_AHEAD_ROWS: Final = 512
-"""At least so many rows are looked at together, however few students a window still lacks."""
+_MIN_CHUNK_ROWS: Final = 512
+"""Minimum number of rows that are examined together, even if a window lacks fewer students."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """m predictions of one model version, as drift looks at them.
+    """m predictions of one model version, binned.
 
     Attributes:
-        students: uint64 (m,), a hash of each student's id.
-        bins: int64 (9, m), the bin of each of :data:`SERIES`, all bins being numbered in one row.
-        values: float64 (7, m), each of :data:`NUMERIC`.
-        scored_at_ms: int64 (m,).
+        students: uint64 (m,), hashes of the student ids.
+        bins: int64 (9, m), the bin of each prediction in each of :data:`SERIES`. The bins of all series
+            are numbered consecutively.
+        values: float64 (7, m), the values of each of :data:`NUMERIC`.
+        scored_at_ms: int64 (m,), ms since the epoch.
     """
 
     students: NDArray[np.uint64]
@@ -59,7 +60,7 @@ class Sample:
 
     @cached_property
     def previous_occurrence(self) -> IntArray:
-        """Where each student stood before in this sample, int64 (m,), -1 for nowhere."""
+        """The row of each student's previous prediction in this sample, int64 (m,), or -1."""
         return previous_occurrence(self.students)
 
 
@@ -70,14 +71,14 @@ def sample_of(
     scored_at_ms: NDArray[np.int64],
     baseline: Baseline,
 ) -> Sample:
-    """Find the bins of predictions.
+    """Bin predictions.
 
     Args:
-        columns: the seven inputs (country as a number) and ``score``, float64 (m,) by name.
+        columns: The seven inputs (country as a number) and ``score``, float64 (m,) by name.
         decisions: int64 (m,), 0 or 1.
-        students: uint64 (m,), a hash of each student's id.
-        scored_at_ms: int64 (m,).
-        baseline: whose bins.
+        students: uint64 (m,), hashes of the student ids.
+        scored_at_ms: int64 (m,), ms since the epoch.
+        baseline: The bins.
     """
     series = {**baseline.features, SCORE: baseline.score}
     labels = bin_labels(baseline)
@@ -97,16 +98,16 @@ def sample_of(
 
 @dataclass(slots=True)
 class WindowCounts:
-    """What a window holds.
+    """The counts of a window.
 
     Attributes:
-        number: 1 for the model version's first window.
-        students: distinct students counted.
-        predictions: predictions read, those of students already counted included.
-        opened_ms: when its first prediction was made, ms since the epoch; ``None`` while empty.
-        last_ms: when its latest prediction was made.
+        number: 1 for the first window of the model version.
+        students: Distinct students counted.
+        predictions: Predictions read, including repeated ones of counted students.
+        opened_ms: Time of its first prediction, ms since the epoch; ``None`` while empty.
+        last_ms: Time of its latest prediction.
         bins: int64 (B,), students in each bin, for each of :data:`SERIES`.
-        totals: sum of each numeric input and of the score.
+        totals: Sum of each of :data:`NUMERIC`.
     """
 
     number: int
@@ -119,7 +120,7 @@ class WindowCounts:
 
     @classmethod
     def empty(cls, number: int, baseline: Baseline) -> WindowCounts:
-        """Return a window that nobody is in yet."""
+        """Return the counts of an empty window."""
         labels = bin_labels(baseline)
         return cls(
             number=number,
@@ -128,7 +129,7 @@ class WindowCounts:
         )
 
     def copy(self) -> WindowCounts:
-        """Return one that no longer changes."""
+        """Return an independent copy."""
         bins = {name: counts.copy() for name, counts in self.bins.items()}
         return WindowCounts(
             self.number,
@@ -142,7 +143,7 @@ class WindowCounts:
 
 
 def bin_labels(baseline: Baseline) -> dict[str, tuple[str, ...]]:
-    """Return the labels of each series' bins."""
+    """Return the bin labels of each series."""
     return {
         **{name: bins.labels for name, bins in baseline.features.items()},
         SCORE: baseline.score.labels,
@@ -151,13 +152,17 @@ def bin_labels(baseline: Baseline) -> dict[str, tuple[str, ...]]:
 
 
 class Window:
-    """The window that is being filled.
+    """The window being filled.
 
     Args:
-        counts: what it holds already.
-        target_students: how many fill it.
-        max_age_ms: how old it may get.
-        seen: uint64, sorted, the students it holds already.
+        counts: The counts so far.
+        target_students: Number of distinct students that closes the window.
+        max_age_ms: Age that closes the window.
+        seen: uint64 (s,), sorted, the students counted so far.
+
+    Attributes:
+        counts: The counts so far.
+        flat_counts: The bins of all series, int64 (B,); ``counts.bins`` are views of its parts.
     """
 
     def __init__(
@@ -173,12 +178,11 @@ class Window:
         self._target_students = target_students
         self._max_age_ms = max_age_ms
         self._expired = False
-        self.flat_counts = flat_counts(counts.bins)
-        """The bins of all series, which ``counts`` shows by series; int64 (B,)."""
+        self.flat_counts = flatten_counts(counts.bins)
 
     @property
     def seen(self) -> NDArray[np.uint64]:
-        """The students it holds, uint64, sorted."""
+        """The students counted so far, uint64 (s,), sorted."""
         if self._just_seen:
             self._seen = np.sort(np.concatenate([self._seen, *self._just_seen]))
             self._just_seen.clear()
@@ -186,45 +190,52 @@ class Window:
 
     @property
     def is_full(self) -> bool:
-        """Whether it has its students, or its time is over."""
+        """Whether the window has enough students, or is too old."""
         return self._expired or self.counts.students >= self._target_students
 
-    def add(self, sample: Sample, begin: int) -> int:
-        """Take in rows from ``begin`` on, until the sample ends or the window is full.
+    def add(self, sample: Sample, start: int) -> int:
+        """Count the rows from ``start`` on, until the sample ends or the window is full.
+
+        Students A, B and C arrive at a window for two that has already counted A::
+
+            row      0  1  2  3  4        row 0: A was counted before
+            student  A  B  B  C  A        row 1: B is new and fills the window
+            add(sample, 0) returns 2; the next window starts at row 2, where B counts again
 
         Returns:
-            The row to go on from, in the next window if this one is full.
+            The first row that was not counted. If the window is full, it belongs to the next window.
         """
-        if begin >= len(sample) or self.is_full:
-            return begin
-        seen, end, new = self.seen, begin, np.empty(0, np.int64)
+        if start >= len(sample) or self.is_full:
+            return start
+        known, stop, new = self.seen, start, np.empty(0, np.int64)
         lacking = self._target_students - self.counts.students
-        while end < len(sample) and len(new) < lacking and not self._expired:
-            look_ahead = max(lacking - len(new), _LOOK_AHEAD_ROWS)
-            part, end = end, self._within_age(sample.scored_at_ms, end, min(end + look_ahead, len(sample)))
-            rows = part + np.flatnonzero(sample.previous_occurrence[part:end] < begin)
-            new = np.concatenate([new, rows[unseen(sample.students[rows], seen)]])
+        while stop < len(sample) and len(new) < lacking and not self._expired:
+            chunk_start, chunk_rows = stop, max(lacking - len(new), _MIN_CHUNK_ROWS)
+            stop = self._within_age(sample.scored_at_ms, stop, min(stop + chunk_rows, len(sample)))
+            # A student is new if the window has not counted them and no row from start on was theirs.
+            first_here = sample.previous_occurrence[chunk_start:stop] < start
+            rows = chunk_start + np.flatnonzero(first_here)
+            new = np.concatenate([new, rows[not_in_sorted(sample.students[rows], known)]])
         if len(new) >= lacking:
-            # The window ends with the student who fills it, wherever the batch ends.
             new = new[:lacking]
-            end = int(new[-1]) + 1
-        if end > begin:
-            # Students who are all new, the usual case, are looked at where they lie.
-            self._count(sample, slice(begin, end) if len(new) == end - begin else new)
+            stop = int(new[-1]) + 1  # the student who fills the window closes it
+        if stop > start:
+            all_new = len(new) == stop - start  # the usual case: a slice needs no copy
+            self._count(sample, slice(start, stop) if all_new else new)
             counts = self.counts
-            counts.predictions += end - begin
-            counts.last_ms = max(int(sample.scored_at_ms[begin:end].max()), counts.last_ms or 0)
-        return end
+            counts.predictions += stop - start
+            counts.last_ms = max(int(sample.scored_at_ms[start:stop].max()), counts.last_ms or 0)
+        return stop
 
-    def _within_age(self, times_ms: NDArray[np.int64], begin: int, end: int) -> int:
-        """Return where the first row between begin and end stands that comes too late; open the window."""
+    def _within_age(self, times_ms: NDArray[np.int64], start: int, stop: int) -> int:
+        """Return the first row from ``start`` on that is too late, else ``stop``; open an empty window."""
         if self.counts.opened_ms is None:
-            self.counts.opened_ms = int(times_ms[begin])
-        late = times_ms[begin:end] >= self.counts.opened_ms + self._max_age_ms
+            self.counts.opened_ms = int(times_ms[start])
+        late = times_ms[start:stop] >= self.counts.opened_ms + self._max_age_ms
         if not late.any():
-            return end
+            return stop
         self._expired = True
-        return begin + int(late.argmax())
+        return start + int(late.argmax())
 
     def _count(self, sample: Sample, rows: IntArray | slice) -> None:
         counts, students = self.counts, sample.students[rows]
@@ -232,17 +243,17 @@ class Window:
         self._just_seen.append(students)
         bins = sample.bins[:, rows]
         self.flat_counts += np.bincount(bins.ravel(), minlength=len(self.flat_counts))
-        with np.errstate(over="ignore", invalid="ignore"):  # a mean beyond all numbers is no mean
+        with np.errstate(over="ignore", invalid="ignore"):  # see mean_shift_sd
             totals = sample.values[:, rows].sum(axis=1).tolist()
         for name, total in zip(NUMERIC, totals, strict=True):
             counts.totals[name] += total
 
 
-def flat_counts(bins: dict[str, Counts]) -> NDArray[np.int64]:
-    """Lay the bins of all series out in one array, int64 (B,), and let ``bins`` be views of its parts."""
-    together = np.concatenate(list(bins.values()))
-    end = 0
+def flatten_counts(bins: dict[str, Counts]) -> NDArray[np.int64]:
+    """Copy the bins of all series into one array, int64 (B,), and make ``bins`` views of its parts."""
+    flat = np.concatenate(list(bins.values()))
+    stop = 0
     for name, counts in bins.items():
-        begin, end = end, end + len(counts)
-        bins[name] = together[begin:end]
-    return together
+        start, stop = stop, stop + len(counts)
+        bins[name] = flat[start:stop]
+    return flat

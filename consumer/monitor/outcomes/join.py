@@ -1,7 +1,9 @@
-"""Joins outcomes to predictions. Memory is bounded: the last so many predictions wait for an outcome.
+"""Join outcomes to predictions, in bounded memory.
 
-Predictions lie in a ring of arrays, because they come by the thousand and taking them in must cost
-nothing; outcomes are rare beside them, so each batch of outcomes searches the ring as a whole.
+A prediction is *pending* until an outcome of its student arrives; the outcome is then *maturing* until the
+prediction is old enough, and *matured* when it is counted. Pending predictions are kept in a ring of
+arrays: predictions come by the thousand and must cost next to nothing, while outcomes are rare, so each
+batch of outcomes searches the whole ring.
 """
 
 from __future__ import annotations
@@ -20,19 +22,19 @@ from consumer.settings import OutcomeSettings
 
 _MS_PER_DAY: Final = 86_400_000
 _VERSIONS_SHOWN: Final = 4
-"""Model versions whose outcomes are shown: the latest ones. Those before have no outcomes to come."""
+"""Number of model versions, the latest ones, whose outcomes are exported."""
 
-_WAITING: Final = np.dtype(
+_PENDING: Final = np.dtype(
     [
         ("student", np.uint64),
         ("scored_at_ms", np.int64),
         ("probability", np.float64),
         ("decision", np.int8),
         ("version", np.int32),
-        ("waits", np.bool_),
+        ("pending", np.bool_),
     ]
 )
-_JOINED: Final = np.dtype([*_WAITING.descr[1:5], ("purchased", np.int8)])
+_MATURING: Final = np.dtype([*_PENDING.descr[1:5], ("purchased", np.int8)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +43,14 @@ class OutcomesSnapshot:
 
     Attributes:
         state: ``off`` without an outcomes topic, ``on``, or why outcomes are no longer read.
-        joined: outcomes that met a pending prediction of their student.
-        unmatched: outcomes of students without a pending prediction.
-        undecodable: records in the outcomes topic that cannot be decoded.
-        pending: predictions that wait for an outcome.
-        maturing: joined outcomes whose prediction is still too young to be counted.
-        totals: matured outcomes by model version, for counters.
-        running: matured outcomes of the current version that are not judged yet.
-        verdict: the verdict on the last full set of matured outcomes of the current version.
+        joined: Outcomes that met a pending prediction of their student.
+        unmatched: Outcomes of students without a pending prediction.
+        undecodable: Records in the outcomes topic that cannot be decoded.
+        pending: Predictions without an outcome so far.
+        maturing: Joined outcomes whose prediction is still too young to be counted.
+        totals: Matured outcomes by model version, for counters.
+        running: Matured outcomes of the current version that are not judged yet.
+        verdict: The verdict on the last full set of matured outcomes of the current version.
     """
 
     state: str = "off"
@@ -64,16 +66,16 @@ class OutcomesSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedOutcomes:
-    """Outcomes as they are kept over a restart, beside the arrays.
+    """The state that is saved beside the arrays.
 
     Attributes:
-        next_offsets: where to read on in the outcomes topic.
-        versions: names of the model versions that the arrays number.
-        next_row: where the ring goes on.
-        clock_ms: the latest time that was told.
-        running: matured outcomes that are not yet judged.
-        running_version: the model version they are of.
-        verdict: on those before.
+        next_offsets: The next offset to read from the outcomes topic, by partition.
+        versions: Names of the model versions; the arrays hold indexes into them.
+        next_row: The ring's next row to write.
+        clock_ms: The latest time seen in a record, ms since the epoch.
+        running: Matured outcomes that are not judged yet.
+        running_version: Their model version.
+        verdict: The verdict on the set before.
     """
 
     next_offsets: dict[int, int] = field(default_factory=dict)
@@ -86,21 +88,21 @@ class SavedOutcomes:
 
 
 class OutcomeJoin:
-    """Predictions that wait for an outcome, and what came of those that met theirs.
+    """Pending predictions, and the outcomes of those that met one.
 
     Args:
-        settings: how many wait, and when an outcome counts.
+        settings: How many predictions are pending at most, and when an outcome is matured.
     """
 
     def __init__(self, settings: OutcomeSettings) -> None:
         self._settings = settings
-        self._waiting = np.zeros(settings.max_predictions, _WAITING)
-        self._immature = np.zeros(0, _JOINED)
+        self._ring = np.zeros(settings.max_predictions, _PENDING)
+        self._maturing = np.zeros(0, _MATURING)
         self._versions: list[str] = []
-        self._awaiting = 0
+        self._n_pending = 0
         self._next_row = 0
         self._clock_ms = 0
-        self._joined = self._unmatched = self.undecodable = 0
+        self._joined = self._unmatched = self._undecodable = 0
         self._totals: dict[str, OutcomeSums] = {}
         self._running_version: str | None = None
         self._running = OutcomeSums()
@@ -114,70 +116,77 @@ class OutcomeJoin:
         scored_at_ms: IntArray,
         versions: DictionaryColumn[str],
     ) -> None:
-        """Let predictions wait for an outcome; the oldest make room.
+        """Add pending predictions; they overwrite the oldest ones.
+
+        In a ring of 5 rows whose next row is 3, students 4, 5 and 6 take the rows 3, 4 and 0::
+
+            before  [1, 2, 3, -, -]   next row 3
+            after   [6, 2, 3, 4, 5]   next row 1
 
         Args:
-            students: uint64 (m,).
+            students: uint64 (m,), hashes of the student ids.
             probabilities: float64 (m,).
             decisions: int64 (m,), 0 or 1.
-            scored_at_ms: int64 (m,).
-            versions: the model version of each.
+            scored_at_ms: int64 (m,), ms since the epoch.
+            versions: The model version of each prediction.
         """
-        numbers = np.array([self._number(name) for name in versions.dictionary], np.int32)
-        size = len(self._waiting)
-        last = slice(max(len(students) - size, 0), None)
-        m = len(students[last])
-        rows = (self._next_row + np.arange(m)) % size if self._next_row + m > size else None
-        where: Any = slice(self._next_row, self._next_row + m) if rows is None else rows
-        ring = self._waiting
-        ring["student"][where] = students[last]
-        ring["scored_at_ms"][where] = scored_at_ms[last]
-        ring["probability"][where] = probabilities[last]
-        ring["decision"][where] = decisions[last]
-        ring["version"][where] = numbers[versions.indices[last]]
-        self._awaiting += m - int(np.count_nonzero(ring["waits"][where]))
-        ring["waits"][where] = True
-        self._next_row = (self._next_row + m) % size
+        numbers = np.array([self._version_number(name) for name in versions.dictionary], np.int32)
+        ring, size = self._ring, len(self._ring)
+        fitting = slice(max(len(students) - size, 0), None)  # of a batch larger than the ring, its end
+        m = len(students[fitting])
+        stop = self._next_row + m
+        rows: Any = slice(self._next_row, stop) if stop <= size else np.arange(self._next_row, stop) % size
+        ring["student"][rows] = students[fitting]
+        ring["scored_at_ms"][rows] = scored_at_ms[fitting]
+        ring["probability"][rows] = probabilities[fitting]
+        ring["decision"][rows] = decisions[fitting]
+        ring["version"][rows] = numbers[versions.indices[fitting]]
+        self._n_pending += m - int(np.count_nonzero(ring["pending"][rows]))
+        ring["pending"][rows] = True
+        self._next_row = stop % size
         self._clock_ms = max(self._clock_ms, int(scored_at_ms.max(initial=0)))
 
     def join(
         self, students: NDArray[np.uint64], purchased: NDArray[np.int8], observed_at_ms: IntArray
     ) -> None:
-        """Give outcomes to the last prediction of their students. A prediction takes one outcome.
+        """Join outcomes to the last prediction of their students. A prediction takes one outcome.
 
         Args:
-            students: uint64 (k,).
+            students: uint64 (k,), hashes of the student ids.
             purchased: int8 (k,), 0 or 1.
-            observed_at_ms: int64 (k,).
+            observed_at_ms: int64 (k,), ms since the epoch.
         """
         self._clock_ms = max(self._clock_ms, int(observed_at_ms.max(initial=0)))
         distinct, first = np.unique(students, return_index=True)
-        rows = self._rows_of(distinct)
+        rows = self._take_last_rows(distinct)
         met = rows >= 0
-        last_rows = rows[met]
-        joined = np.zeros(len(last_rows), _JOINED)
+        joined = np.zeros(np.count_nonzero(met), _MATURING)
         for name in ("scored_at_ms", "probability", "decision", "version"):
-            joined[name] = self._waiting[name][last_rows]
+            joined[name] = self._ring[name][rows[met]]
         joined["purchased"] = purchased[first[met]]
         self._joined += len(joined)
         self._unmatched += len(students) - len(joined)
-        self._immature = np.concatenate([self._immature, joined])
+        self._maturing = np.concatenate([self._maturing, joined])
+
+    def count_undecodable(self, records: int) -> None:
+        """Count records that cannot be decoded."""
+        self._undecodable += records
 
     def mature(self, version: str | None) -> None:
-        """Count the outcomes whose predictions are old enough by now.
+        """Count the outcomes whose predictions are old enough, and judge a full set of them.
 
         Args:
-            version: the model version that is judged.
+            version: The model version that is judged.
         """
         if version != self._running_version:
             self._running_version, self._running, self._verdict = version, OutcomeSums(), None
-        if not len(self._immature):
+        if not len(self._maturing):
             return
-        due_ms = self._immature["scored_at_ms"] + self._settings.maturity_days * _MS_PER_DAY
-        ripe = due_ms <= self._clock_ms
-        # Memory is bounded here, too: the oldest count early rather than never.
-        ripe[: max(len(ripe) - len(self._waiting), 0)] = True
-        matured, self._immature = self._immature[ripe], self._immature[~ripe]
+        due_ms = self._maturing["scored_at_ms"] + self._settings.maturity_days * _MS_PER_DAY
+        due = due_ms <= self._clock_ms
+        # This bounds memory, too: the oldest outcomes are counted early rather than never.
+        due[: max(len(due) - len(self._ring), 0)] = True
+        matured, self._maturing = self._maturing[due], self._maturing[~due]
         for number in np.unique(matured["version"]).tolist():
             part = matured[matured["version"] == number]
             sums = sums_of(
@@ -192,21 +201,21 @@ class OutcomeJoin:
             self._verdict, self._running = compare_quality(self._running, self._settings), OutcomeSums()
 
     def snapshot(self, state: str) -> OutcomesSnapshot:
-        """Return what is known now; ``state`` is the feed's."""
+        """Return what is known now; ``state`` is the state of the feed."""
         return OutcomesSnapshot(
             state=state,
             joined=self._joined,
             unmatched=self._unmatched,
-            undecodable=self.undecodable,
-            pending=self._awaiting,
-            maturing=len(self._immature),
+            undecodable=self._undecodable,
+            pending=self._n_pending,
+            maturing=len(self._maturing),
             totals=dict(self._totals),
             running=self._running,
             verdict=self._verdict,
         )
 
     def saved(self, next_offsets: dict[int, int]) -> tuple[SavedOutcomes, dict[str, NDArray[Any]]]:
-        """Return the state and its arrays; ``next_offsets`` is where the feed stands."""
+        """Return the state and its arrays; ``next_offsets`` are those of the feed."""
         saved = SavedOutcomes(
             next_offsets=next_offsets,
             versions=list(self._versions),
@@ -216,29 +225,31 @@ class OutcomeJoin:
             running_version=self._running_version,
             verdict=self._verdict,
         )
-        return saved, {"waiting": self._waiting, "immature": self._immature}
+        return saved, {"waiting": self._ring, "immature": self._maturing}
 
-    def restore(self, saved: SavedOutcomes, waiting: NDArray[Any], immature: NDArray[Any]) -> None:
-        """Go on from a saved state. If another number of predictions may wait now, the latest do."""
-        size = len(self._waiting)
-        in_order = np.roll(waiting, -saved.next_row)[-size:]
-        self._waiting[: len(in_order)] = in_order
-        self._awaiting = int(np.count_nonzero(self._waiting["waits"]))
+    def restore(self, saved: SavedOutcomes, ring: NDArray[Any], maturing: NDArray[Any]) -> None:
+        """Continue from a saved state. If the ring is now smaller, the latest predictions are kept."""
+        size = len(self._ring)
+        in_order = np.roll(ring, -saved.next_row)[-size:]
+        self._ring[: len(in_order)] = in_order
+        self._n_pending = int(np.count_nonzero(self._ring["pending"]))
         self._next_row = len(in_order) % size
-        self._immature = immature
+        self._maturing = maturing
         self._versions = list(saved.versions)
         self._clock_ms = saved.clock_ms
         self._running = saved.running
         self._running_version = saved.running_version
         self._verdict = saved.verdict
 
-    def _number(self, version: str) -> int:
+    def _version_number(self, version: str) -> int:
         if version not in self._versions:
             self._versions.append(version)
         return self._versions.index(version)
 
-    def _rows_of(self, students: NDArray[np.uint64]) -> IntArray:
-        """Return the row of each student's last prediction, int64 (k,), -1 for none; they wait no more.
+    def _take_last_rows(self, students: NDArray[np.uint64]) -> IntArray:
+        """Return the row of each student's last pending prediction, int64 (k,), or -1.
+
+        None of these students' predictions is pending afterwards.
 
         Args:
             students: uint64 (k,), sorted and distinct.
@@ -246,11 +257,11 @@ class OutcomeJoin:
         rows = np.full(len(students), -1, np.int64)
         if not len(students):
             return rows
-        at = np.minimum(np.searchsorted(students, self._waiting["student"]), len(students) - 1)
-        hits = np.flatnonzero((students[at] == self._waiting["student"]) & self._waiting["waits"])
-        # In the order of the stream, so that the last prediction is the one that stays.
-        hits = hits[np.argsort((hits - self._next_row) % len(self._waiting), kind="stable")]
-        rows[at[hits]] = hits
-        self._waiting["waits"][hits] = False
-        self._awaiting -= len(hits)
+        positions = np.minimum(np.searchsorted(students, self._ring["student"]), len(students) - 1)
+        hits = np.flatnonzero((students[positions] == self._ring["student"]) & self._ring["pending"])
+        # Oldest first, so that the assignment below keeps each student's last prediction.
+        hits = hits[np.argsort((hits - self._next_row) % len(self._ring), kind="stable")]
+        rows[positions[hits]] = hits
+        self._ring["pending"][hits] = False
+        self._n_pending -= len(hits)
         return rows

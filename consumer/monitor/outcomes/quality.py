@@ -1,10 +1,10 @@
-"""Live precision, recall and Brier score beside the expected ones.
+"""Live precision, recall and Brier score, compared with the expected ones.
 
-If the probabilities are right, a student with probability p buys with probability p. So what to expect
-of the very students whose outcomes are known needs no other data: of the flagged ones, Σp buy. A gap
-that chance does not explain means that the same inputs no longer lead to the same purchases, which
-drift of the inputs cannot show. (The estimate is NannyML's CBPE, confidence-based performance
-estimation; the test of the Brier score is Spiegelhalter's, Statistics in Medicine 5, 1986.)
+If the probabilities are right, a student with probability p buys with probability p. So the expected
+figures follow from the same students whose outcomes are known: of the flagged students, Σp should buy. A
+gap that chance does not explain means that the same inputs no longer lead to the same purchases. Drift of
+the inputs cannot show that. (The estimate is NannyML's CBPE, confidence-based performance estimation; the
+test of the Brier score is Spiegelhalter's, Statistics in Medicine 5, 1986.)
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from consumer.columnar.arrays import FloatArray, IntArray
 from consumer.settings import OutcomeSettings
 
 _FALSE_ALARM_RATIO = 0.001
-"""Of each of the two tests, in each set of matured outcomes, with probabilities that are right."""
+"""Chance of a false alarm of each of the two tests in one set of matured outcomes."""
 
 _MIN_EXPECTED = 20
-"""Students who are flagged, or who are expected to buy, below which no normal distribution holds."""
+"""Flagged students, or expected buyers, below which the normal approximation is too coarse."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeSums:
-    """Sums over matured outcomes. They add up, over time as over replicas.
+    """Sums over matured outcomes. They can be added over time and over replicas.
 
     Attributes:
-        true_positives: flagged, and bought.
-        false_positives: flagged, and did not buy.
-        false_negatives: not flagged, and bought.
-        true_negatives: not flagged, and did not buy.
-        expected_flagged: Σp of the flagged.
-        expected_unflagged: Σp of the others.
-        variance_flagged: Σp(1-p) of the flagged, which is their expected Brier loss, too.
-        variance_unflagged: Σp(1-p) of the others, likewise.
+        true_positives: Flagged students who bought.
+        false_positives: Flagged students who did not buy.
+        false_negatives: Unflagged students who bought.
+        true_negatives: Unflagged students who did not buy.
+        expected_flagged: Σp of the flagged students.
+        expected_unflagged: Σp of the unflagged students.
+        variance_flagged: Σp(1-p) of the flagged students; also their expected Brier loss.
+        variance_unflagged: Σp(1-p) of the unflagged students; also their expected Brier loss.
         squared_error: Σ(p-y)².
-        squared_error_variance: Σp(1-p)(1-2p)², the variance of the former.
+        squared_error_variance: Σp(1-p)(1-2p)², the variance of ``squared_error``.
     """
 
     true_positives: int = 0
@@ -58,30 +58,30 @@ class OutcomeSums:
 
     @property
     def outcomes(self) -> int:
-        """How many outcomes."""
+        """The number of outcomes."""
         return self.true_positives + self.false_positives + self.false_negatives + self.true_negatives
 
     @property
     def flagged(self) -> int:
-        """How many students were predicted to buy."""
+        """The number of students predicted to buy."""
         return self.true_positives + self.false_positives
 
     @property
     def purchases(self) -> int:
-        """How many students bought."""
+        """The number of students who bought."""
         return self.true_positives + self.false_negatives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One figure of quality.
+    """One measure of quality.
 
     Attributes:
-        expected: if the probabilities are right; ``None`` where it is undefined.
-        realised: as it turned out.
-        tolerated_gap: realised may fall short of expected by so much, chance included; ``None`` where
-            nothing is judged.
-        decayed: whether it falls short by more; ``None`` where there is too little to say.
+        expected: The value if the probabilities are right; ``None`` if undefined.
+        realised: The observed value; ``None`` if undefined.
+        tolerated_gap: How far ``realised`` may fall below ``expected``, chance included; ``None`` if
+            the measure is not judged.
+        decayed: Whether it falls further; ``None`` if there are too few outcomes or it is not judged.
     """
 
     expected: float | None
@@ -92,14 +92,14 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityVerdict:
-    """What matured outcomes say of a model version.
+    """The verdict on a set of matured outcomes of one model version.
 
     Attributes:
-        outcomes: how many.
-        precision: of the flagged, the share that bought.
-        recall: of the buyers, the share that was flagged.
-        brier: mean squared error of the probabilities; shown, not judged.
-        brier_z: by how many standard errors the Brier score is worse than expected.
+        outcomes: The number of outcomes.
+        precision: Share of the flagged students who bought.
+        recall: Share of the buyers who were flagged.
+        brier: Mean squared error of the probabilities; not judged.
+        brier_z: By how many standard errors the Brier score is worse than expected.
     """
 
     outcomes: int
@@ -110,7 +110,7 @@ class QualityVerdict:
 
     @property
     def decayed(self) -> bool:
-        """Whether precision or recall is worse than chance and tolerance explain."""
+        """Whether precision or recall is worse than chance and the tolerance explain."""
         return bool(self.precision.decayed or self.recall.decayed)
 
 
@@ -140,7 +140,7 @@ def sums_of(probabilities: FloatArray, decisions: IntArray, purchased: IntArray)
 
 
 def compare_quality(sums: OutcomeSums, settings: OutcomeSettings) -> QualityVerdict:
-    """Compare what happened with what was to be expected."""
+    """Compare realised with expected quality."""
     z = NormalDist().inv_cdf(1 - _FALSE_ALARM_RATIO)
     brier_expected = sums.variance_flagged + sums.variance_unflagged
     brier_z = None

@@ -1,22 +1,23 @@
-"""Reads the outcomes topic, if there is one, and joins what it says to the predictions.
+"""Read the outcomes topic, if it exists, and join its outcomes to predictions.
 
-Outcomes are optional, so no trouble with them keeps the audit log from growing: where the topic is
-gone or was cut, the feed stops and says why.
+Outcomes are optional: no problem with them keeps the audit log from growing. If the topic disappears or
+loses records, the feed stops and says why.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from consumer.columnar.text import hash_strings
 from consumer.errors import FatalError, StartupError, Unavailable
 from consumer.kafka.reader import CommittedTail, TailBatch
-from consumer.monitor.outcomes.join import OutcomeJoin
+from consumer.monitor.outcomes.join import OutcomeJoin, OutcomesSnapshot, SavedOutcomes
 from consumer.pipeline.batch import RecordBatch
 from consumer.pipeline.decode import Decoder
 from consumer.runtime.readiness import Readiness
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
         @property
         def next_offsets(self) -> dict[int, int]:
-            """Where to read on."""
+            """The next offset to read, by partition."""
 
         def poll(self, max_records: int, max_wait_s: float) -> TailBatch | None:
             """Return the next records, if any."""
@@ -41,18 +42,22 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _MAX_RECORDS: Final = 10_000
-_LOOK_S: Final = 0.5
-"""Between looks at the topic: each batch searches all waiting predictions once."""
+_POLL_EVERY_S: Final = 0.5
+"""Interval between polls without records: each batch searches all pending predictions once."""
 
 
 class OutcomesFeed:
-    """Feeds outcomes to the join.
+    """Feeds the outcomes topic into the join.
 
     Args:
-        tail: the outcomes topic.
-        decoder: reads outcomes.
-        join: what they are joined to.
-        clock_s: a monotonic clock, seconds.
+        tail: Reader of the outcomes topic.
+        decoder: Decodes outcomes.
+        join: What the outcomes are joined to.
+        clock_s: Monotonic clock, seconds.
+
+    Attributes:
+        join: What the outcomes are joined to.
+        state: ``on``, or why outcomes are no longer read.
     """
 
     def __init__(
@@ -62,69 +67,72 @@ class OutcomesFeed:
         join: OutcomeJoin,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.join = join
+        self.state = "on"
         self._tail = tail
         self._decoder = decoder
-        self._join = join
         self._clock_s = clock_s
-        self._look_at_s = clock_s()
+        self._poll_at_s = clock_s()
         self._next_offsets = dict(tail.next_offsets)
-        self.state = "on"
 
-    @property
-    def next_offsets(self) -> dict[int, int]:
-        """Where the join has got to, by partition."""
-        return dict(self._next_offsets)
-
-    def read(self) -> None:
-        """Read what has come since the last look, without waiting."""
-        if self.state != "on" or self._clock_s() < self._look_at_s:
-            return
+    def read(self) -> bool:
+        """Join the outcomes that have arrived, without waiting; return whether there were any."""
+        if self.state != "on" or self._clock_s() < self._poll_at_s:
+            return False
         try:
             batch = self._tail.poll(_MAX_RECORDS, 0.0)
             if batch is None:
-                self._look_at_s = self._clock_s() + _LOOK_S
-                return
+                self._poll_at_s = self._clock_s() + _POLL_EVERY_S
+                return False
             outcomes, rejections = self._decoder.decode(batch.values)
         except Unavailable as outage:
-            log.warning("outcomes wait", reason=str(outage))
-            self._look_at_s = self._clock_s() + _LOOK_S
-            return
+            log.warning("cannot read outcomes now; retrying", reason=str(outage))
+            self._poll_at_s = self._clock_s() + _POLL_EVERY_S
+            return False
         except (StartupError, FatalError) as error:
             log.warning("outcomes are no longer read", reason=str(error))
             self.state = str(error)
-            return
-        self._join.undecodable += len(rejections)
+            return False
+        self.join.count_undecodable(len(rejections))
         if len(outcomes):
-            self._take(outcomes)
+            self._join_outcomes(outcomes)
         self._next_offsets = dict(batch.next_offsets)
+        return True
+
+    def snapshot(self) -> OutcomesSnapshot:
+        """Return what is known now."""
+        return self.join.snapshot(self.state)
+
+    def saved(self) -> tuple[SavedOutcomes, dict[str, NDArray[Any]]]:
+        """Return the state and its arrays."""
+        return self.join.saved(dict(self._next_offsets))
 
     def close(self) -> None:
         """Disconnect."""
         self._tail.close()
 
-    def _take(self, outcomes: RecordBatch) -> None:
-        self._join.join(
+    def _join_outcomes(self, outcomes: RecordBatch) -> None:
+        self.join.join(
             hash_strings(outcomes.data, *outcomes.span("student_id")),
             outcomes.numbers["purchased"].astype(np.int8),
             outcomes.numbers["observed_at"],
         )
 
 
-def follow(
+def follow_outcomes(
     client_config: Mapping[str, object],
     topic: str,
     start_offsets: Mapping[int, int],
     decoder: Decoder,
     join: OutcomeJoin,
 ) -> OutcomesFeed | None:
-    """Return the feed of a topic, or ``None`` if there is no such topic or it cannot be followed.
+    """Return the feed of a topic, or ``None`` if the topic does not exist or cannot be read.
 
-    An outage of the outcomes topic alone does not keep the monitor from being ready, so it is noted
-    apart from the monitor's own conditions.
+    An outage of the outcomes topic alone does not make the monitor unready, so it has its own conditions.
     """
     try:
         tail = CommittedTail(client_config, topic, start_offsets, Readiness(time.time))
     except (StartupError, Unavailable) as error:
-        log.warning("no outcomes", reason=str(error))
+        log.info("outcomes are not read", reason=str(error))
         return None
     return OutcomesFeed(tail, decoder, join)

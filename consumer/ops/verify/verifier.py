@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from consumer.kafka.client_config import common
 from consumer.kafka.reader import Ranges, committed_ranges, committed_records
-from consumer.monitor.audit.reader import audit_log_lines, log_bytes
+from consumer.monitor.audit.log import audit_log_lines, log_bytes
 from consumer.ops.verify.ledger import OffsetLedger
 from consumer.ops.verify.observations import (
     Observed,

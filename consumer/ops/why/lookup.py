@@ -23,7 +23,7 @@ from consumer.kafka import client_config
 from consumer.kafka.admin import TopicProbe
 from consumer.kafka.reader import PartitionReader, committed_ranges, committed_records
 from consumer.monitor.audit.lines import audit_lines
-from consumer.monitor.audit.reader import segment_paths
+from consumer.monitor.audit.log import segment_paths
 from consumer.ops.dlq.topic import letter_of
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas

@@ -20,8 +20,7 @@ from consumer.monitor.drift.sample import student_hashes, versions_of
 from consumer.monitor.drift.tracker import Drift
 from consumer.monitor.loop import CommittedBatch
 from consumer.monitor.outcomes.join import OutcomesSnapshot
-from consumer.monitor.recent import HISTORY_S, RecentPredictions
-from consumer.monitor.rejections import RejectionLog
+from consumer.monitor.recent import HISTORY_S, RecentPredictions, RejectionLog
 from consumer.monitor.retraining import recommend
 from consumer.monitor.snapshot import ModelSnapshot, MonitorSnapshot
 from consumer.monitor.stream_status import StreamSnapshot
@@ -55,11 +54,11 @@ def view_of(
     """Return what the monitor knows after these predictions and dead letters."""
     settings = DriftSettings(window_students=500)
     drift = Drift(Baselines(store), country_code, settings)
-    drift.look_at_champion()
+    drift.refresh_champion()
     recent = RecentPredictions("events", "predictions", lambda: NOW_S)
     for batch in batches:
         drift.add(batch, student_hashes(batch), versions_of(batch))
-        recent.show(committed(batch))
+        recent.observe(committed(batch))
     rejections = RejectionLog()
     rejections.add(letters, counted=[True] * len(letters))
     now, outcomes = drift.snapshot(), outcomes or OutcomesSnapshot()
@@ -195,9 +194,9 @@ def test_recent_predictions_are_counted_by_second(predict: Any) -> None:
     """Rate, total and latency follow the predictions; the newest prediction is listed first."""
     now_s = [NOW_S]
     recent = RecentPredictions("events", "predictions", lambda: now_s[0])
-    recent.show(committed(predict(range(20), scored_at_ms=int(NOW_S * 1000) - 500)))
+    recent.observe(committed(predict(range(20), scored_at_ms=int(NOW_S * 1000) - 500)))
     for row in (20, 21, 22):
-        recent.show(committed(predict(range(row, row + 1), scored_at_ms=int(NOW_S * 1000) - 500)))
+        recent.observe(committed(predict(range(row, row + 1), scored_at_ms=int(NOW_S * 1000) - 500)))
     now_s[0] += 1
     snapshot = recent.snapshot()
     assert snapshot.per_second == [0] * (HISTORY_S - 1) + [23]

@@ -17,7 +17,7 @@ from consumer.cli.report import add_to
 from consumer.dashboard.report import render_report
 from consumer.errors import BadInputError, UsageError
 from consumer.monitor.audit.lines import audit_lines
-from consumer.monitor.audit.reader import audit_log_lines
+from consumer.monitor.audit.log import audit_log_lines
 from consumer.monitor.drift.baselines import Baselines
 from consumer.monitor.drift.sample import student_hashes, versions_of
 from consumer.monitor.drift.span import Span, read_span

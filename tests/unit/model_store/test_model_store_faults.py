@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import joblib
 import pytest
 
-from model_store import durable_files
+from model_store import files
 from model_store.errors import ModelStoreError
 from model_store.store import ModelStore
 
@@ -55,7 +55,7 @@ def test_failed_switch_leaves_the_alias_whole(
     assert store.load("champion").version == second
 
 
-@pytest.mark.parametrize("step", ["append_line", "write_new", "sync_folder"])
+@pytest.mark.parametrize("step", ["append_line", "replace_file", "write_all", "_fill", "sync_folder"])
 @pytest.mark.parametrize("call", [1, 2])
 def test_killed_promotion_leaves_old_or_new(
     store: ModelStore,
@@ -67,7 +67,7 @@ def test_killed_promotion_leaves_old_or_new(
 ) -> None:
     """Killed at any step, a promotion leaves the old champion or the new one, and can be repeated."""
     second = store.add(trained)
-    original, calls = getattr(durable_files, step), 0
+    original, calls = getattr(files, step), 0
 
     def killing(*args: Any, **keywords: Any) -> None:
         nonlocal calls
@@ -77,7 +77,7 @@ def test_killed_promotion_leaves_old_or_new(
         original(*args, **keywords)
 
     with monkeypatch.context() as patched:
-        patched.setattr(durable_files, step, killing)
+        patched.setattr(files, step, killing)
         with pytest.raises(Killed):
             store.promote(second)
     assert store.load("champion").version in {champion, second}
@@ -91,7 +91,7 @@ def test_killed_add_shows_no_half_version(
 ) -> None:
     """Killed before its folder is renamed, a version does not exist, and the next one is whole."""
     with monkeypatch.context() as patched:
-        patched.setattr(durable_files, "sync_folder", _kill)
+        patched.setattr(files, "sync_folder", _kill)
         with pytest.raises(Killed):
             store.add(trained)
     assert store.versions() == [champion]

@@ -194,7 +194,7 @@ def test_lines_without_a_checkpoint_are_refused(path: Path) -> None:
     """A file with lines that no checkpoint speaks of is not taken for ours, an empty one is."""
     path.parent.mkdir()
     path.write_bytes(b"somebody else's\n")
-    with pytest.raises(StartupError, match="no checkpoint says how far"):
+    with pytest.raises(StartupError, match="the checkpoint is missing; restore the checkpoint"):
         open_log(path)
     path.write_bytes(b"")
     open_log(path).close()
@@ -206,10 +206,10 @@ def test_a_foreign_segment_is_not_overwritten(path: Path) -> None:
     log.append(b"one\n", {0: 1})
     stranger = path.with_name("log.jsonl.000001")
     stranger.write_bytes(b"somebody else's\n")
-    with pytest.raises(StartupError, match=r"set aside as log\.jsonl\.000001, which exists"):
+    with pytest.raises(StartupError, match=r"become the segment log\.jsonl\.000001, which exists already"):
         log.append(b"two\n", {0: 2})
     log.close()
-    with pytest.raises(StartupError, match=r"does not fit the segment log\.jsonl\.000001"):
+    with pytest.raises(StartupError, match=r"does not match the segment log\.jsonl\.000001"):
         open_log(path)
     assert stranger.read_bytes() == b"somebody else's\n"
 
@@ -226,7 +226,7 @@ def test_a_damaged_checkpoint_is_refused(path: Path, content: bytes) -> None:
     """A checkpoint that is not readable as ours is an error that names it, never a fresh start."""
     open_log(path).close()
     path.with_name("log.jsonl.checkpoint").write_bytes(content)
-    with pytest.raises(StartupError, match=r"log\.jsonl\.checkpoint is no usable checkpoint"):
+    with pytest.raises(StartupError, match=r"log\.jsonl\.checkpoint is not a valid checkpoint"):
         open_log(path)
 
 

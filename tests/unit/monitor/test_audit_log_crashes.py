@@ -20,9 +20,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from consumer.errors import StartupError, Unavailable
-from consumer.monitor import durable
 from consumer.monitor.audit import log as audit_log
 from consumer.monitor.audit.log import AuditLog
+from model_store import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -193,7 +193,7 @@ def stream(path: Path, disk: Disk, fault: Fault = healthy) -> None:
     disk.calls, disk.fault = 0, fault
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audit_log, "os", disk)
-        patch.setattr(durable, "os", disk)
+        patch.setattr(files, "os", disk)
         log = open_again_and_again(path)
         try:
             while (begin := log.next_offsets.get(0, 0)) < len(RECORDS):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from consumer.errors import StartupError
-from consumer.monitor.audit.reader import audit_log_lines, log_bytes, segment_paths
+from consumer.monitor.audit.log import audit_log_lines, log_bytes, segment_paths
 
 
 def test_segments_come_before_the_log_by_number(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from consumer.monitor.drift.statistics import (
     alarm_z,
     digitize,
     mean_shift_sd,
+    not_in_sorted,
     previous_occurrence,
     psi,
     psi_threshold,
     ratio_threshold,
     smoothed_ratios,
-    unseen,
 )
 
 
@@ -139,9 +139,9 @@ def test_previous_rows_are_where_an_id_stood_last(ids: list[int]) -> None:
 
 
 @given(st.lists(st.integers(0, 8), max_size=30), st.sets(st.integers(0, 8)))
-def test_unseen_ids_are_those_that_are_not_among_the_seen(ids: list[int], seen: set[int]) -> None:
+def test_not_in_sorted_finds_the_ids_that_are_not_known(ids: list[int], seen: set[int]) -> None:
     """Whatever was seen, smaller and larger ids than all of it included."""
-    found = unseen(np.array(ids, np.uint64), np.array(sorted(seen), np.uint64))
+    found = not_in_sorted(np.array(ids, np.uint64), np.array(sorted(seen), np.uint64))
     assert found.tolist() == [x not in seen for x in ids]
 
 

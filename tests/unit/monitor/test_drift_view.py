@@ -25,7 +25,7 @@ from model_store.inputs import INPUT_NAMES
 def drift_of(store: Any, **settings: Any) -> Drift:
     """Return drift that has looked at its champion."""
     drift = Drift(Baselines(store), country_code, DriftSettings(**settings))
-    drift.look_at_champion()
+    drift.refresh_champion()
     return drift
 
 
@@ -145,7 +145,7 @@ def test_a_damaged_baseline_is_refused(trained: Any, tmp_path: Any) -> None:
 
 
 def test_state_goes_on_after_a_restart(trained: Any, predict: Any, tmp_path: Any) -> None:
-    """FramedRows to a file and read again, drift ends up where it would have without the restart."""
+    """Saved and restored, drift ends up where it would be without the restart."""
     settings = {"window_students": 500}
     unbroken, before = drift_of(trained.store, **settings), drift_of(trained.store, **settings)
     add(unbroken, predict(range(800)), predict(range(700, 1300)))
@@ -159,7 +159,7 @@ def test_state_goes_on_after_a_restart(trained: Any, predict: Any, tmp_path: Any
         announced=Announced("continue_monitoring", 5.0),
     )
     write_state(tmp_path / "state", state, {"seen": seen})
-    found = read_state(tmp_path / "state")
+    found = read_state(tmp_path / "state", {"topic": "t"}, {0: 7})
     assert found is not None
     read, arrays = found
     assert (read.source, read.next_offsets) == (state.source, state.next_offsets)
@@ -167,18 +167,18 @@ def test_state_goes_on_after_a_restart(trained: Any, predict: Any, tmp_path: Any
     after = Drift(Baselines(trained.store), country_code, DriftSettings(**settings))
     after.restore(read.drift, arrays["seen"])
     add(after, predict(range(700, 1300)), counted=False)
-    ours, theirs = after.snapshot(), unbroken.snapshot()
-    assert ours.recent == theirs.recent
-    assert (ours.samples, ours.predictions) == (theirs.samples, theirs.predictions)
-    assert ours.running is not None
-    assert theirs.running is not None
+    restarted, expected = after.snapshot(), unbroken.snapshot()
+    assert restarted.recent == expected.recent
+    assert (restarted.samples, restarted.predictions) == (expected.samples, expected.predictions)
+    assert restarted.running is not None
+    assert expected.running is not None
     for name in SERIES:
-        assert np.array_equal(ours.running.bins[name], theirs.running.bins[name])
-        assert ours.observations[name].sum() == 0, "counters do not count twice"
+        assert np.array_equal(restarted.running.bins[name], expected.running.bins[name])
+        assert restarted.observations[name].sum() == 0, "counters do not count twice"
 
 
 def test_a_state_with_outcomes_is_read_again(trained: Any, tmp_path: Any) -> None:
-    """The arrays of waiting predictions come back as they were."""
+    """The arrays of pending predictions are restored unchanged."""
     join = OutcomeJoin(OutcomeSettings(max_predictions=10))
     students = np.arange(4, dtype=np.uint64)
     join.remember(
@@ -192,7 +192,7 @@ def test_a_state_with_outcomes_is_read_again(trained: Any, tmp_path: Any) -> Non
     drift, seen = drift_of(trained.store).saved()
     state = SavedState(source={}, next_offsets={}, drift=drift, outcomes=saved)
     write_state(tmp_path / "state", state, {"seen": seen, **arrays})
-    found = read_state(tmp_path / "state")
+    found = read_state(tmp_path / "state", {}, {})
     assert found is not None
     assert found[0].outcomes == saved
     assert np.array_equal(found[1]["waiting"], arrays["waiting"])
@@ -200,7 +200,19 @@ def test_a_state_with_outcomes_is_read_again(trained: Any, tmp_path: Any) -> Non
 
 @pytest.mark.parametrize("content", [b"", b"not a state", b"PK\x03\x04torn"])
 def test_an_unusable_state_is_no_state(tmp_path: Any, content: bytes) -> None:
-    """A torn or foreign file is told of and not believed."""
+    """A torn or foreign file is not used."""
     (tmp_path / "state").write_bytes(content)
-    assert read_state(tmp_path / "state") is None
-    assert read_state(tmp_path / "missing") is None
+    assert read_state(tmp_path / "state", {}, {}) is None
+    assert read_state(tmp_path / "missing", {}, {}) is None
+
+
+@pytest.mark.parametrize(("source", "log_offsets"), [({"topic": "other"}, {0: 9}), ({"topic": "t"}, {0: 8})])
+def test_a_state_that_does_not_fit_the_log_is_not_used(
+    trained: Any, tmp_path: Any, source: dict[str, str], log_offsets: dict[int, int]
+) -> None:
+    """A state of another topic, or one that is ahead of the audit log, is not used."""
+    drift, seen = drift_of(trained.store).saved()
+    state = SavedState(source={"topic": "t"}, next_offsets={0: 9}, drift=drift)
+    write_state(tmp_path / "state", state, {"seen": seen})
+    assert read_state(tmp_path / "state", source, log_offsets) is None
+    assert read_state(tmp_path / "state", {"topic": "t"}, {0: 9}) is not None

@@ -12,16 +12,19 @@ import pytest
 
 from consumer.errors import Condition, Unavailable
 from consumer.kafka.reader import TailBatch
-from consumer.monitor import durable, loop
+from consumer.monitor import loop
 from consumer.monitor.audit.log import AuditLog
-from consumer.monitor.loop import CommittedBatch, Monitor, Round
+from consumer.monitor.loop import BatchStats, CommittedBatch, Monitor
 from consumer.pipeline.decode import Decoder
 from consumer.runtime.readiness import Readiness
+from consumer.settings import TopicSettings
+from model_store import files
 from schemas.framing import CONFLUENT_MARKER, SINGLE_OBJECT_HEADER_BYTES
 from schemas.repository import AvroSchema, purchase_prediction
 from tests.support.events import prediction
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -63,38 +66,39 @@ class Registry:
         return purchase_prediction()
 
 
-class Shown:
-    """A view that keeps what it is shown, and how long the log was then."""
+class LogLengths:
+    """A view that notes the length of the log with every batch."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seen: list[tuple[int, int]] = []
 
-    def show(self, batch: CommittedBatch) -> None:
-        """Note the batch's first offset and the number of lines in the log."""
+    def observe(self, batch: CommittedBatch) -> None:
+        """Note the first offset of the batch and the number of lines in the log."""
         self.seen.append((batch.records.offsets[0], self.path.read_bytes().count(b"\n")))
 
 
 class Bench:
     """A monitor with everything around it."""
 
-    def __init__(self, path: Path, values: list[bytes]) -> None:
+    def __init__(
+        self, path: Path, values: list[bytes], on_batch: Callable[[BatchStats], None] | None = None
+    ) -> None:
         self.path = path
         self.topic = Topic(values)
         self.registry = Registry()
-        self.conditions = Readiness(lambda: 12.0)
-        self.view = Shown(path)
-        self.rounds: list[Round] = []
+        self.readiness = Readiness(lambda: 12.0)
+        self.view = LogLengths(path)
+        self.batches: list[BatchStats] = []
         self.pauses_s: list[float] = []
         self.monitor = Monitor(
             tail=self.topic,  # type: ignore[arg-type]  # what the monitor uses of it
             audit_log=AuditLog.open(path, rotate_bytes=1 << 20, source={}),
             decoder=Decoder(purchase_prediction(), self.registry),
-            source_topic="events",
-            output_topic="predictions",
-            conditions=self.conditions,
+            topics=TopicSettings(events="events", predictions="predictions"),
+            readiness=self.readiness,
             views=[self.view],
-            observe=self.rounds.append,
+            on_batch=on_batch or self.batches.append,
             sleep=self.pauses_s.append,
         )
 
@@ -112,8 +116,8 @@ def behind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
 
 
 @pytest.mark.usefixtures("behind")
-def test_each_round_is_logged_shown_and_told_of(tmp_path: Path) -> None:
-    """A view sees a batch once it is in the log, and the report counts records, lines and foreign bytes."""
+def test_each_batch_is_logged_shown_and_counted(tmp_path: Path) -> None:
+    """A view gets a batch once it is in the log; the stats count records, lines and undecodable records."""
     bench = Bench(tmp_path / "log.jsonl", [prediction(event_id="a"), b"foreign", prediction(event_id="b")])
     for _ in range(3):
         bench.monitor.run_once()
@@ -122,7 +126,7 @@ def test_each_round_is_logged_shown_and_told_of(tmp_path: Path) -> None:
     assert bench.view.seen[0][1] >= 1, "the next batch may be in the log already, this one must be"
     assert bench.view.seen[1][1] == 2
     size = bench.path.stat().st_size
-    assert bench.rounds == [Round(2, 1, 1, size // 2), Round(1, 1, 0, size // 2)]
+    assert bench.batches == [BatchStats(2, 1, 1, size // 2), BatchStats(1, 1, 0, size // 2)]
 
 
 def test_foreign_bytes_are_named_by_their_coordinates(
@@ -158,19 +162,19 @@ def test_a_failing_disk_holds_the_batch(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "os", FullDisk())
+        patch.setattr(files, "os", FullDisk())
         for _ in range(4):
             bench.monitor.run_once()
-        assert "No space left on device" in bench.conditions.active()[Condition.AUDIT_LOG].reason
-    assert (bench.topic.at, bench.view.seen, bench.rounds, len(bench.pauses_s)) == (
+        assert "No space left on device" in bench.readiness.active()[Condition.AUDIT_LOG].reason
+    assert (bench.topic.at, bench.view.seen, bench.batches, len(bench.pauses_s)) == (
         4,
         [],
         [],
         3 if behind else 4,
     )
-    while len(bench.rounds) < 3:
+    while len(bench.batches) < 3:
         bench.monitor.run_once()
-    assert not bench.conditions.active()
+    assert not bench.readiness.active()
     assert bench.event_ids() == list("abcdef")
     assert [at for at, _ in bench.view.seen] == [0, 2, 4]
 
@@ -181,25 +185,24 @@ def test_a_registry_outage_holds_the_batch(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "log.jsonl", [confluent + prediction(event_id="a")[SINGLE_OBJECT_HEADER_BYTES:]])
     bench.registry.is_up = False
     bench.monitor.run_once()
-    assert Condition.SCHEMA_REGISTRY in bench.conditions.active()
+    assert Condition.SCHEMA_REGISTRY in bench.readiness.active()
     bench.registry.is_up = True
     for _ in range(2):
         bench.monitor.run_once()
-    assert not bench.conditions.active()
+    assert not bench.readiness.active()
     assert bench.event_ids() == ["a"]
 
 
 def test_stop_ends_the_run_and_releases_everything(tmp_path: Path, *, behind: bool) -> None:
     """After stop, run returns with what it had read logged and shown, the topic closed, the log free."""
-    bench = Bench(tmp_path / "log.jsonl", [prediction(event_id=event_id) for event_id in "abc"])
 
-    def observe(report: Round) -> None:
-        bench.rounds.append(report)
+    def stop(stats: BatchStats) -> None:
+        bench.batches.append(stats)
         bench.monitor.stop()
 
-    bench.monitor._observe = observe
+    bench = Bench(tmp_path / "log.jsonl", [prediction(event_id=event_id) for event_id in "abc"], stop)
     bench.monitor.run()
     assert bench.topic.closed
     assert bench.event_ids() == (["a", "b", "c"] if behind else ["a", "b"])
-    assert [report.n_lines for report in bench.rounds] == ([2, 1] if behind else [2])
+    assert [stats.lines for stats in bench.batches] == ([2, 1] if behind else [2])
     AuditLog.open(bench.path, rotate_bytes=1, source={}).close()

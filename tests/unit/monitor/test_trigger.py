@@ -155,7 +155,7 @@ class Told:
 
     def consider(self, reason: str, version: str = "v1") -> None:
         """Consider a recommendation."""
-        self.announcer.consider(
+        self.announcer.notify_if_changed(
             Recommendation(reason), version, lambda: {"recommended_action": REASONS[reason]}
         )
 

@@ -197,7 +197,7 @@ def test_a_registry_that_is_away_is_an_outage() -> None:
     [
         (None, None, None),
         (b"line\n", None, "no checkpoint"),
-        (b"line\n", b"nonsense", "no usable checkpoint"),
+        (b"line\n", b"nonsense", "not a valid checkpoint"),
         (b"li", b'{"source": {}, "length_bytes": 5}', "somebody cut it"),
     ],
 )

@@ -1,0 +1,211 @@
+"""Model monitoring: drift, outcomes and the retraining recommendation, from the committed predictions.
+
+Only the loop's thread changes anything. After a turn of the loop it replaces the :class:`ModelSnapshot`
+that HTTP threads read. Replacing a reference is atomic, so no reader sees half of a state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from consumer.monitor.drift.sample import decisions_of, student_hashes, versions_of
+from consumer.monitor.drift.tracker import Drift
+from consumer.monitor.loop import CommittedBatch
+from consumer.monitor.metrics import MonitorTelemetry
+from consumer.monitor.outcomes.join import OutcomesSnapshot
+from consumer.monitor.outcomes.reader import OutcomesFeed
+from consumer.monitor.retraining import Recommendation, RetrainingNotifier, recommend
+from consumer.monitor.snapshot import ModelSnapshot
+from consumer.monitor.state import Arrays, SavedState, write_state
+from consumer.monitor.view import announcement
+from consumer.pipeline.batch import RecordBatch
+from consumer.settings import DriftSettings
+
+log = structlog.get_logger(__name__)
+
+SAVE_EVERY_S: Final = 30.0
+"""Interval between saves. After a kill, predictions since the last save are read again."""
+
+BACKLOG_REFRESH_S: Final = 0.25
+"""Interval between snapshots during a backlog: a snapshot costs as much as a thousand predictions."""
+
+
+class ModelMonitor:
+    """A view of the predictions: how well live data and outcomes fit the model.
+
+    Args:
+        drift: Live students against training.
+        feed: The outcomes, if there is an outcomes topic.
+        notifier: Sends changed recommendations to the control topic.
+        telemetry: The metrics.
+        settings: The drift settings.
+        state_path: The file that keeps the state across restarts.
+        source: Identity of the predictions topic.
+        champion_poll_s: Interval between reads of the champion alias, seconds.
+        now_s: Wall clock, seconds since the epoch.
+        clock_s: Monotonic clock, seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        drift: Drift,
+        feed: OutcomesFeed | None,
+        notifier: RetrainingNotifier,
+        telemetry: MonitorTelemetry,
+        settings: DriftSettings,
+        state_path: Path,
+        source: dict[str, str],
+        champion_poll_s: float,
+        now_s: Callable[[], float] = time.time,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._drift = drift
+        self._feed = feed
+        self._notifier = notifier
+        self._telemetry = telemetry
+        self._settings = settings
+        self._state_path = state_path
+        self._source = source
+        self._now_s = now_s
+        self._refresh_due = _Interval(BACKLOG_REFRESH_S, clock_s)
+        self._champion_due = _Interval(champion_poll_s, clock_s)
+        self._save_due = _Interval(SAVE_EVERY_S, clock_s)
+        self._next_offsets: dict[int, int] = {}
+        self._recommendation: Recommendation | None = None
+        self._changed = False
+        self._snapshot = self._make_snapshot()
+
+    def snapshot(self) -> ModelSnapshot:
+        """Return the latest snapshot. Thread-safe."""
+        return self._snapshot
+
+    def restore(self, state: SavedState, arrays: Arrays) -> None:
+        """Continue from a saved state."""
+        self._drift.restore(state.drift, arrays["seen"])
+        if self._feed is not None and state.outcomes is not None:
+            self._feed.join.restore(state.outcomes, arrays["waiting"], arrays["immature"])
+        self._notifier.announced = state.announced
+        self._recommendation = state.recommendation
+        self._next_offsets = dict(state.next_offsets)
+
+    def start_at(self, next_offsets: dict[int, int]) -> None:
+        """Note the audit log's offsets, and save them in case the process is killed before the next save."""
+        self._next_offsets = dict(next_offsets)
+        self._changed = True
+        self.save()
+
+    def observe(self, batch: CommittedBatch) -> None:
+        """Take in a batch that is in the audit log."""
+        self.ingest(batch.predictions)
+        self._next_offsets = dict(batch.records.next_offsets)
+
+    def ingest(self, predictions: RecordBatch, *, counted: bool = True) -> None:
+        """Take in predictions.
+
+        Args:
+            predictions: The predictions.
+            counted: Whether to add them to the counters; false for those counted before a restart.
+        """
+        if not len(predictions):
+            return
+        self._changed = True
+        students, versions = student_hashes(predictions), versions_of(predictions)
+        self._drift.add(predictions, students, versions, counted=counted)
+        if self._feed is not None:
+            numbers = predictions.numbers
+            self._feed.join.remember(
+                students,
+                numbers["predicted_purchase_probability"],
+                decisions_of(predictions),
+                numbers["scored_at"],
+                versions,
+            )
+
+    def refresh(self, *, backlog: bool) -> None:
+        """Do what is due after a turn of the loop: read outcomes, renew the snapshot, announce, save.
+
+        Args:
+            backlog: Whether more predictions can be read at once. Then snapshots are made less often,
+                and outcomes wait, because each has to be joined to its student's last prediction.
+        """
+        if backlog and not self._refresh_due():
+            return
+        if self._champion_due():
+            self._drift.refresh_champion()
+        if self._feed is not None and not backlog:
+            self._changed |= self._feed.read()
+        snapshot = self._snapshot = self._make_snapshot()
+        self._recommendation = snapshot.recommendation
+        self._telemetry.show(snapshot.drift, snapshot.outcomes, snapshot.recommendation)
+        self._notifier.notify_if_changed(
+            snapshot.recommendation,
+            snapshot.drift.model_version,
+            lambda: announcement(snapshot, self._settings),
+        )
+        if self._save_due():
+            self.save()
+
+    def save(self) -> None:
+        """Save the state if it changed. If the disk refuses, log it; the next save tries again."""
+        if not self._changed:
+            return
+        drift, seen = self._drift.saved()
+        outcomes, arrays = self._feed.saved() if self._feed is not None else (None, {})
+        state = SavedState(
+            source=self._source,
+            next_offsets=self._next_offsets,
+            drift=drift,
+            outcomes=outcomes,
+            recommendation=self._recommendation,
+            announced=self._notifier.announced,
+        )
+        try:
+            write_state(self._state_path, state, {"seen": seen, **arrays})
+        except OSError as error:
+            log.warning("cannot save the state of drift", path=str(self._state_path), reason=error.strerror)
+        else:
+            self._changed = False
+
+    def close(self) -> None:
+        """Save the state and disconnect from the outcomes topic."""
+        self.save()
+        if self._feed is not None:
+            self._feed.close()
+
+    def _make_snapshot(self) -> ModelSnapshot:
+        drift, outcomes = self._drift.snapshot(), OutcomesSnapshot()
+        if self._feed is not None:
+            self._feed.join.mature(drift.model_version)
+            outcomes = self._feed.snapshot()
+        return ModelSnapshot(
+            drift=drift,
+            outcomes=outcomes,
+            recommendation=recommend(
+                drift, outcomes, self._settings.windows_to_confirm, self._recommendation
+            ),
+            announced_action=self._notifier.announced.action,
+            cooldown_until_s=self._notifier.cooldown_until_s(drift.model_version),
+            at_s=self._now_s(),
+        )
+
+
+class _Interval:
+    """Returns true when called at least so long after the last time that it did; the first time at once."""
+
+    def __init__(self, interval_s: float, clock_s: Callable[[], float]) -> None:
+        self._interval_s = interval_s
+        self._clock_s = clock_s
+        self._due_at_s = clock_s()
+
+    def __call__(self) -> bool:
+        now_s = self._clock_s()
+        if now_s < self._due_at_s:
+            return False
+        self._due_at_s = now_s + self._interval_s
+        return True

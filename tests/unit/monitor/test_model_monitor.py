@@ -1,0 +1,70 @@
+"""When the model monitor makes a new snapshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer.monitor.drift.baselines import Baselines
+from consumer.monitor.drift.tracker import Drift
+from consumer.monitor.model_monitor import BACKLOG_REFRESH_S, ModelMonitor
+from consumer.monitor.retraining import Announced
+from consumer.settings import DriftSettings
+from model_store.countries import country_code
+from tests.support.clock import Clock
+
+
+class Silent:
+    """Stands in for the notifier and the metrics."""
+
+    announced = Announced()
+
+    def notify_if_changed(self, *_: Any) -> None:
+        """Announce nothing."""
+
+    def show(self, *_: Any) -> None:
+        """Show nothing."""
+
+    def cooldown_until_s(self, _: Any) -> None:
+        """Return that there is no cool-down."""
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Make a clock."""
+    return Clock()
+
+
+@pytest.fixture
+def model_monitor(trained: Any, tmp_path: Path, clock: Clock) -> ModelMonitor:
+    """Make a model monitor without outcomes."""
+    silent: Any = Silent()
+    return ModelMonitor(
+        drift=Drift(Baselines(trained.store), country_code, DriftSettings()),
+        feed=None,
+        notifier=silent,
+        telemetry=silent,
+        settings=DriftSettings(),
+        state_path=tmp_path / "state",
+        source={},
+        champion_poll_s=1.0,
+        clock_s=clock,
+    )
+
+
+def test_snapshots_are_rare_during_a_backlog(model_monitor: ModelMonitor, clock: Clock, predict: Any) -> None:
+    """During a backlog a snapshot is made now and then, and at once when the backlog is gone."""
+
+    def predictions_in_snapshot(*, backlog: bool) -> int:
+        model_monitor.ingest(predict(range(10)))
+        model_monitor.refresh(backlog=backlog)
+        return model_monitor.snapshot().drift.predictions
+
+    assert predictions_in_snapshot(backlog=True) == 10
+    assert predictions_in_snapshot(backlog=True) == 10
+    clock.now_s += BACKLOG_REFRESH_S
+    assert predictions_in_snapshot(backlog=True) == 30
+    assert predictions_in_snapshot(backlog=True) == 30
+    assert predictions_in_snapshot(backlog=False) == 50

@@ -15,7 +15,7 @@ from consumer.columnar.arrays import FloatArray, IntArray
 from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.loop import CommittedBatch
 from consumer.pipeline.batch import RecordBatch
-from consumer.pipeline.dead_letter import message
+from consumer.pipeline.dead_letter import summarize_detail
 from consumer.pipeline.rejections import Code
 
 HISTORY_S: Final = 120
@@ -248,6 +248,6 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _detail(detail: Any) -> str:
     try:
-        return message(detail) if isinstance(detail, str | list) else ""
+        return summarize_detail(detail) if isinstance(detail, str | list) else ""
     except (KeyError, IndexError, TypeError):
         return str(detail)

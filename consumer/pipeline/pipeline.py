@@ -18,15 +18,15 @@ from consumer.pipeline.validate import validate
 
 Stage: TypeAlias = str
 Lap: TypeAlias = Callable[[Stage], None]
-"""Told the name of a stage whenever one has ended; the caller owns the clock."""
+"""Called with the name of each stage when it ends; the caller owns the clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineResult:
-    """What became of a batch: every row is in exactly one of ``rows`` and ``rejections``.
+    """The result of a batch: every row is in exactly one of ``rows`` and ``rejections``.
 
     Attributes:
-        rows: the scored rows, rising.
+        rows: the scored rows, sorted.
         predictions: one framed ``PurchasePrediction`` per scored row.
         rejections: the other rows.
         scored: the events and probabilities behind the predictions.
@@ -39,21 +39,21 @@ class PipelineResult:
 
 
 class Models(Protocol):
-    """Where the model comes from; it may change from batch to batch."""
+    """Provides the active model, which may change between batches."""
 
     def current(self) -> Model:
-        """Return the model that is on; raises if there is none."""
+        """Return the active model; raises if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """Everything a decision depends on, besides the events.
+    """The stages, and what they depend on besides the events.
 
     Attributes:
-        decoder: bytes to events.
-        models: asked once per batch for the model to score it with.
-        countries: from a country as received (UTF-8) to the model's number for it.
-        header: the frame before each prediction.
+        decoder: decodes events.
+        models: provides the model, once per batch.
+        countries: the model's number for each country as received (UTF-8).
+        header: the frame header of each prediction.
     """
 
     decoder: Decoder
@@ -62,11 +62,11 @@ class Pipeline:
     header: bytes
 
     def run(self, raw: RawBatch, *, scored_at_ms: int, lap: Lap = lambda _: None) -> PipelineResult:
-        """Decide on every row of a batch.
+        """Score or reject every row of a batch.
 
         Args:
             raw: the batch.
-            scored_at_ms: milliseconds since the epoch, as it stands in the predictions.
+            scored_at_ms: milliseconds since the epoch, written to the predictions.
             lap: called with ``decode``, ``validate``, ``score`` and ``encode`` as each ends.
         """
         decoded, undecodable = self.decoder.decode(raw.values)
@@ -75,14 +75,13 @@ class Pipeline:
         lap("validate")
         scored, failed = score(valid, self.models.current(), self.countries)
         lap("score")
-        which = scored.events.rows
-        rows = which.tolist()
+        rows = scored.events.rows.tolist()
         predictions = encode_predictions(
             scored,
             header=self.header,
             scored_at_ms=scored_at_ms,
             partitions=select_rows(raw.partitions, rows),
-            offsets=select_rows(np.asarray(raw.offsets, np.int64), which),
+            offsets=select_rows(np.asarray(raw.offsets, np.int64), scored.events.rows),
         )
         lap("encode")
         return PipelineResult(rows, predictions, Rejections.merged([undecodable, invalid, failed]), scored)

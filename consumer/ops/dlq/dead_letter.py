@@ -11,7 +11,7 @@ import orjson
 
 from consumer import timestamps
 from consumer.pipeline.batch import Headers
-from consumer.pipeline.dead_letter import DROPPED_HEADER, message
+from consumer.pipeline.dead_letter import DROPPED_HEADER, summarize_detail
 from consumer.pipeline.rejections import Code
 
 OTHER: Final = "other"
@@ -64,7 +64,7 @@ class DeadLetterRecord:
             return "no dead letter of Purchase Stream"
         detail = self.body["detail"]
         try:
-            return message(detail)
+            return summarize_detail(detail)
         except (TypeError, KeyError, IndexError):
             return str(detail)
 

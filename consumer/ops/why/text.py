@@ -9,7 +9,7 @@ from typing import Any
 from consumer import timestamps
 from consumer.ops.why.scoring import Scoring
 from consumer.ops.why.trace import EventTrace, FoundEvent
-from consumer.pipeline.dead_letter import message
+from consumer.pipeline.dead_letter import summarize_detail
 from model_store.inputs import INPUT_NAMES
 from model_store.linear import BASE
 
@@ -74,7 +74,7 @@ def lines(story: EventTrace) -> Iterator[str]:
         yield (
             "  it would be accepted now"
             if again is None
-            else f"  it would be rejected now as {again.code}: {message(again.detail)}"
+            else f"  it would be rejected now as {again.code}: {summarize_detail(again.detail)}"
         )
     if story.outcome == "waiting":
         yield f"not decided yet: {story.waiting} events of its partition come before it"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.pipeline.batch import Headers, RawBatch
-from consumer.pipeline.dead_letter import DeadLetter, dead_letters, message
+from consumer.pipeline.dead_letter import DeadLetter, dead_letters, summarize_detail
 from consumer.pipeline.rejections import Code, Rejection, Rejections
 from tests.support.dead_letters import ALL_BROKEN, OWN_HEADERS, PROBLEM, letter_of
 from tests.support.events import TOPIC, event, good, raw_batch
@@ -113,8 +113,8 @@ def test_a_detail_is_said_in_one_line() -> None:
     """The header has room for a sentence."""
     other = PROBLEM | {"loc": ["event", "courses_started"]}
     said = "Input should be greater than or equal to 0"
-    assert message([PROBLEM, other]) == f"minutes_watched: {said}; courses_started: {said}"
-    assert message("as it is") == "as it is"
+    assert summarize_detail([PROBLEM, other]) == f"minutes_watched: {said}; courses_started: {said}"
+    assert summarize_detail("as it is") == "as it is"
 
 
 def test_letters_come_in_the_order_of_their_rejections() -> None:

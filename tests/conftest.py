@@ -50,7 +50,7 @@ def topics(kafka: str, request: pytest.FixtureRequest) -> Iterator[NewTopic]:
     """
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - only broker tests need it
 
-    from consumer.kafka.admin import TopicSpec, create_topics  # noqa: PLC0415 - the same
+    from consumer.kafka.admin import ClusterAdmin, TopicSpec  # noqa: PLC0415 - the same
 
     client_config: dict[str, Any] = {"bootstrap.servers": kafka}
     test = re.sub(r"[^A-Za-z0-9._-]", "-", request.node.name)[:80]
@@ -59,7 +59,9 @@ def topics(kafka: str, request: pytest.FixtureRequest) -> Iterator[NewTopic]:
     def create(label: str = "topic", *, partitions: int = 1, **config: str) -> str:
         name = f"{test}.{label}.{secrets.token_hex(4)}"
         settings = {key.replace("_", "."): value for key, value in config.items()}
-        create_topics(client_config, [TopicSpec(name=name, partitions=partitions, config=settings)])
+        ClusterAdmin(client_config).create_topics(
+            [TopicSpec(name=name, partitions=partitions, config=settings)]
+        )
         names.append(name)
         return name
 

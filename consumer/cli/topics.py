@@ -8,7 +8,7 @@ import typer
 
 from consumer.cli.context import Context
 from consumer.kafka import client_config
-from consumer.kafka.admin import TopicSpec, create_topics
+from consumer.kafka.admin import ClusterAdmin, TopicSpec
 
 topics = typer.Typer(
     help="The Kafka topics.",
@@ -34,6 +34,7 @@ def create(
     settings = given.settings()
     names = settings.topics.model_dump().values()
     specs = [TopicSpec(name=name, partitions=partitions) for name in names]
-    for name, outcome in create_topics(client_config.common(settings.kafka), specs).items():
+    admin = ClusterAdmin(client_config.common(settings.kafka), timeout_s=15)
+    for name, outcome in admin.create_topics(specs).items():
         state = "created" if outcome.created else "exists"
         typer.echo(f"{name}: {state}, {outcome.partitions} partitions")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 import secrets
 import shutil
@@ -14,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
-
 from consumer.embedded_kafka.properties import LOOPBACK, free_port
+from consumer.errors import ServiceError
 from consumer.kafka import client_config
-from consumer.kafka.admin import TopicSpec, create_topics
+from consumer.kafka.admin import ClusterAdmin, TopicSpec
 from consumer.runtime.supervisor import Supervisor, roles
 from consumer.settings import Settings
 from model_store.store import ModelStore
@@ -29,7 +26,6 @@ from model_store.training import train
 PARTITIONS: Final = 3
 TRAINING_STUDENTS: Final = 5_000
 _HTTP_TIMEOUT_S: Final = 2.0
-_DELETE_TIMEOUT_S: Final = 10.0
 _AUDIT_LINES: Final = re.compile(r"^purchase_stream_audit_lines_total (\S+)$", re.MULTILINE)
 
 
@@ -136,9 +132,9 @@ def start_environment(
         StartupError: A topic cannot be created, or existed before.
         Unavailable: The broker is down.
     """
-    client = client_config.common(settings.kafka)
+    admin = ClusterAdmin(client_config.common(settings.kafka))
     topics = list(settings.topics.model_dump().values())
-    create_topics(client, [TopicSpec(name=name, partitions=PARTITIONS) for name in topics])
+    admin.create_topics([TopicSpec(name=name, partitions=PARTITIONS) for name in topics])
     log_path = folder / "roles.log"
     try:
         with log_path.open("w", encoding="utf-8") as log:
@@ -149,11 +145,9 @@ def start_environment(
             finally:
                 supervisor.stop()
     finally:
-        admin = AdminClient(client, logger=logging.getLogger("librdkafka"))
-        for deleted in admin.delete_topics(topics).values():
-            # A broker that is gone has taken its topics with it.
-            with contextlib.suppress(KafkaException):
-                deleted.result(_DELETE_TIMEOUT_S)
+        # A broker that is gone has taken its topics with it.
+        with contextlib.suppress(ServiceError):
+            admin.delete_topics(topics)
 
 
 def _get(url: str) -> str | None:

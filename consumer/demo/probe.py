@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import threading
@@ -10,19 +11,19 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
-from confluent_kafka import Consumer, Message, TopicPartition
 from fastavro import parse_schema, schemaless_reader
 
-from consumer.kafka.reader import committed_ranges
+from consumer.kafka.reader import PolledRecords, TopicFollower
+from consumer.runtime.readiness import Readiness
 from schemas.framing import CONFLUENT_HEADER_BYTES, SINGLE_OBJECT_HEADER_BYTES, SINGLE_OBJECT_MARKER
 from schemas.repository import purchase_prediction
 
-_MANY: Final = 10_000
+_MAX_RECORDS: Final = 10_000
 _WAIT_S: Final = 0.1
 
 
 class OutputProbe:
-    """Counts predictions and dead letters on its own thread, and measures latency on request.
+    """Counts predictions and dead letters on threads of its own, and measures latency on request.
 
     Args:
         client_config: The configuration of every client.
@@ -37,34 +38,27 @@ class OutputProbe:
         self._since_ms: int | None = None
         self.last_at_s = 0.0
         """Arrival of the newest record, in seconds of the monotonic clock."""
-        self._consumer = Consumer(
-            {
-                **client_config,
-                "group.id": "purchase-stream-demo-probe",
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-            }
-        )
-        self._consumer.assign(
-            [
-                TopicPartition(topic, partition, begin)
-                for topic in self._counts
-                for partition, (begin, _) in committed_ranges(client_config, topic).items()
-            ]
-        )
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="probe", daemon=True)
+        self._threads = [
+            threading.Thread(
+                target=self._watch,
+                args=(topic, TopicFollower(client_config, topic, {}, Readiness(time.time))),
+                name=f"probe {topic}",
+                daemon=True,
+            )
+            for topic in self._counts
+        ]
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Stop the thread and close the consumer."""
+        """Stop the threads and close their consumers."""
         self._stopping.set()
-        self._thread.join()
-        self._consumer.close()
+        for thread in self._threads:
+            thread.join()
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -81,23 +75,21 @@ class OutputProbe:
         """Milliseconds from each event's ``occurred_at`` to the arrival of its prediction."""
         return list(self._latencies_ms)
 
-    def _watch(self) -> None:
-        while not self._stopping.is_set():
-            first = self._consumer.poll(_WAIT_S)  # returns at the first record; consume() would wait for more
-            if first is None:
-                continue
-            arrived_ms = time.time_ns() // 1_000_000
-            self.last_at_s = time.monotonic()
-            for message in (first, *self._consumer.consume(_MANY, timeout=0)):
-                if message.error() is None:
-                    self._observe(message, arrived_ms)
+    def _watch(self, topic: str, follower: TopicFollower) -> None:
+        with contextlib.closing(follower):
+            while not self._stopping.is_set():
+                records = follower.poll(_MAX_RECORDS, _WAIT_S, fill=False)
+                if records is not None:
+                    arrived_ms = time.time_ns() // 1_000_000
+                    self.last_at_s = time.monotonic()
+                    self._counts[topic] += len(records)
+                    if topic == self._predictions and self._since_ms is not None:
+                        self._add_latencies(records, arrived_ms, self._since_ms)
 
-    def _observe(self, message: Message, arrived_ms: int) -> None:
-        topic = message.topic() or ""
-        self._counts[topic] += 1
-        if self._since_ms is not None and topic == self._predictions:
-            occurred_ms = _occurred_at_ms(message.value() or b"")
-            if occurred_ms >= self._since_ms:
+    def _add_latencies(self, records: PolledRecords, arrived_ms: int, since_ms: int) -> None:
+        for value in records.values:
+            occurred_ms = _occurred_at_ms(value or b"")
+            if occurred_ms >= since_ms:
                 self._latencies_ms.append(arrived_ms - occurred_ms)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Self
 from consumer.embedded_kafka.jars import BROKER_FOLDER, INSTALL_ADVICE, kafka_jars
 from consumer.embedded_kafka.properties import Node, choose_nodes, server_properties
 from consumer.errors import StartupError, Unavailable
-from consumer.kafka.admin import broker_ids
+from consumer.kafka.admin import ClusterAdmin
 from consumer.runtime import lifeline
 
 if TYPE_CHECKING:
@@ -239,9 +239,10 @@ class EmbeddedKafka:
     def _await_answer(self, node: int) -> None:
         log = self._node_folder(node) / "kafka.log"
         deadline_s = time.monotonic() + _START_TIMEOUT_S
+        admin = ClusterAdmin({"bootstrap.servers": self.client_address(node)}, timeout_s=1.0)
         while time.monotonic() < deadline_s and self.is_running(node):
             try:
-                if node in broker_ids({"bootstrap.servers": self.client_address(node)}, timeout_s=1.0):
+                if node in admin.cluster().broker_ids:
                     return
             except Unavailable:
                 pass

@@ -8,7 +8,11 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
+from confluent_kafka import libversion
+
 from consumer.settings import KafkaSettings
+
+LIBRDKAFKA_VERSION: Final = libversion()[0]
 
 SESSION_TIMEOUT_MS: Final = 6_000
 """How long the partitions of a dead scorer stay assigned to it. This is the smallest value that brokers
@@ -48,7 +52,8 @@ FETCH: Final = {
 }
 """How far consumers fetch ahead."""
 
-_LOGGER: Final = logging.getLogger("librdkafka")
+LOGGER: Final = logging.getLogger("librdkafka")
+"""Receives librdkafka's own log lines, which would otherwise go to standard error."""
 
 
 def common(kafka: KafkaSettings) -> dict[str, Any]:
@@ -62,7 +67,7 @@ def common(kafka: KafkaSettings) -> dict[str, Any]:
         "reconnect.backoff.max.ms": 2_000,  # Resume soon after the broker is back.
         "enable.metrics.push": False,  # Do not send client metrics to the broker.
         "allow.auto.create.topics": False,
-        "logger": _LOGGER,
+        "logger": LOGGER,
         **kafka.client,
     }
 

@@ -28,6 +28,7 @@ from confluent_kafka import (
 from consumer.columnar.arrays import select_rows
 from consumer.errors import Condition, FatalError, Unavailable
 from consumer.kafka.errors import format_error, is_outage, kafka_error, unwrap_callback_errors
+from consumer.kafka.reader import Record
 from consumer.pipeline.batch import Headers, RawBatch
 from consumer.runtime.readiness import Readiness
 
@@ -460,7 +461,7 @@ def format_coordinates(message: Message) -> str:
     return f"{message.topic()}[{message.partition()}] at offset {message.offset()}"
 
 
-def headers_of(message: Message) -> Headers:
+def headers_of(message: Message | Record) -> Headers:
     """Return a record's headers. The client cannot return a header whose name is not UTF-8."""
     try:
         return list(message.headers() or ())  # type: ignore[arg-type]  # a list, of bytes

@@ -11,37 +11,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from consumer.errors import FatalError, Unavailable
-from consumer.kafka.admin import ASK_TIMEOUT_S
+from consumer.kafka.admin import Committed
 from consumer.kafka.errors import format_error, kafka_error, unwrap_callback_errors
 
 _JOIN_TIMEOUT_S: Final = 30.0
 """Longer than the session of a member that was killed, and than a broker waits for others to join."""
 
+_ANSWER_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.1
-
-Committed = dict[int, tuple[int, str | None]]
-"""Offset and text by partition, for those that have any."""
-
-
-def committed_by(client_config: Mapping[str, Any], group: str, topic: str, parts: Sequence[int]) -> Committed:
-    """Return what a group has committed, without joining it.
-
-    Raises:
-        Unavailable: no broker answered in time, or none may tell.
-    """
-    wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, part) for part in parts])
-    admin = AdminClient(dict(client_config))
-    answers = admin.list_consumer_group_offsets([wanted], request_timeout=ASK_TIMEOUT_S)
-    try:
-        found = answers[group].result(ASK_TIMEOUT_S + 1.0)
-    except (KafkaException, TimeoutError) as exception:
-        why = format_error(kafka_error(exception)) if isinstance(exception, KafkaException) else "no answer"
-        raise Unavailable(f"no Kafka says how far group {group} is: {why}; try again") from exception
-    return {at.partition: (at.offset, at.metadata) for at in found.topic_partitions if at.offset >= 0}
 
 
 class ReplayOffsets:
@@ -79,7 +59,9 @@ class ReplayOffsets:
                 )
             self._poll(_POLL_S)
         try:
-            found = self.client.committed([TopicPartition(self.topic, p) for p in partitions], ASK_TIMEOUT_S)
+            found = self.client.committed(
+                [TopicPartition(self.topic, p) for p in partitions], _ANSWER_TIMEOUT_S
+            )
         except KafkaException as exception:
             raise Unavailable(
                 f"committed offsets unknown: {format_error(kafka_error(exception))}; try again"

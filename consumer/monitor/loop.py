@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from consumer.errors import Condition, Unavailable
-from consumer.kafka.admin import TopicProbe
+from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.client_config import common
-from consumer.kafka.reader import CommittedTail, TailBatch
+from consumer.kafka.reader import PolledRecords, TopicFollower
 from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.audit.log import AuditLog
 from consumer.pipeline.batch import RecordBatch
@@ -55,7 +55,7 @@ class CommittedBatch:
         undecodable: The records that are not predictions.
     """
 
-    records: TailBatch
+    records: PolledRecords
     predictions: RecordBatch = field(repr=False)
     undecodable: Rejections = field(repr=False)
 
@@ -120,7 +120,7 @@ class Monitor:
     def __init__(
         self,
         *,
-        tail: CommittedTail,
+        tail: TopicFollower,
         audit_log: AuditLog,
         decoder: Decoder,
         topics: TopicSettings,
@@ -139,7 +139,7 @@ class Monitor:
         self._on_batch = on_batch
         self._on_turn = on_turn
         self._sleep = sleep
-        self._unwritten: TailBatch | None = None
+        self._unwritten: PolledRecords | None = None
         self._in_flight = InFlight[PendingAppend, None]("audit-log")
         self._stopping = False
 
@@ -182,7 +182,7 @@ class Monitor:
         else:
             self._on_turn(records is not None and len(records) >= MAX_RECORDS)
 
-    def _process(self, records: TailBatch) -> None:
+    def _process(self, records: PolledRecords) -> None:
         """Format a batch while the previous one is being appended, then start to append it.
 
         Raises:
@@ -197,7 +197,7 @@ class Monitor:
         if len(records) < MAX_RECORDS:  # no backlog: nothing to read meanwhile
             self._finish_append()
 
-    def _prepare(self, records: TailBatch) -> PendingAppend:
+    def _prepare(self, records: PolledRecords) -> PendingAppend:
         """Decode a batch and format its lines."""
         predictions, undecodable = self._decoder.decode(records.values)
         self._readiness.clear(Condition.SCHEMA_REGISTRY)
@@ -262,7 +262,7 @@ class Monitor:
             self._on_turn(False)  # noqa: FBT003 - no backlog
 
 
-def open_log_and_topic(settings: Settings, readiness: Readiness) -> tuple[AuditLog, CommittedTail]:
+def open_log_and_topic(settings: Settings, readiness: Readiness) -> tuple[AuditLog, TopicFollower]:
     """Open the audit log, which locks it, and the predictions topic at the log's next offsets.
 
     Raises:
@@ -274,10 +274,10 @@ def open_log_and_topic(settings: Settings, readiness: Readiness) -> tuple[AuditL
     audit_log = AuditLog.open(
         settings.audit.path,
         rotate_bytes=settings.audit.rotate_bytes,
-        source=TopicProbe(client_config, topic).identity(),
+        source=ClusterAdmin(client_config).topic_identity(topic),
     )
     try:
-        tail = CommittedTail(client_config, topic, audit_log.next_offsets, readiness)
+        tail = TopicFollower(client_config, topic, audit_log.next_offsets, readiness)
         # Save the start of every partition: if retention removes records from there, it is a gap.
         audit_log.append(b"", tail.next_offsets)
     except BaseException:

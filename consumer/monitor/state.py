@@ -7,8 +7,8 @@ then drift starts over with an empty window, and nothing else is affected.
 
 from __future__ import annotations
 
+import contextlib
 import io
-import time
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,15 +21,13 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from consumer.errors import StartupError, Unavailable
-from consumer.kafka.reader import CommittedTail
+from consumer.kafka.reader import TopicReader
 from consumer.monitor.audit.checkpoint import FILE_MODE
 from consumer.monitor.drift.tracker import SavedDrift
-from consumer.monitor.loop import MAX_RECORDS, MAX_WAIT_S
 from consumer.monitor.outcomes.join import SavedOutcomes
 from consumer.monitor.retraining import Announced, Recommendation
 from consumer.pipeline.batch import RecordBatch
 from consumer.pipeline.decode import Decoder
-from consumer.runtime.readiness import Readiness
 from model_store.files import replace_file
 
 if TYPE_CHECKING:
@@ -135,40 +133,18 @@ def catch_up(
     Returns:
         Whether all predictions could be read. If not, some may have been ingested.
     """
-    behind = {p: offset for p, offset in stop.items() if start.get(p, 0) < offset}
-    if not behind:
-        return True
+    ranges = {p: (start.get(p, 0), offset) for p, offset in stop.items()}
     try:
-        tail = CommittedTail(client_config, topic, {p: start.get(p, 0) for p in stop}, Readiness(time.time))
-        try:
-            _read_until(tail, behind, stop, decoder, ingest)
-        finally:
-            tail.close()
+        with contextlib.closing(
+            TopicReader(client_config, topic, silence_limit_s=_SILENCE_LIMIT_S)
+        ) as reader:
+            for records in reader.read_ranges(ranges):
+                predictions, _ = decoder.decode([record.value() for record in records])
+                ingest(predictions)
     except (StartupError, Unavailable) as error:
         log.warning("drift starts over: cannot catch up with the audit log", reason=str(error))
         return False
     return True
-
-
-def _read_until(
-    tail: CommittedTail,
-    behind: Mapping[int, int],
-    stop: Mapping[int, int],
-    decoder: Decoder,
-    ingest: Callable[[RecordBatch], None],
-) -> None:
-    heard_s = time.monotonic()
-    while any(tail.next_offsets.get(p, 0) < offset for p, offset in behind.items()):
-        batch = tail.poll(MAX_RECORDS, MAX_WAIT_S)
-        if batch is None:
-            if time.monotonic() - heard_s > _SILENCE_LIMIT_S:
-                raise Unavailable(f"no records came for {_SILENCE_LIMIT_S:.0f} s")
-            continue
-        heard_s = time.monotonic()
-        predictions, _ = decoder.decode(batch.values)
-        limits = np.array([stop.get(p, 0) for p in batch.partitions.tolist()], np.int64)
-        wanted = (batch.offsets < limits)[predictions.rows]
-        ingest(predictions if wanted.all() else predictions.select_rows(np.flatnonzero(wanted)))
 
 
 def _one_line(error: Exception) -> str:

@@ -16,8 +16,8 @@ from typing import Any, Final
 import structlog
 
 from consumer.errors import ServiceError, Unavailable
-from consumer.kafka.admin import GroupLag, GroupProgress, TopicProbe
-from consumer.kafka.reader import CommittedTail
+from consumer.kafka.admin import ClusterAdmin, GroupLag
+from consumer.kafka.reader import TopicFollower
 from consumer.monitor.recent import RecentRejection, RejectionLog
 from consumer.runtime.readiness import Readiness
 
@@ -81,7 +81,9 @@ class StreamStatusPoller:
         self._client_config = client_config
         self._dead_letters = dead_letters
         self._clock_s = clock_s
-        self._progress = GroupProgress(client_config, group, events)
+        self._admin = ClusterAdmin(client_config)
+        self._group = group
+        self._events = events
         self._samples: deque[tuple[float, GroupLag]] = deque()
         self._progress_problem = "not asked yet"
         self._rejections = RejectionLog()
@@ -125,7 +127,7 @@ class StreamStatusPoller:
     def _follow_progress(self) -> None:
         while not self._stopping.wait(_POLL_EVERY_S):
             try:
-                progress = self._progress.read()
+                progress = self._admin.lag(self._group, self._events)
             except ServiceError as error:
                 self._progress_problem = str(error)
                 self._samples.clear()
@@ -140,7 +142,7 @@ class StreamStatusPoller:
         while not self._stopping.is_set():
             readiness = Readiness(time.time)
             try:
-                tail = CommittedTail(
+                tail = TopicFollower(
                     self._client_config, self._dead_letters, self._start_offsets(), readiness
                 )
                 try:
@@ -157,13 +159,14 @@ class StreamStatusPoller:
         """Return where to continue; at first, a little before the end of the topic."""
         if self._next_offsets:
             return self._next_offsets
-        probe = TopicProbe(self._client_config, self._dead_letters)
-        partitions = probe.facts().partitions
-        ends, firsts = probe.end_offsets(partitions), probe.first_offsets(partitions)
+        topic = self._dead_letters
+        partitions = range(self._admin.describe_topic(topic).partitions)
+        ends = self._admin.end_offsets(topic, partitions)
+        firsts = self._admin.first_offsets(topic, partitions)
         self._count_from = ends
         return {part: max(firsts[part], end - _EARLIER_DEAD_LETTERS) for part, end in ends.items()}
 
-    def _read(self, tail: CommittedTail, readiness: Readiness) -> None:
+    def _read(self, tail: TopicFollower, readiness: Readiness) -> None:
         count_from = self._count_from
         while not self._stopping.is_set():
             batch = tail.poll(_MAX_RECORDS, _MAX_WAIT_S)

@@ -7,12 +7,12 @@ from functools import partial
 
 from consumer.errors import Condition
 from consumer.kafka import client_config
-from consumer.kafka.admin import describe_topics
+from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.consumer import EventConsumer
 from consumer.kafka.fencing import ZombieFencer
 from consumer.kafka.producer import AtLeastOnceProducer, TransactionalProducer
 from consumer.kafka.session import Publisher, Session
-from consumer.roles.shared import STARTUP_TIMEOUT_S, pipeline, role_registry, watch_model
+from consumer.roles.shared import pipeline, role_registry, watch_model
 from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.lifecycle import running, stopping_on_signals
 from consumer.runtime.memory import tune_gc_and_malloc
@@ -38,10 +38,8 @@ def run_scorer(settings: Settings, worker: int = 0) -> None:
         Unavailable: The broker did not answer at the start.
         FatalError: The broker does not accept this instance any more.
     """
-    topics = describe_topics(
-        client_config.common(settings.kafka),
-        [settings.topics.events, settings.topics.predictions, settings.topics.dead_letters],
-        STARTUP_TIMEOUT_S,
+    topics = ClusterAdmin(client_config.common(settings.kafka)).require_topics(
+        [settings.topics.events, settings.topics.predictions, settings.topics.dead_letters]
     )
     readiness = Readiness(time.time)
     registry = role_registry(readiness)

@@ -8,9 +8,9 @@ import time
 from starlette.routing import Mount
 
 from consumer.kafka import client_config
-from consumer.kafka.admin import describe_topics
+from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.background_producer import PredictionProducer
-from consumer.roles.shared import STARTUP_TIMEOUT_S, pipeline, role_registry, watch_model
+from consumer.roles.shared import pipeline, role_registry, watch_model
 from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.lifecycle import running, stopping_on_signals
 from consumer.runtime.readiness import Readiness
@@ -31,7 +31,7 @@ def run_serve(settings: Settings) -> None:
         Unavailable: the broker did not answer at the start.
     """
     topic = settings.topics.predictions
-    describe_topics(client_config.common(settings.kafka), [topic], STARTUP_TIMEOUT_S)
+    ClusterAdmin(client_config.common(settings.kafka)).require_topics([topic])
     conditions = Readiness(time.time)
     registry = role_registry(conditions)
     models = watch_model(settings, conditions, ScorerTelemetry(registry), required=False)

@@ -25,9 +25,6 @@ from schemas.bundled import BundledSchemas
 from schemas.framing import confluent_header, single_object_header
 from schemas.repository import engagement_event, purchase_prediction
 
-STARTUP_TIMEOUT_S = 10.0
-"""How long the broker may take to answer at the start. Later, a role waits out an outage."""
-
 
 def pipeline(settings: Settings, models: ModelReloader) -> Pipeline:
     """Return the pipeline, which is the same for every role.

@@ -13,13 +13,12 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from consumer.errors import FatalError, Unavailable
 from consumer.kafka import client_config
-from consumer.kafka.admin import describe_topics
+from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.errors import format_error, kafka_error
 from consumer.settings import Settings
 from consumer.simulator.events import OutgoingEvent, events
 from model_store.training_data import TrainingTable
 
-_CONNECT_TIMEOUT_S: Final = 10.0
 _RUN_ID_BYTES: Final = 10
 _LOOK_EVERY_S: Final = 0.1
 """The longest time until a wait for the next event notices a stop."""
@@ -95,7 +94,7 @@ class EventProducer:
             FatalError: The broker refuses events.
         """
         topic = self._settings.topics.events
-        describe_topics(client_config.common(self._settings.kafka), [topic], _CONNECT_TIMEOUT_S)
+        ClusterAdmin(client_config.common(self._settings.kafka)).require_topics([topic])
         producer = Producer(
             client_config.producer(self._settings.kafka)
             # The partitioner of the Java client: a student's events stay in one partition.

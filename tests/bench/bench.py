@@ -26,7 +26,7 @@ from measure import (
 )
 from throughput import Drained, Logged, drained
 
-from consumer.kafka.admin import TopicSpec, create_topics
+from consumer.kafka.admin import ClusterAdmin, TopicSpec
 from consumer.runtime.supervisor import ROLE_COMMAND
 from consumer.settings import load
 from consumer.simulator.producer import EventProducer
@@ -60,7 +60,9 @@ class Bench:
     def topic(self, label: str, partitions: int = PARTITIONS) -> str:
         """Create a topic."""
         name = self.name(label)
-        create_topics({"bootstrap.servers": self.servers}, [TopicSpec(name=name, partitions=partitions)])
+        ClusterAdmin({"bootstrap.servers": self.servers}).create_topics(
+            [TopicSpec(name=name, partitions=partitions)]
+        )
         return name
 
     def environment(self, **settings: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 from consumer.embedded_kafka.available import BOOTSTRAP_VARIABLE, available_kafka
 from consumer.embedded_kafka.broker import EmbeddedKafka
 from consumer.errors import StartupError, Unavailable
-from consumer.kafka.admin import TopicSpec, broker_ids, create_topics, describe_topics
+from consumer.kafka.admin import ClusterAdmin, TopicSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,14 +40,14 @@ def _is_alive(pid: int) -> bool:
 def test_a_killed_broker_comes_back_with_its_data_on_the_same_address(embedded: EmbeddedKafka) -> None:
     """SIGKILL loses no topic, and clients need no new address."""
     client_config = {"bootstrap.servers": embedded.bootstrap_servers}
-    create_topics(client_config, [TopicSpec(name="kept", partitions=2)])
+    ClusterAdmin(client_config).create_topics([TopicSpec(name="kept", partitions=2)])
     first_pid = embedded.pid(1)
     embedded.kill(1)
     assert not embedded.is_running(1)
     assert not _is_alive(first_pid)
     embedded.restart(1)
     assert embedded.bootstrap_servers == client_config["bootstrap.servers"]
-    assert describe_topics(client_config, ["kept"], 10)["kept"].partitions == 2
+    assert ClusterAdmin(client_config).describe_topics(["kept"])["kept"].partitions == 2
 
 
 def test_a_clean_stop_leaves_a_broker_that_starts_again(embedded: EmbeddedKafka) -> None:
@@ -55,7 +55,7 @@ def test_a_clean_stop_leaves_a_broker_that_starts_again(embedded: EmbeddedKafka)
     embedded.stop(1)
     assert not embedded.is_running(1)
     embedded.restart(1)
-    assert broker_ids({"bootstrap.servers": embedded.bootstrap_servers}, 10) == {1}
+    assert ClusterAdmin({"bootstrap.servers": embedded.bootstrap_servers}).cluster().broker_ids == {1}
 
 
 def test_a_paused_broker_is_silent_until_resumed(embedded: EmbeddedKafka) -> None:
@@ -64,10 +64,10 @@ def test_a_paused_broker_is_silent_until_resumed(embedded: EmbeddedKafka) -> Non
     embedded.pause(1)
     try:
         with pytest.raises(Unavailable):
-            broker_ids(client_config, 1)
+            ClusterAdmin(client_config, timeout_s=1).cluster()
     finally:
         embedded.resume(1)
-    assert broker_ids(client_config, 15) == {1}
+    assert ClusterAdmin(client_config, timeout_s=15).cluster().broker_ids == {1}
 
 
 @pytest.mark.parametrize("state", ["running", "paused"])
@@ -116,16 +116,16 @@ def test_three_brokers_form_a_cluster_that_survives_one(tmp_path: Path) -> None:
     """Three nodes replicate three times; with one killed the other two go on, and it can rejoin."""
     with EmbeddedKafka(tmp_path, brokers=3, heap_mb=192) as kafka:
         client_config = {"bootstrap.servers": kafka.bootstrap_servers}
-        create_topics(client_config, [TopicSpec(name="shared", partitions=3)], 30)
-        assert describe_topics(client_config, ["shared"], 10)["shared"].replicas == 3
+        ClusterAdmin(client_config, timeout_s=30).create_topics([TopicSpec(name="shared", partitions=3)])
+        assert ClusterAdmin(client_config).describe_topics(["shared"])["shared"].replicas == 3
         kafka.kill(1)
         two = {"bootstrap.servers": ",".join(kafka.client_address(node) for node in (2, 3))}
         deadline_s = time.monotonic() + 20
-        while 1 in broker_ids(two, 10) and time.monotonic() < deadline_s:
+        while 1 in ClusterAdmin(two).cluster().broker_ids and time.monotonic() < deadline_s:
             time.sleep(0.1)
-        assert broker_ids(two, 10) == {2, 3}
+        assert ClusterAdmin(two).cluster().broker_ids == {2, 3}
         kafka.restart(1)
-        assert broker_ids(two, 10) == {1, 2, 3}
+        assert ClusterAdmin(two).cluster().broker_ids == {1, 2, 3}
 
 
 def test_a_configured_kafka_is_used_and_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from consumer.embedded_kafka.broker import EmbeddedKafka
 from consumer.embedded_kafka.properties import free_port
-from consumer.kafka.admin import TopicSpec, create_topics
+from consumer.kafka.admin import ClusterAdmin, TopicSpec
 from consumer.settings import KafkaSettings, Settings, TopicSettings
 from consumer.simulator.producer import EventProducer
 from model_store.synthetic import generate_students
@@ -202,7 +202,7 @@ def test_a_missing_broker_is_shown_with_its_time(
             kafka.bootstrap_servers
         )
         specs = [TopicSpec(name=name, partitions=2) for name in deployment.topics.values()]
-        create_topics({"bootstrap.servers": kafka.bootstrap_servers}, specs)
+        ClusterAdmin({"bootstrap.servers": kafka.bootstrap_servers}).create_topics(specs)
         deployment.start("score")
         url, _ = start_monitor(deployment)
         send(deployment, 1300, seed=14, rate=600)

@@ -10,7 +10,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer
 
 from consumer.embedded_kafka.broker import EmbeddedKafka
 from consumer.errors import Unavailable
-from consumer.kafka.admin import TopicSpec, broker_ids, create_topics
+from consumer.kafka.admin import ClusterAdmin, TopicSpec
 from tests.faults.proxy import END_TXN, KafkaProxy
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def test_a_late_end_txn_commits_the_next_transaction_of_the_same_producer(
 ) -> None:
     """The held EndTxn is retried and succeeds; delivered later, it commits what nobody committed."""
     kafka, proxy = proxied
-    create_topics({"bootstrap.servers": kafka.bootstrap_servers}, [TopicSpec(name="late", partitions=1)])
+    ClusterAdmin({"bootstrap.servers": kafka.bootstrap_servers}).create_topics(
+        [TopicSpec(name="late", partitions=1)]
+    )
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": "late"})
     producer.init_transactions(20)
     producer.begin_transaction()
@@ -82,6 +84,6 @@ def test_a_black_hole_makes_the_broker_unavailable_until_it_ends(
     client_config = {"bootstrap.servers": kafka.bootstrap_servers}
     proxy.swallow()
     with pytest.raises(Unavailable):
-        broker_ids(client_config, 1)
+        ClusterAdmin(client_config, timeout_s=1).cluster()
     proxy.pass_on()
-    assert broker_ids(client_config, 10) == {1}
+    assert ClusterAdmin(client_config).cluster().broker_ids == {1}

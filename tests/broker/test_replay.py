@@ -18,7 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in __al
 )
 
 from consumer.errors import FatalError, Unavailable
-from consumer.kafka.replay_offsets import committed_by
+from consumer.kafka.admin import ClusterAdmin
 from consumer.ops.dlq.replay import Replay, group_of
 from consumer.pipeline.rejections import Code
 from consumer.settings import KafkaSettings, Settings, TopicSettings
@@ -116,7 +116,11 @@ def test_killed_again_and_again_it_still_sends_each_event_once(deploy: Callable[
 
 def _progress(service: Any, topic: str) -> int:
     client = {"bootstrap.servers": service.servers}
-    return committed_by(client, group_of(settings_of(service)), topic, [0]).get(0, (0, None))[0]
+    return (
+        ClusterAdmin(client)
+        .committed_offsets(group_of(settings_of(service)), topic, [0])
+        .get(0, (0, None))[0]
+    )
 
 
 def test_two_at_once_send_each_event_once(deploy: Callable[..., Any]) -> None:

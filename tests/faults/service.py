@@ -17,7 +17,7 @@ from urllib.request import urlopen
 from confluent_kafka import KafkaException
 
 from consumer.errors import FatalError
-from consumer.kafka.admin import TopicSpec, create_topics
+from consumer.kafka.admin import ClusterAdmin, TopicSpec
 from consumer.settings import Settings
 from consumer.simulator.producer import EventProducer, Sent
 from model_store.synthetic import generate_students
@@ -120,10 +120,10 @@ class Service:
             TopicSpec(name=topic, partitions=1 if kind == "dead_letters" else self.partitions)
             for kind, topic in self.topics.items()
         ]
-        create_topics({"bootstrap.servers": self.servers}, specs, timeout_s=60)
+        ClusterAdmin({"bootstrap.servers": self.servers}, timeout_s=60).create_topics(specs)
         # One broker of a cluster knows of new topics before another, which a scorer may ask first.
         for server in self.servers.split(","):
-            create_topics({"bootstrap.servers": server}, specs, timeout_s=60)
+            ClusterAdmin({"bootstrap.servers": server}, timeout_s=60).create_topics(specs)
         return self
 
     def __exit__(

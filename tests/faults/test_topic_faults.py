@@ -19,7 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in __al
 )
 
 from consumer.embedded_kafka.properties import free_port
-from consumer.kafka.admin import TopicSpec, create_topics
+from consumer.kafka.admin import ClusterAdmin, TopicSpec
 
 pytestmark = pytest.mark.faults
 
@@ -92,7 +92,7 @@ def test_output_topic_deleted(
     assert scorer.exit_code is None, service.logs()
     partitions = 1 if kind == "dead_letters" else service.partitions
     spec = TopicSpec(name=service.topics[kind], partitions=partitions)
-    create_topics({"bootstrap.servers": service.servers}, [spec], timeout_s=60)
+    ClusterAdmin({"bootstrap.servers": service.servers}, timeout_s=60).create_topics([spec])
     service.await_decided()
     service.await_that(lambda: service.conditions(port) == {}, 60, "trouble does not end")
     assert scorer.exit_code is None, service.logs()

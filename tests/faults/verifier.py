@@ -9,7 +9,7 @@ from consumer.settings import Settings
 from tests.faults.process import CONTEXT
 
 if TYPE_CHECKING:
-    from consumer.kafka.reader import Ranges
+    from consumer.kafka.admin import Ranges
     from consumer.ops.verify.report import VerifyReport
 
 _BEGINS_WITHIN_S: Final = 60.0

@@ -5,6 +5,7 @@ The whole span is one window: each student counts once, with their first predict
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,9 +18,9 @@ import orjson
 
 from consumer import timestamps
 from consumer.errors import BadInputError
-from consumer.kafka.admin import TopicProbe
+from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.client_config import common
-from consumer.kafka.reader import committed_ranges, committed_records
+from consumer.kafka.reader import TopicReader
 from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.drift.baselines import Baselines, ModelBaseline
 from consumer.monitor.drift.verdict import WindowVerdict, judge
@@ -218,23 +219,25 @@ def topic_lines(
         Unavailable: The broker does not answer.
     """
     topic, client_config = settings.topics.predictions, common(settings.kafka)
-    ranges = committed_ranges(client_config, topic)
+    admin = ClusterAdmin(client_config)
+    ranges = admin.committed_ranges(topic)
     if since is not None:
         start_ms = int(since.timestamp() * 1000) - _MAX_CLOCK_SKEW_MS
-        starts = TopicProbe(client_config, topic).offsets_since(sorted(ranges), max(start_ms, 0))
+        starts = admin.offsets_since(topic, ranges, max(start_ms, 0))
         ranges = {
             partition: (max(first, starts.get(partition, stop)), stop)
             for partition, (first, stop) in ranges.items()
         }
     decoder, number = Decoder(purchase_prediction(), writers), 1
-    for messages in committed_records(client_config, topic, ranges):
-        predictions, _ = decoder.decode([message.value() for message in messages])
-        lines = audit_lines(
-            predictions,
-            source_topic=settings.topics.events,
-            output_topic=topic,
-            partitions=np.array([message.partition() for message in messages], np.int64),
-            offsets=np.array([message.offset() for message in messages], np.int64),
-        ).splitlines()
-        yield topic, number, lines
-        number += len(lines)
+    with contextlib.closing(TopicReader(client_config, topic)) as reader:
+        for records in reader.read_ranges(ranges):
+            predictions, _ = decoder.decode([record.value() for record in records])
+            lines = audit_lines(
+                predictions,
+                source_topic=settings.topics.events,
+                output_topic=topic,
+                partitions=np.array([record.partition() for record in records], np.int64),
+                offsets=np.array([record.offset() for record in records], np.int64),
+            ).splitlines()
+            yield topic, number, lines
+            number += len(lines)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from consumer.columnar.text import hash_strings
 from consumer.errors import FatalError, StartupError, Unavailable
-from consumer.kafka.reader import CommittedTail, TailBatch
+from consumer.kafka.reader import PolledRecords, TopicFollower
 from consumer.monitor.outcomes.join import OutcomeJoin, OutcomesSnapshot, SavedOutcomes
 from consumer.pipeline.batch import RecordBatch
 from consumer.pipeline.decode import Decoder
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         def next_offsets(self) -> dict[int, int]:
             """The next offset to read, by partition."""
 
-        def poll(self, max_records: int, max_wait_s: float) -> TailBatch | None:
+        def poll(self, max_records: int, max_wait_s: float) -> PolledRecords | None:
             """Return the next records, if any."""
 
         def close(self) -> None:
@@ -131,7 +131,7 @@ def follow_outcomes(
     An outage of the outcomes topic alone does not make the monitor unready, so it has its own conditions.
     """
     try:
-        tail = CommittedTail(client_config, topic, start_offsets, Readiness(time.time))
+        tail = TopicFollower(client_config, topic, start_offsets, Readiness(time.time))
     except (StartupError, Unavailable) as error:
         log.info("outcomes are not read", reason=str(error))
         return None

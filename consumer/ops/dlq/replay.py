@@ -14,10 +14,9 @@ from confluent_kafka import Producer
 
 from consumer.errors import BatchAborted, CommitOutcomeUnknown, RecordRejectedByBroker, Unavailable
 from consumer.kafka import client_config
-from consumer.kafka.admin import describe_topics
+from consumer.kafka.admin import ClusterAdmin, Ranges
 from consumer.kafka.producer import ProducerFactory, Records, SourceOffsets, TransactionalProducer
-from consumer.kafka.reader import Ranges, committed_ranges
-from consumer.kafka.replay_offsets import ReplayOffsets, committed_by
+from consumer.kafka.replay_offsets import ReplayOffsets
 from consumer.ops.dlq.dead_letter import DeadLetterRecord
 from consumer.ops.dlq.plan import Refused, Replayed, ReplayItem, ReplayPlan
 from consumer.ops.dlq.topic import letters_between
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 BATCH_EVENTS: Final = 1000
 """Events of one transaction, at most."""
 
-_CONNECT_TIMEOUT_S: Final = 10.0
 _TRIES: Final = 5
 _CLIENT_LIMIT_BYTES: Final = 1_000_000
 """What librdkafka takes by default."""
@@ -70,9 +68,8 @@ class Replay:
         self._group_id = group_of(settings)
         self._batch_events = batch_events
         self._producer_factory = producer_factory
-        events = describe_topics(self._client, [self._events, self._letters], _CONNECT_TIMEOUT_S)[
-            self._events
-        ]
+        self._admin = ClusterAdmin(self._client)
+        events = self._admin.require_topics([self._events, self._letters])[self._events]
         self._event_max_bytes = events.max_message_bytes
         self._selection = ReplayPlan(self._events, codes, limit, on_refused, events.partitions)
 
@@ -83,8 +80,8 @@ class Replay:
             StartupError: the topic does not go as far as the replay has come.
             Unavailable: the broker is away.
         """
-        ranges = committed_ranges(self._client, self._letters)
-        committed = committed_by(self._client, self._group_id, self._letters, list(ranges))
+        ranges = self._admin.committed_ranges(self._letters)
+        committed = self._admin.committed_offsets(self._group_id, self._letters, ranges)
         for letters in self._batches(self._selection.begin(self._letters, ranges, committed)):
             yield from self._selection.take(letters)
 
@@ -110,7 +107,7 @@ class Replay:
         with contextlib.closing(publisher), contextlib.closing(group):
             # In this order: offsets that an interrupted run left pending would not be seen otherwise.
             publisher.open()
-            ranges = committed_ranges(self._client, self._letters)
+            ranges = self._admin.committed_ranges(self._letters)
             todo = selection.begin(self._letters, ranges, group.join(list(ranges)))
             for letters in self._batches(todo):
                 self._replay(publisher, group, letters)

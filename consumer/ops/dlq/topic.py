@@ -5,20 +5,18 @@ Counts dead letters by code, and keeps the newest of them.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappush, heappushpop
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from consumer.errors import BadInputError
-from consumer.kafka.admin import TopicProbe
+from consumer.kafka.admin import ClusterAdmin, Ranges
 from consumer.kafka.consumer import headers_of
-from consumer.kafka.reader import Ranges, committed_ranges, committed_records
+from consumer.kafka.reader import Record, TopicReader
 from consumer.ops.dlq.dead_letter import DeadLetterRecord, parse_body
-
-if TYPE_CHECKING:
-    from confluent_kafka import Message
 
 
 def letters_between(
@@ -29,8 +27,9 @@ def letters_between(
     Raises:
         Unavailable: the broker went away, or the topic lost records while they were read.
     """
-    for messages in committed_records(client_config, topic, ranges):
-        yield [letter_of(message) for message in messages]
+    with contextlib.closing(TopicReader(client_config, topic)) as reader:
+        for records in reader.read_ranges(ranges):
+            yield [letter_of(record) for record in records]
 
 
 def ranges_since(
@@ -49,13 +48,14 @@ def ranges_since(
         StartupError: there is no such topic.
         Unavailable: no broker answered in time.
     """
-    ranges = committed_ranges(client_config, topic)
+    admin = ClusterAdmin(client_config)
+    ranges = admin.committed_ranges(topic)
     if partition is not None:
         if partition not in ranges:
             raise BadInputError(f"{topic} has no partition {partition}; it has 0 to {max(ranges)}")
         ranges = {partition: ranges[partition]}
     if since_ms is not None:
-        begins = TopicProbe(client_config, topic).offsets_since(list(ranges), since_ms)
+        begins = admin.offsets_since(topic, ranges, since_ms)
         ranges = {p: (max(begins.get(p, end), begin), end) for p, (begin, end) in ranges.items()}
     return ranges
 
@@ -81,16 +81,16 @@ def read_letter(
     )
 
 
-def letter_of(message: Message) -> DeadLetterRecord:
+def letter_of(record: Record) -> DeadLetterRecord:
     """Return a record as a dead letter."""
-    value = message.value()
+    value = record.value()
     return DeadLetterRecord(
-        partition=message.partition(),  # type: ignore[arg-type]  # a record has coordinates
-        offset=message.offset(),  # type: ignore[arg-type]  # the same
-        timestamp_ms=message.timestamp()[1],
-        key=message.key(),
+        partition=record.partition(),
+        offset=record.offset(),
+        timestamp_ms=record.timestamp()[1],
+        key=record.key(),
         value=value,
-        headers=headers_of(message),
+        headers=headers_of(record),
         body=parse_body(value),
     )
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka import client_config
-from consumer.kafka.admin import TopicProbe
+from consumer.kafka.admin import ClusterAdmin
 from consumer.monitor.audit.checkpoint import Checkpoint, read_checkpoint
 from consumer.ops.doctor.check import OUTAGE, Check, fail, guarded, ok, warn
 from consumer.settings import Settings
@@ -70,9 +70,9 @@ def _check_position(settings: Settings, path: Path, checkpoint: Checkpoint) -> C
         StartupError: There is no such topic.
         Unavailable: The broker is away.
     """
-    probe = TopicProbe(client_config.common(settings.kafka), settings.topics.predictions)
-    identity, partitions = probe.identity(), probe.facts().partitions
-    starts, stops = probe.first_offsets(partitions), probe.end_offsets(partitions)
+    topic, admin = settings.topics.predictions, ClusterAdmin(client_config.common(settings.kafka))
+    identity, partitions = admin.topic_identity(topic), range(admin.describe_topic(topic).partitions)
+    starts, stops = admin.first_offsets(topic, partitions), admin.end_offsets(topic, partitions)
     if identity != checkpoint.source:
         what = f"{path} is the log of another topic: {checkpoint.source}"
         return fail("checkpoint", what, "move the log away, or set audit.path")

@@ -6,12 +6,9 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from confluent_kafka import libversion
-
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka import client_config
-from consumer.kafka.admin import ClusterFacts, GroupLag, GroupProgress, TopicProbe
-from consumer.kafka.reader import committed_ranges
+from consumer.kafka.admin import ClusterAdmin, GroupLag
 from consumer.kafka.trial import Trial, try_commit
 from consumer.ops.doctor.check import OUTAGE, Check, fail, ok, warn
 from consumer.ops.doctor.topics import judge_topics
@@ -31,10 +28,9 @@ def examine_broker(settings: Settings) -> Iterator[Check]:
 
     Where no broker answers that is all that can be said.
     """
-    client = client_config.common(settings.kafka)
     try:
-        facts = ClusterFacts(client)
-        cluster_id, brokers = facts.cluster()
+        admin = ClusterAdmin(client_config.common(settings.kafka))
+        cluster_id, broker_ids = admin.cluster()
     except Unavailable as error:
         yield fail(
             "broker", f"{error}: topics and groups were not looked at", "check kafka.bootstrap_servers, "
@@ -44,26 +40,30 @@ def examine_broker(settings: Settings) -> Iterator[Check]:
     except StartupError as error:
         yield fail("broker", str(error))
         return
-    yield ok("broker", f"cluster {cluster_id}, brokers up: {brokers}, librdkafka {libversion()[0]}")
+    brokers = len(broker_ids)
+    yield ok(
+        "broker",
+        f"cluster {cluster_id}, brokers up: {brokers}, librdkafka {client_config.LIBRDKAFKA_VERSION}",
+    )
     for look in (_topics, _trial, _group, _open_transactions):
         try:
-            yield from look(settings, facts, brokers)
+            yield from look(settings, admin, brokers)
         except Unavailable as error:
             yield fail(look.__name__.strip("_").replace("_", " "), str(error), "try again", OUTAGE)
         except StartupError as error:
             yield fail(look.__name__.strip("_").replace("_", " "), str(error))
 
 
-def _topics(settings: Settings, facts: ClusterFacts, brokers: int) -> Iterator[Check]:
+def _topics(settings: Settings, admin: ClusterAdmin, brokers: int) -> Iterator[Check]:
     names = settings.topics
-    yield from judge_topics(names, facts.topics(list(names.model_dump().values())), brokers)
+    yield from judge_topics(names, admin.topic_setups(names.model_dump().values()), brokers)
 
 
-def _trial(settings: Settings, facts: ClusterFacts, _brokers: int) -> Iterator[Check]:
+def _trial(settings: Settings, admin: ClusterAdmin, _brokers: int) -> Iterator[Check]:
     """Commit as a scorer would, under a name of our own."""
     exactly_once = settings.kafka.delivery == "exactly_once"
     what = "a transaction" if exactly_once else "a commit"
-    if settings.topics.events not in facts.topics([settings.topics.events]):
+    if settings.topics.events not in admin.describe_topics([settings.topics.events]):
         return  # said already
     name = f"{settings.kafka.group_id}-doctor"
     config = client_config.transactional_producer if exactly_once else client_config.producer
@@ -95,17 +95,13 @@ def judge_clock(trial: Trial) -> Check:
     return ok("clock", "the broker's clock and ours are less than a second apart")
 
 
-def _group(settings: Settings, facts: ClusterFacts, _brokers: int) -> Iterator[Check]:
-    client, topic, group = (
-        client_config.common(settings.kafka),
-        settings.topics.events,
-        settings.kafka.group_id,
-    )
-    if topic not in facts.topics([topic]):
+def _group(settings: Settings, admin: ClusterAdmin, _brokers: int) -> Iterator[Check]:
+    topic, group = settings.topics.events, settings.kafka.group_id
+    if topic not in admin.describe_topics([topic]):
         return  # said already
-    state, members = facts.group(group)
-    progress = GroupProgress(client, group, topic).read()
-    firsts = TopicProbe(client, topic).first_offsets(list(progress.end_offsets))
+    state, members = admin.describe_group(group)
+    progress = admin.lag(group, topic)
+    firsts = admin.first_offsets(topic, progress.end_offsets)
     yield from judge_group(group, topic, state, members, progress, firsts)
 
 
@@ -150,17 +146,16 @@ def judge_group(
         yield ok("group", told)
 
 
-def _open_transactions(settings: Settings, facts: ClusterFacts, _brokers: int) -> Iterator[Check]:
+def _open_transactions(settings: Settings, admin: ClusterAdmin, _brokers: int) -> Iterator[Check]:
     """Notice records that committed readers cannot get at, as a transaction before them does not end."""
-    client = client_config.common(settings.kafka)
     names = [settings.topics.events, settings.topics.predictions, settings.topics.dead_letters]
-    there = list(facts.topics(names))
+    there = list(admin.describe_topics(names))
 
     def held_back() -> dict[tuple[str, int], int]:
         found: dict[tuple[str, int], int] = {}
         for name in there:
-            ranges = committed_ranges(client, name)
-            ends = TopicProbe(client, name).end_offsets(list(ranges))
+            ranges = admin.committed_ranges(name)
+            ends = admin.end_offsets(name, ranges)
             found |= {(name, part): stable for part, (_, stable) in ranges.items() if stable < ends[part]}
         return found
 

@@ -15,10 +15,10 @@ from zlib import crc32
 
 import numpy as np
 import orjson
-from confluent_kafka import Message
 from fastavro import parse_schema, schemaless_reader
 from numpy.typing import NDArray
 
+from consumer.kafka.reader import Record
 from schemas.framing import (
     CONFLUENT_HEADER_BYTES,
     CONFLUENT_MARKER,
@@ -63,49 +63,49 @@ def key_digest(key: bytes | None) -> int:
     return _NO_KEY_DIGEST if key is None else crc32(key)
 
 
-def observe_events(messages: Sequence[Message]) -> Observed:
+def observe_events(records: Sequence[Record]) -> Observed:
     """Read the coordinates and keys of events; their values are not looked at."""
     return Observed(
-        rows=np.arange(len(messages)),
-        partitions=_longs([message.partition() for message in messages]),
-        offsets=_longs([message.offset() for message in messages]),
-        digests=_digests([key_digest(message.key()) for message in messages]),
+        rows=np.arange(len(records)),
+        partitions=_longs([record.partition() for record in records]),
+        offsets=_longs([record.offset() for record in records]),
+        digests=_digests([key_digest(record.key()) for record in records]),
     )
 
 
-def observe_predictions(messages: Sequence[Message]) -> Observed:
+def observe_predictions(records: Sequence[Record]) -> Observed:
     """Read which event each prediction is of."""
     found: list[tuple[int, int, int, int, int]] = []
     unreadable: list[tuple[int, str]] = []
-    for row, message in enumerate(messages):
+    for row, record in enumerate(records):
         try:
-            fields = _prediction(message.value())
+            fields = _prediction(record.value())
         except ValueError as error:
             unreadable.append((row, str(error)))
             continue
         partition, offset = fields["source_partition"], fields["source_offset"]
         content = _content(fields["event_id"], fields["predicted_purchase_probability"], partition, offset)
-        found.append((row, partition, offset, key_digest(message.key()), content))
+        found.append((row, partition, offset, key_digest(record.key()), content))
     rows, partitions, offsets, keys, contents = _columns(found, 5)
     return Observed(
         rows, partitions, offsets, keys.astype(np.uint32), unreadable, contents=contents.astype(np.uint32)
     )
 
 
-def observe_dead_letters(messages: Sequence[Message], events_topic: str) -> Observed:
+def observe_dead_letters(records: Sequence[Record], events_topic: str) -> Observed:
     """Read which event each dead letter is of; headers and body must agree on that."""
     found: list[tuple[int, int, int, int, int]] = []
     codes: list[str] = []
     unreadable: list[tuple[int, str]] = []
-    for row, message in enumerate(messages):
+    for row, record in enumerate(records):
         try:
-            partition, offset, code, truncated = _dead_letter(message, events_topic)
+            partition, offset, code, truncated = _dead_letter(record, events_topic)
         except ValueError as error:
             unreadable.append((row, str(error)))
             continue
         codes.append(code)
-        keyed = message.key() is not None or not truncated
-        found.append((row, partition, offset, key_digest(message.key()), keyed))
+        keyed = record.key() is not None or not truncated
+        found.append((row, partition, offset, key_digest(record.key()), keyed))
     rows, partitions, offsets, keys, keyed_rows = _columns(found, 5)
     return Observed(
         rows,
@@ -177,21 +177,21 @@ def _prediction(value: bytes | None) -> dict[str, Any]:
     return cast("dict[str, Any]", fields)
 
 
-def _dead_letter(message: Message, events_topic: str) -> tuple[int, int, str, bool]:
+def _dead_letter(record: Record, events_topic: str) -> tuple[int, int, str, bool]:
     """Return source partition and offset, code, and whether it was truncated.
 
     Raises:
         ValueError: it is no dead letter of ours, or contradicts itself.
     """
     try:
-        headers = {name: bytes(value or b"").decode() for name, value in message.headers() or []}  # type: ignore[str-unpack,arg-type]  # pairs of a text and bytes
+        headers = {name: bytes(value or b"").decode() for name, value in record.headers() or []}
         told = (
             headers["__dlq.errors.topic"],
             int(headers["__dlq.errors.partition"]),
             int(headers["__dlq.errors.offset"]),
             headers["dlq.error.code"],
         )
-        body = orjson.loads(message.value() or b"")
+        body = orjson.loads(record.value() or b"")
         source = body["source"]
         written = (source["topic"], source["partition"], source["offset"], body["code"])
         truncated = bool(body["raw_truncated"])

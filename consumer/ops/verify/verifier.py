@@ -7,16 +7,17 @@ now is excused.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
-from confluent_kafka import Message
 from numpy.typing import NDArray
 
+from consumer.kafka.admin import ClusterAdmin, Ranges
 from consumer.kafka.client_config import common
-from consumer.kafka.reader import Ranges, committed_ranges, committed_records
+from consumer.kafka.reader import Record, TopicReader
 from consumer.monitor.audit.log import audit_log_lines, log_bytes
 from consumer.ops.verify.ledger import OffsetLedger
 from consumer.ops.verify.observations import (
@@ -87,9 +88,9 @@ def _changes(settings: Settings, state: _State, limit_s: float) -> bool:
 
 
 def _state(settings: Settings) -> _State:
-    client, topics = common(settings.kafka), settings.topics
+    admin, topics = ClusterAdmin(common(settings.kafka)), settings.topics
     names = (topics.events, topics.predictions, topics.dead_letters)
-    return [committed_ranges(client, name) for name in names], log_bytes(settings.audit.path)
+    return [admin.committed_ranges(name) for name in names], log_bytes(settings.audit.path)
 
 
 class _Verification:
@@ -100,8 +101,9 @@ class _Verification:
         self._topics = topics = settings.topics
         self._log_path = settings.audit.path
         self._verdict = VerifyReport(examples=examples)
+        admin = ClusterAdmin(self._client)
         self._ranges = {
-            topic: committed_ranges(self._client, topic)
+            topic: admin.committed_ranges(topic)
             for topic in (topics.events, topics.predictions, topics.dead_letters)
         }
         self._events = OffsetLedger(self._ranges[topics.events])
@@ -118,39 +120,41 @@ class _Verification:
             self._conclude_log()
         return self._verdict
 
+    def _records(self, topic: str) -> Iterator[Sequence[Record]]:
+        with contextlib.closing(TopicReader(self._client, topic)) as reader:
+            yield from reader.read_ranges(self._ranges[topic])
+
     def _read_events(self) -> None:
-        for messages in committed_records(
-            self._client, self._topics.events, self._ranges[self._topics.events]
-        ):
-            observed = observe_events(messages)
-            self._verdict.events += len(messages)
+        for records in self._records(self._topics.events):
+            observed = observe_events(records)
+            self._verdict.events += len(records)
             _expect(self._events, observed.partitions, observed.offsets, observed.digests)
 
     def _read_predictions(self) -> None:
         topic, verdict = self._topics.predictions, self._verdict
-        for messages in committed_records(self._client, topic, self._ranges[topic]):
-            observed = observe_predictions(messages)
+        for records in self._records(topic):
+            observed = observe_predictions(records)
             verdict.prediction_records += len(observed.rows)
             verdict.http_predictions += int((observed.partitions < 0).sum())
-            verdict.predictions += len(self._sight(topic, messages, observed))
+            verdict.predictions += len(self._sight(topic, records, observed))
             assert observed.contents is not None  # noqa: S101 - predictions have them
-            own = observe_events([messages[row] for row in observed.rows.tolist()])
+            own = observe_events([records[row] for row in observed.rows.tolist()])
             _expect(self._predictions, own.partitions, own.offsets, observed.contents)
 
     def _read_dead_letters(self) -> None:
         topic, verdict = self._topics.dead_letters, self._verdict
-        for messages in committed_records(self._client, topic, self._ranges[topic]):
-            observed = observe_dead_letters(messages, self._topics.events)
-            for row in self._sight(topic, messages, observed):
+        for records in self._records(topic):
+            observed = observe_dead_letters(records, self._topics.events)
+            for row in self._sight(topic, records, observed):
                 code = observed.codes[row]
                 verdict.dead_letters[code] = verdict.dead_letters.get(code, 0) + 1
 
-    def _sight(self, topic: str, messages: Sequence[Message], observed: Observed) -> list[int]:
+    def _sight(self, topic: str, records: Sequence[Record], observed: Observed) -> list[int]:
         """Hold outputs against the events; return which of ``observed`` are of events that are there."""
         verdict, known = self._verdict, []
         for row, reason in observed.unreadable:
-            verdict.find("unreadable", 1, [f"{_place(messages[row])} ({reason})"])
-        own = np.array([messages[row].partition() for row in observed.rows.tolist()], np.int64)
+            verdict.find("unreadable", 1, [f"{_place(records[row])} ({reason})"])
+        own = np.array([records[row].partition() for row in observed.rows.tolist()], np.int64)
         for partition in np.unique(own).tolist():
             rows = np.flatnonzero((own == partition) & (observed.partitions >= 0))
             found = self._events.record_seen(
@@ -168,7 +172,7 @@ class _Verification:
             ):
                 first = rows[which[: verdict.examples]].tolist()
                 places = [
-                    f"{_place(messages[observed.rows[i]])} "
+                    f"{_place(records[observed.rows[i]])} "
                     f"of event {observed.partitions[i]}@{observed.offsets[i]}"
                     for i in first
                 ]
@@ -223,8 +227,8 @@ class _Verification:
             )
 
 
-def _place(message: Message) -> str:
-    return f"{message.topic()} {message.partition()}@{message.offset()}"
+def _place(record: Record) -> str:
+    return f"{record.topic()} {record.partition()}@{record.offset()}"
 
 
 def _expect(

@@ -20,8 +20,8 @@ import orjson
 
 from consumer.errors import StartupError
 from consumer.kafka import client_config
-from consumer.kafka.admin import TopicProbe
-from consumer.kafka.reader import PartitionReader, committed_ranges, committed_records
+from consumer.kafka.admin import ClusterAdmin
+from consumer.kafka.reader import Record, TopicReader
 from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.audit.log import segment_paths
 from consumer.ops.dlq.topic import letter_of
@@ -30,8 +30,6 @@ from consumer.pipeline.framing import WriterSchemas
 from schemas.repository import engagement_event
 
 if TYPE_CHECKING:
-    from confluent_kafka import Message
-
     from consumer.settings import Settings
 
 Probe = Callable[[int, int], tuple[int, int] | None]
@@ -64,13 +62,18 @@ def narrowed(probe: Probe, begin: int, end: int, wanted: int, enough: int = READ
     return begin, end
 
 
-SourceOf = Callable[["Message"], tuple[int, int] | None]
+def lookup_reader(client_config: Mapping[str, Any], topic: str) -> TopicReader:
+    """Return a reader for a few records at each of many offsets."""
+    return TopicReader(client_config, topic, fetch_ahead=READ_THROUGH, silence_limit_s=20)
+
+
+SourceOf = Callable[[Record], tuple[int, int] | None]
 """Tells partition and offset of the event that a record is of; ``None`` for a foreign record."""
 
 
 def find_output(
     client_config: Mapping[str, Any], topic: str, source: tuple[int, int], source_of: SourceOf
-) -> list[Message]:
+) -> list[Record]:
     """Return the records of an event in an output topic: one, or none, or several where there may be.
 
     A record is in the partition that its event's maps to, among those of other partitions' events.
@@ -79,20 +82,20 @@ def find_output(
         StartupError: there is no such topic.
         Unavailable: the broker is away.
     """
-    ranges = committed_ranges(client_config, topic)
+    ranges = ClusterAdmin(client_config).committed_ranges(topic)
     event_partition, event_offset = source
     partition = event_partition % len(ranges)
-    with contextlib.closing(PartitionReader(client_config, topic)) as reader:
+    with contextlib.closing(lookup_reader(client_config, topic)) as reader:
 
         def probe(begin: int, end: int) -> tuple[int, int] | None:
-            for message in reader.records(partition, begin, end):
-                of = source_of(message)
+            for record in reader.read_range(partition, begin, end):
+                of = source_of(record)
                 if of is not None and of[0] == event_partition:
-                    return message.offset() or 0, of[1]
+                    return record.offset(), of[1]
             return None
 
         begin, end = narrowed(probe, *ranges[partition], event_offset)
-        return [message for message in reader.records(partition, begin, end) if source_of(message) == source]
+        return [record for record in reader.read_range(partition, begin, end) if source_of(record) == source]
 
 
 def prediction_source(decoder: Decoder) -> SourceOf:
@@ -102,8 +105,8 @@ def prediction_source(decoder: Decoder) -> SourceOf:
         decoder: reads predictions.
     """
 
-    def source_of(message: Message) -> tuple[int, int] | None:
-        decoded, _ = decoder.decode([message.value()])
+    def source_of(record: Record) -> tuple[int, int] | None:
+        decoded, _ = decoder.decode([record.value()])
         if not len(decoded):
             return None
         return int(decoded.numbers["source_partition"][0]), int(decoded.numbers["source_offset"][0])
@@ -114,8 +117,8 @@ def prediction_source(decoder: Decoder) -> SourceOf:
 def letter_source(events_topic: str) -> SourceOf:
     """Return what tells the event of a dead letter."""
 
-    def source_of(message: Message) -> tuple[int, int] | None:
-        body = letter_of(message).body
+    def source_of(record: Record) -> tuple[int, int] | None:
+        body = letter_of(record).body
         if body is None or body["source"]["topic"] != events_topic:
             return None
         return body["source"]["partition"], body["source"]["offset"]
@@ -123,15 +126,15 @@ def letter_source(events_topic: str) -> SourceOf:
     return source_of
 
 
-def prediction_fields(decoder: Decoder, message: Message, events_topic: str) -> dict[str, Any]:
+def prediction_fields(decoder: Decoder, record: Record, events_topic: str) -> dict[str, Any]:
     """Return a prediction as its line in the audit log says it."""
-    decoded, _ = decoder.decode([message.value()])
+    decoded, _ = decoder.decode([record.value()])
     line = audit_lines(
         decoded,
         source_topic=events_topic,
-        output_topic=str(message.topic()),
-        partitions=[message.partition() or 0],
-        offsets=[message.offset() or 0],
+        output_topic=record.topic(),
+        partitions=[record.partition()],
+        offsets=[record.offset()],
     )
     fields: dict[str, Any] = orjson.loads(line)
     return fields
@@ -238,17 +241,18 @@ def places_of(
         Unavailable: the broker is away.
     """
     client, topic = client_config.common(settings.kafka), settings.topics.events
-    ranges = committed_ranges(client, topic)
-    begins = TopicProbe(client, topic).offsets_since(list(ranges), since_ms)
+    admin = ClusterAdmin(client)
+    ranges = admin.committed_ranges(topic)
+    begins = admin.offsets_since(topic, ranges, since_ms)
     parts = {p: (max(begin, begins.get(p, end)), end) for p, (begin, end) in ranges.items()}
     decoder, wanted = Decoder(engagement_event(), writers), event_id.encode()
     found: list[tuple[int, int]] = []
-    for messages in committed_records(client, topic, parts):
-        # In every framing the id stands in the bytes as it is: only these few are worth decoding.
-        likely = [message for message in messages if wanted in (message.value() or b"")]
-        decoded, _ = decoder.decode([message.value() for message in likely])
-        for i, row in enumerate(decoded.rows.tolist()):
-            if decoded.record(i)["event_id"] == event_id:
-                message = likely[row]
-                found.append((message.partition() or 0, message.offset() or 0))
+    with contextlib.closing(TopicReader(client, topic)) as reader:
+        for records in reader.read_ranges(parts):
+            # In every framing the id stands in the bytes as it is: only these few are worth decoding.
+            likely = [record for record in records if wanted in (record.value() or b"")]
+            decoded, _ = decoder.decode([record.value() for record in likely])
+            for i, row in enumerate(decoded.rows.tolist()):
+                if decoded.record(i)["event_id"] == event_id:
+                    found.append((likely[row].partition(), likely[row].offset()))
     return sorted(found)

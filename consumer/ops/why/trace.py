@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from consumer.errors import BadInputError, StartupError
 from consumer.kafka import client_config
-from consumer.kafka.admin import GroupProgress
-from consumer.kafka.reader import PartitionReader, committed_ranges
-from consumer.kafka.replay_offsets import committed_by
+from consumer.kafka.admin import ClusterAdmin
 from consumer.ops.dlq.plan import ReplayPosition
 from consumer.ops.dlq.replay import group_of
 from consumer.ops.dlq.topic import letter_of
@@ -20,6 +18,7 @@ from consumer.ops.why.lookup import (
     find_line,
     find_output,
     letter_source,
+    lookup_reader,
     prediction_fields,
     prediction_source,
 )
@@ -32,8 +31,7 @@ from model_store.store import ModelStore
 from schemas.repository import engagement_event, purchase_prediction
 
 if TYPE_CHECKING:
-    from confluent_kafka import Message
-
+    from consumer.kafka.reader import Record
     from consumer.ops.dlq.dead_letter import DeadLetterRecord
     from consumer.settings import Settings
 
@@ -124,6 +122,7 @@ class EventTracer:
     def __init__(self, settings: Settings, writers: WriterSchemas) -> None:
         self._settings = settings
         self._client = client_config.common(settings.kafka)
+        self._admin = ClusterAdmin(self._client)
         self._events_decoder = Decoder(engagement_event(), writers)
         self._predictions_decoder = Decoder(purchase_prediction(), writers)
 
@@ -146,7 +145,7 @@ class EventTracer:
     def _look(self, story: EventTrace) -> EventTrace:
         topics, partition, offset = self._settings.topics, story.partition, story.offset
         # Before the outputs: what is decided while we look must not seem to be lost.
-        progress = GroupProgress(self._client, self._settings.kafka.group_id, topics.events).read()
+        progress = self._admin.lag(self._settings.kafka.group_id, topics.events)
         for message in find_output(
             self._client,
             topics.predictions,
@@ -169,7 +168,7 @@ class EventTracer:
 
     def _event(self, partition: int, offset: int) -> FoundEvent | None:
         topic = self._settings.topics.events
-        ranges = committed_ranges(self._client, topic)
+        ranges = self._admin.committed_ranges(topic)
         if partition not in ranges:
             raise BadInputError(f"{topic} has no partition {partition}; it has 0 to {max(ranges)}")
         begin, end = ranges[partition]
@@ -179,22 +178,22 @@ class EventTracer:
             )
         if offset < begin:
             return None
-        with contextlib.closing(PartitionReader(self._client, topic)) as reader:
-            for message in reader.records(partition, offset, offset + 1):
-                return self._found(message)
+        with contextlib.closing(lookup_reader(self._client, topic)) as reader:
+            for record in reader.read_range(partition, offset, offset + 1):
+                return self._found(record)
         raise BadInputError(
             f"{topic} has no event at {partition}:{offset}: it is a mark of Kafka's own, or undone"
         )
 
-    def _found(self, message: Message) -> FoundEvent:
-        value = message.value()
+    def _found(self, record: Record) -> FoundEvent:
+        value = record.value()
         decoded, rejections = self._events_decoder.decode([value])
         fields = decoded.record(0) if len(decoded) else None
         if fields is not None:
             rejections = validate(decoded)[1]
         return FoundEvent(
-            timestamp_ms=message.timestamp()[1],
-            key=message.key(),
+            timestamp_ms=record.timestamp()[1],
+            key=record.key(),
             n_bytes=None if value is None else len(value),
             fields=fields,
             rejection=next(iter(rejections), None),
@@ -202,7 +201,7 @@ class EventTracer:
 
     def _was_replayed(self, letter: DeadLetterRecord) -> bool:
         topic = self._settings.topics.dead_letters
-        committed = committed_by(self._client, group_of(self._settings), topic, [letter.partition])
+        committed = self._admin.committed_offsets(group_of(self._settings), topic, [letter.partition])
         if letter.partition not in committed:
             return False
         return not ReplayPosition.read(*committed[letter.partition]).is_due(letter.code, letter.offset)
@@ -230,5 +229,5 @@ class EventTracer:
         return any(
             begin > 0
             for topic in (topics.predictions, topics.dead_letters)
-            for begin, _ in committed_ranges(self._client, topic).values()
+            for begin, _ in self._admin.committed_ranges(topic).values()
         )

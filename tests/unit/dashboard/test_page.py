@@ -14,7 +14,7 @@ from consumer.dashboard.rendering import render
 from consumer.dashboard.routes import page_routes
 from consumer.dashboard.view import page
 from consumer.errors import Condition
-from consumer.kafka.reader import TailBatch
+from consumer.kafka.reader import PolledRecords
 from consumer.monitor.drift.baselines import Baselines
 from consumer.monitor.drift.sample import student_hashes, versions_of
 from consumer.monitor.drift.tracker import Drift
@@ -40,7 +40,7 @@ NOW_S = 1_800_000_000.0
 def committed(predictions: Any) -> CommittedBatch:
     """Return predictions as a batch of one partition."""
     n = len(predictions)
-    records = TailBatch(np.zeros(n, np.int64), np.arange(n), [b""] * n, {0: n})
+    records = PolledRecords(np.zeros(n, np.int64), np.arange(n), [b""] * n, {0: n})
     return CommittedBatch(records, predictions, NONE_REJECTED)
 
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from consumer.errors import Condition, Unavailable
-from consumer.kafka.reader import TailBatch
+from consumer.kafka.reader import PolledRecords
 from consumer.monitor import loop
 from consumer.monitor.audit.log import AuditLog
 from consumer.monitor.loop import BatchStats, CommittedBatch, Monitor
@@ -36,14 +36,14 @@ class Topic:
         self.at = 0
         self.closed = False
 
-    def poll(self, max_records: int, max_wait_s: float) -> TailBatch | None:  # noqa: ARG002 - the port's
+    def poll(self, max_records: int, max_wait_s: float) -> PolledRecords | None:  # noqa: ARG002 - the port's
         """Return the next two records."""
         values = self.values[self.at : self.at + 2]
         if not values:
             return None
         offsets = list(range(self.at, self.at + len(values)))
         self.at += len(values)
-        return TailBatch(np.zeros(len(values), np.int64), np.array(offsets), values, {0: self.at})
+        return PolledRecords(np.zeros(len(values), np.int64), np.array(offsets), values, {0: self.at})
 
     def close(self) -> None:
         """Remember it."""

@@ -173,9 +173,13 @@ class ClusterAdmin:
 
     def cluster(self) -> Cluster:
         """Describe the cluster."""
-        answer = self._admin.describe_cluster(request_timeout=self._timeout_s)
-        found = self._wait(answer, "the cluster cannot be described")
-        return Cluster(str(found.cluster_id), frozenset(node.id for node in found.nodes))
+        try:
+            # Not describe_cluster, which asks the controller only: it may be the broker that is down.
+            found = self._admin.list_topics(timeout=self._timeout_s)
+        except KafkaException as exception:
+            what_failed = "the cluster cannot be described"
+            raise self._translated(kafka_error(exception), what_failed, None) from exception
+        return Cluster(str(found.cluster_id), frozenset(found.brokers))
 
     def create_topics(self, specs: Sequence[TopicSpec]) -> dict[str, TopicCreation]:
         """Create the topics that don't exist yet and wait until every partition has a leader."""

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check coverage docs bench faults lock news release clean
+.PHONY: help install demo test check coverage docs bench faults interop lock news release clean
 
 help: ## Show this list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ bench: install ## Measure, against programs that somebody would write instead; A
 
 faults: install ## Inject faults for about a quarter of an hour; see docs/guarantees.md.
 	$(BIN)/python -m pytest -m faults -p no:randomly
+
+interop: install ## Let clients in Java, Node, Go and Rust send events and read predictions.
+	$(BIN)/python -m pytest -m interop -p no:randomly tests/interop
 
 COMPILE := $(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet

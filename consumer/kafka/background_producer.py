@@ -1,7 +1,4 @@
-"""Publishes predictions that did not come from the stream, and waits until the broker has them.
-
-Sends the few records of the control topic, without ever making the loop wait.
-"""
+"""Producers outside the stream: predictions of the HTTP API, retraining events, simulated events."""
 
 from __future__ import annotations
 
@@ -11,100 +8,116 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from consumer.errors import Unavailable
+from consumer.errors import FatalError, ServiceError, Unavailable
 from consumer.kafka.errors import format_error, kafka_error
+
+OnDelivered = Callable[[str | None], None]
+"""Called with the reason why a record was not delivered, or ``None`` if it was."""
 
 _DELIVERY_TIMEOUT_S: Final = 5.0
 
 
-class PredictionProducer:
-    """An idempotent producer that several request threads share.
+class TopicProducer:
+    """An idempotent producer of one topic. The owner calls :meth:`poll` to get delivery reports.
 
     Args:
-        config: of the producer.
-        topic: the predictions topic.
+        config: The producer's configuration (see :mod:`consumer.kafka.client_config`).
+        topic: The topic.
     """
 
     def __init__(self, config: dict[str, Any], topic: str) -> None:
         self._topic = topic
+        self._producer = Producer(config)
+
+    def send(self, key: bytes, value: bytes | None, on_delivered: OnDelivered) -> None:
+        """Queue a record.
+
+        Raises:
+            Unavailable: The client's queue is full. Poll and try again.
+            FatalError: The client refuses the record.
+        """
+
+        def report(error: KafkaError | None, _message: Any) -> None:
+            on_delivered(None if error is None else f"{self._topic}: {format_error(error)}")
+
+        try:
+            self._producer.produce(self._topic, value, key, on_delivery=report)
+        except BufferError as full:
+            raise Unavailable(f"{self._topic}: the producer's queue is full") from full
+        except KafkaException as exception:
+            raise FatalError(f"{self._topic}: {format_error(kafka_error(exception))}") from exception
+
+    def poll(self, timeout_s: float = 0.0) -> None:
+        """Serve delivery reports; wait up to ``timeout_s`` for one."""
+        self._producer.poll(timeout_s)
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until all records are delivered; return how many are not."""
+        return self._producer.flush(timeout_s)
+
+
+class ControlProducer(TopicProducer):
+    """The producer of the control topic. A missing topic or a full queue is a failed delivery."""
+
+    def __init__(self, config: dict[str, Any], topic: str) -> None:
+        # Report a missing topic at once instead of waiting for somebody to create it.
+        own = {"delivery.report.only.error": False, "topic.metadata.propagation.max.ms": 0}
+        super().__init__(config | own, topic)
+
+    def send(self, key: bytes, value: bytes | None, on_delivered: OnDelivered) -> None:
+        """Queue a record. ``on_delivered`` is called by :meth:`poll`, or at once if the client refuses it."""
+        try:
+            super().send(key, value, on_delivered)
+        except ServiceError as error:
+            on_delivered(str(error))
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Deliver the queued records, as far as that is possible in time."""
+        self.flush(timeout_s)
+
+
+class PredictionProducer(TopicProducer):
+    """The producer of the HTTP API's predictions, shared by several request threads."""
+
+    def __init__(self, config: dict[str, Any], topic: str) -> None:
         timeout_ms = int(_DELIVERY_TIMEOUT_S * 1000)
-        self._producer = Producer(
-            config | {"message.timeout.ms": timeout_ms, "delivery.report.only.error": False, "linger.ms": 1}
-        )
+        own = {"message.timeout.ms": timeout_ms, "delivery.report.only.error": False, "linger.ms": 1}
+        super().__init__(config | own, topic)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._serve_reports, name="delivery", daemon=True)
 
     def start(self) -> None:
-        """Begin to serve delivery reports."""
+        """Start to serve delivery reports."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Deliver what is under way, then stop."""
-        self._producer.flush(_DELIVERY_TIMEOUT_S)
+        """Deliver the queued predictions, then stop."""
+        self.flush(_DELIVERY_TIMEOUT_S)
         self._stopped.set()
 
     def publish(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Publish predictions and return once the broker has them all.
+        """Publish predictions and return once the broker has all of them.
 
         Raises:
-            Unavailable: it has not; some may have been published all the same.
+            Unavailable: The broker does not have all of them; it may have some.
         """
-        outstanding = threading.Semaphore(0)
-        failed: list[KafkaError] = []
+        delivered = threading.Semaphore(0)
+        failures: list[str] = []
 
-        def delivered(error: KafkaError | None, _message: Any) -> None:
-            if error is not None:
-                failed.append(error)
-            outstanding.release()
+        def on_delivered(failure: str | None) -> None:
+            if failure is not None:
+                failures.append(failure)
+            delivered.release()
 
         for key, value in zip(keys, values, strict=True):
-            try:
-                self._producer.produce(self._topic, value, key, on_delivery=delivered)
-            except BufferError as full:
-                raise Unavailable("too many predictions wait for the broker") from full
+            self.send(key, value, on_delivered)
         for _ in values:
             # The client reports every record within its message timeout, delivered or not.
-            if not outstanding.acquire(timeout=2 * _DELIVERY_TIMEOUT_S):
-                raise Unavailable("the broker did not take the prediction in time")
-        if failed:
-            raise Unavailable(f"the broker did not take the prediction: {format_error(failed[0])}")
+            if not delivered.acquire(timeout=2 * _DELIVERY_TIMEOUT_S):
+                raise Unavailable("the broker did not accept the prediction in time")
+        if failures:
+            raise Unavailable(f"the broker did not accept the prediction: {failures[0]}")
 
     def _serve_reports(self) -> None:
         while not self._stopped.is_set():
-            self._producer.poll(0.1)
-
-
-class ControlProducer:
-    """An idempotent producer of one topic.
-
-    Args:
-        config: of the producer (see :mod:`consumer.kafka.client_config`).
-        topic: the control topic; it may be missing, which each delivery then reports.
-    """
-
-    def __init__(self, config: dict[str, Any], topic: str) -> None:
-        self._topic = topic
-        # A missing topic is reported as soon as the brokers say so: nobody is about to create it.
-        self._producer = Producer(
-            config | {"delivery.report.only.error": False, "topic.metadata.propagation.max.ms": 0}
-        )
-
-    def send(self, key: bytes, value: bytes, on_delivered: Callable[[str | None], None]) -> None:
-        """Send one record; ``on_delivered`` is called from :meth:`poll` with what went wrong, or None."""
-
-        def delivered(error: KafkaError | None, _message: Any) -> None:
-            on_delivered(None if error is None else f"{self._topic}: {format_error(error)}")
-
-        try:
-            self._producer.produce(self._topic, value, key, on_delivery=delivered)
-        except (BufferError, KafkaException) as refused:
-            error = kafka_error(refused) if isinstance(refused, KafkaException) else None
-            on_delivered(f"{self._topic}: {format_error(error) if error else 'the queue is full'}")
-
-    def poll(self) -> None:
-        """Serve deliveries, without waiting."""
-        self._producer.poll(0)
-
-    def close(self, timeout_s: float = 2.0) -> None:
-        """Deliver what is under way, as far as that goes."""
-        self._producer.flush(timeout_s)
+            self.poll(0.1)

@@ -1,8 +1,7 @@
-"""A consumer group of one, which remembers how far a replay has come: offsets, and a text beside each.
+"""A consumer group with one member that stores a replay's progress: offsets with a metadata text.
 
-Static membership: a run that is started again takes the place of one that was killed, at once, and one
-that is started beside another fences it. Whoever was fenced cannot commit any more, so no two runs ever
-publish the same.
+The member is static. A new run takes the place of a killed run at once, and fences a run that is still
+alive. A fenced run cannot commit, so no two runs publish the same event.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from consumer.kafka.admin import Committed
 from consumer.kafka.errors import format_error, kafka_error, unwrap_callback_errors
 
 _JOIN_TIMEOUT_S: Final = 30.0
-"""Longer than the session of a member that was killed, and than a broker waits for others to join."""
+"""Longer than the session of a killed member, and than the broker waits for other members to join."""
 
 _ANSWER_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.1
 
 
 class ReplayOffsets:
-    """The group's only member. It reads no records: whoever replays reads them without a group.
+    """The group's only member. It reads no records; the replay reads them without a group.
 
     Args:
-        config: of a consumer (see :mod:`consumer.kafka.client_config`).
-        group: the group, and the member's name in it.
-        topic: what is replayed.
+        config: The configuration of a consumer (see :mod:`consumer.kafka.client_config`).
+        group: The group, and the member's instance id.
+        topic: The topic that is replayed.
     """
 
     def __init__(self, config: Mapping[str, Any], group: str, topic: str) -> None:
@@ -42,11 +41,11 @@ class ReplayOffsets:
         self.client = Consumer({**config, **own})
 
     def join(self, partitions: Sequence[int]) -> Committed:
-        """Become the one that has all partitions, and return what is committed.
+        """Join the group, get all partitions, and return what is committed.
 
         Raises:
-            Unavailable: the broker did not let us in within half a minute.
-            FatalError: somebody else took our place.
+            Unavailable: The broker did not assign the partitions within half a minute.
+            FatalError: Another run took this one's place.
         """
         self.client.subscribe(
             [self.topic], on_assign=self._on_assign, on_revoke=self._on_lost, on_lost=self._on_lost
@@ -69,19 +68,19 @@ class ReplayOffsets:
         return {at.partition: (at.offset, at.metadata) for at in found if at.offset >= 0}
 
     def stay(self) -> None:
-        """Let the client work.
+        """Stay in the group by serving the client's events.
 
         Raises:
-            FatalError: somebody else took our place.
+            FatalError: Another run took this one's place.
         """
         self._poll(0)
 
     def offsets(self, next_offsets: Mapping[int, tuple[int, str]]) -> list[TopicPartition]:
-        """Return offsets and texts in the form in which they are committed."""
+        """Return offsets and metadata texts as the client commits them."""
         return [TopicPartition(self.topic, part, at, text) for part, (at, text) in next_offsets.items()]
 
     def close(self) -> None:
-        """Disconnect; the place in the group stays ours until the session times out."""
+        """Disconnect. The member stays in the group until its session times out."""
         self.client.close()
 
     def _poll(self, timeout_s: float) -> None:
@@ -93,18 +92,18 @@ class ReplayOffsets:
         if error is not None and error.fatal():
             raise self._taken(format_error(error))
         if self._lost:
-            raise self._taken("its partitions were taken away")
+            raise self._taken("its partitions were revoked")
 
     def _taken(self, why: str) -> FatalError:
         return FatalError(
-            f"group {self.group}: {why}; if no other replay runs, run it again: it goes on where it was"
+            f"group {self.group}: {why}; if no other replay runs, run it again: it continues where it stopped"
         )
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # Assigned, so that the group counts us as the one that has them, and paused: nothing is read.
-        at_begin = [TopicPartition(at.topic, at.partition, 0) for at in partitions]
-        consumer.assign(at_begin)
-        consumer.pause(at_begin)
+        # Assign them, so that the group knows the owner, and pause them, so that nothing is read.
+        at_start = [TopicPartition(at.topic, at.partition, 0) for at in partitions]
+        consumer.assign(at_start)
+        consumer.pause(at_start)
         self._assigned |= {at.partition for at in partitions}
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -1,4 +1,4 @@
-"""Tries out what a scorer does to Kafka, under names of its own, and reads the broker's clock by it."""
+"""Try out what a scorer does to Kafka, under names of its own, and read the broker's clock from it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # it is exported
 
-from consumer.errors import StartupError, Unavailable
+from consumer.errors import ServiceError, StartupError, Unavailable
+from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.errors import format_error, is_outage, kafka_error
 from consumer.kafka.producer import acquire_producer_id
 
 _OFFSETS_TOPIC: Final = "__consumer_offsets"
 _TIMEOUT_S: Final = 15.0
+_COMMON: Final = ("bootstrap.servers", "client.id", "logger", "socket.timeout.ms")
+_COMMON_PREFIXES: Final = ("security.", "sasl.", "ssl.", "broker.", "test.mock")
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of it.
+    """The result of a trial.
 
     Attributes:
-        took_s: seconds for a transaction, or a commit.
-        broker_ahead_s: by how much the broker's clock is ahead of ours, at least; negative if it is
-            behind, 0 if that cannot be told apart from no difference, ``None`` if it may not be read.
+        took_s: The duration of the transaction or the commit.
+        broker_ahead_s: How far, at least, the broker's clock is ahead of this machine's; negative if it is
+            behind, 0 if no difference can be seen, ``None`` if it may not be read.
     """
 
     took_s: float
@@ -34,17 +36,17 @@ class Trial:
 
 
 def try_commit(config: Mapping[str, Any], topic: str, name: str, *, exactly_once: bool) -> Trial:
-    """Commit an offset under a group of that name, as the scorer would, and remove the group again.
+    """Commit an offset as the scorer does, then delete the group again.
 
     Args:
-        config: of the scorer's producer.
-        topic: the events topic.
-        name: of the group, and the transactional id; nobody else's.
-        exactly_once: do it in a transaction.
+        config: The configuration of the scorer's producer.
+        topic: The events topic.
+        name: The group and the transactional id to use. Nobody else may use them.
+        exactly_once: Commit in a transaction.
 
     Raises:
-        Unavailable: no broker answered in time.
-        StartupError: the broker refuses it.
+        Unavailable: No broker answered in time.
+        StartupError: The broker refuses the commit.
     """
     common = {key: config[key] for key in config if key in _COMMON or key.startswith(_COMMON_PREFIXES)}
     consumer = Consumer({**common, "group.id": name, "enable.auto.commit": False})
@@ -68,35 +70,27 @@ def try_commit(config: Mapping[str, Any], topic: str, name: str, *, exactly_once
         raise StartupError(format_error(error)) from exception
     finally:
         consumer.close()
-    admin = AdminClient(common)
+    admin = ClusterAdmin(common, _TIMEOUT_S)
     ahead_s = _broker_ahead_s(admin, name, began_ms, ended_ms)
-    with contextlib.suppress(KafkaException, TimeoutError):  # it would expire by itself, too
-        admin.delete_consumer_groups([name])[name].result(_TIMEOUT_S)
+    with contextlib.suppress(ServiceError):  # the group would expire anyway
+        admin.delete_group(name)
     return Trial((ended_ms - began_ms) / 1000, ahead_s)
 
 
-_COMMON: Final = ("bootstrap.servers", "client.id", "logger", "socket.timeout.ms")
-_COMMON_PREFIXES: Final = ("security.", "sasl.", "ssl.", "broker.", "test.mock")
-
-
-def _broker_ahead_s(admin: AdminClient, group: str, began_ms: int, ended_ms: int) -> float | None:
-    """Compare clocks by the record of the commit, which the broker has stamped."""
+def _broker_ahead_s(admin: ClusterAdmin, group: str, began_ms: int, ended_ms: int) -> float | None:
+    """Compare the clocks by the timestamp that the broker gave to the record of the commit."""
     try:
-        count = len(admin.list_topics(_OFFSETS_TOPIC, timeout=_TIMEOUT_S).topics[_OFFSETS_TOPIC].partitions)
-        at = TopicPartition(_OFFSETS_TOPIC, offsets_partition(group, count))
-        wanted = {at: OffsetSpec.max_timestamp()}  # type: ignore[no-untyped-call]  # untyped there
-        stamped_ms: int = (
-            admin.list_offsets(wanted, request_timeout=_TIMEOUT_S)[at].result(_TIMEOUT_S).timestamp
-        )
-    except (KafkaException, TimeoutError, ZeroDivisionError):
+        count = admin.describe_topic(_OFFSETS_TOPIC).partitions
+        stamped_ms = admin.newest_timestamp_ms(_OFFSETS_TOPIC, offsets_partition(group, count))
+    except ServiceError:
         return None
-    if stamped_ms < 0:
+    if stamped_ms is None:
         return None
     return (max(stamped_ms - ended_ms, 0) + min(stamped_ms - began_ms, 0)) / 1000
 
 
 def offsets_partition(group: str, count: int) -> int:
-    """Return the partition of Kafka's own offsets topic that a group's commits are in."""
+    """Return the partition of Kafka's own offsets topic that holds a group's commits."""
     units = group.encode("utf-16-be")
     code = 0
     for high, low in zip(units[::2], units[1::2], strict=True):  # Java's String.hashCode

@@ -7,14 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from confluent_kafka import KafkaError, KafkaException, Producer
-
-from consumer.errors import FatalError, Unavailable
+from consumer.errors import Unavailable
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin
-from consumer.kafka.errors import format_error, kafka_error
+from consumer.kafka.background_producer import TopicProducer
 from consumer.settings import Settings
 from consumer.simulator.events import OutgoingEvent, events
 from model_store.training_data import TrainingTable
@@ -78,7 +76,7 @@ class EventProducer:
         self._broken_ratio = broken_ratio
         self._rate = rate
         self._on_progress = on_progress
-        self._failures: list[KafkaError] = []
+        self._failures: list[str] = []
         self._stopping = False
 
     def stop(self) -> None:
@@ -95,35 +93,30 @@ class EventProducer:
         """
         topic = self._settings.topics.events
         ClusterAdmin(client_config.common(self._settings.kafka)).require_topics([topic])
-        producer = Producer(
-            client_config.producer(self._settings.kafka)
+        producer = TopicProducer(
             # The partitioner of the Java client: a student's events stay in one partition.
-            | {"partitioner": "murmur2_random", "on_delivery": self._on_failure}
+            client_config.producer(self._settings.kafka) | {"partitioner": "murmur2_random"},
+            topic,
         )
         broken: Counter[str] = Counter()
         n_sent = 0
         began_s = time.monotonic()
-        try:
-            for event in self._paced(producer, began_s):
-                _produce(producer, topic, event)
-                n_sent += 1
-                if event.code is not None:
-                    broken[event.code] += 1
-            while producer.flush(1.0):
-                self._on_progress(n_sent)
-        except KafkaException as exception:
-            raise FatalError(
-                f"the events cannot be sent: {format_error(kafka_error(exception))}"
-            ) from exception
+        for event in self._paced(producer, began_s):
+            self._send(producer, event)
+            n_sent += 1
+            if event.code is not None:
+                broken[event.code] += 1
+        while producer.flush(1.0):
+            self._on_progress(n_sent)
         self._on_progress(n_sent)
         if self._failures:
             raise Unavailable(
-                f"{len(self._failures)} of {n_sent} events were not delivered to {topic}: "
-                f"{format_error(self._failures[0])}; check the broker and send again"
+                f"{len(self._failures)} of {n_sent} events were not delivered to "
+                f"{self._failures[0]}; check the broker and send again"
             )
         return Sent(n_sent, dict(broken), time.monotonic() - began_s)
 
-    def _paced(self, producer: Producer, began_s: float) -> Iterator[OutgoingEvent]:
+    def _paced(self, producer: TopicProducer, began_s: float) -> Iterator[OutgoingEvent]:
         """Yield each event when it is due, and poll the producer in between."""
         source = events(
             self._students,
@@ -141,10 +134,10 @@ class EventProducer:
             yield event
             n += 1
             if n % _POLL_EVERY == 0:
-                producer.poll(0)
+                producer.poll()
                 self._on_progress(n)
 
-    def _await_turn(self, producer: Producer, n: int, began_s: float) -> bool:
+    def _await_turn(self, producer: TopicProducer, n: int, began_s: float) -> bool:
         """Wait until event ``n`` is due; return false after a stop."""
         if self._rate is not None:
             due_s = began_s + n / self._rate
@@ -153,16 +146,16 @@ class EventProducer:
                 self._on_progress(n)
         return not self._stopping
 
-    def _on_failure(self, error: KafkaError, _message: Any) -> None:
-        self._failures.append(error)
+    def _send(self, producer: TopicProducer, event: OutgoingEvent) -> None:
+        """Queue an event; wait while the queue is full."""
+        while True:
+            try:
+                producer.send(event.key, event.value, self._on_delivered)
+            except Unavailable:
+                producer.poll(0.1)
+            else:
+                return
 
-
-def _produce(producer: Producer, topic: str, event: OutgoingEvent) -> None:
-    """Produce an event; wait while the queue is full."""
-    while True:
-        try:
-            producer.produce(topic, event.value, event.key)
-        except BufferError:
-            producer.poll(0.1)
-        else:
-            return
+    def _on_delivered(self, failure: str | None) -> None:
+        if failure is not None:
+            self._failures.append(failure)

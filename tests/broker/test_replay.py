@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in __al
 
 from consumer.errors import FatalError, Unavailable
 from consumer.kafka.admin import ClusterAdmin
+from consumer.kafka.producer import TransactionalProducer
 from consumer.ops.dlq.replay import Replay, group_of
 from consumer.pipeline.rejections import Code
 from consumer.settings import KafkaSettings, Settings, TopicSettings
@@ -84,7 +86,11 @@ def test_a_run_that_dies_in_the_middle_is_finished_by_the_next(
     rejected = events_of(25)
     reject(service, rejected)
     with pytest.raises(RuntimeError, match="killed"):
-        Replay(settings_of(service), batch_events=10, producer_factory=producer).run()
+        Replay(
+            settings_of(service),
+            batch_events=10,
+            open_producer=partial(TransactionalProducer, producer_factory=producer),
+        ).run()
     after_death = 10 if producer is Dying else 20
     assert sum(Replay(settings_of(service), batch_events=10).run().sent.values()) == 25 - after_death
     assert in_order(replayed(service, 25)) == in_order([event for event, _ in rejected])
@@ -143,7 +149,11 @@ def test_two_at_once_send_each_event_once(deploy: Callable[..., Any]) -> None:
             super().commit_transaction(*arguments)
 
     with pytest.raises((Unavailable, FatalError)):
-        Replay(settings_of(service), batch_events=10, producer_factory=Slow).run()
+        Replay(
+            settings_of(service),
+            batch_events=10,
+            open_producer=partial(TransactionalProducer, producer_factory=Slow),
+        ).run()
     assert twins == [50]
     assert in_order(replayed(service, 60)) == in_order([event for event, _ in rejected])
 

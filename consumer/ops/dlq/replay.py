@@ -7,15 +7,13 @@ never sent again, and what was not was seen by nobody.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
-
-from confluent_kafka import Producer
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from consumer.errors import BatchAborted, CommitOutcomeUnknown, RecordRejectedByBroker, Unavailable
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin, Ranges
-from consumer.kafka.producer import ProducerFactory, Records, SourceOffsets, TransactionalProducer
+from consumer.kafka.producer import Records, SourceOffsets, TransactionalProducer
 from consumer.kafka.replay_offsets import ReplayOffsets
 from consumer.ops.dlq.dead_letter import DeadLetterRecord
 from consumer.ops.dlq.plan import Refused, Replayed, ReplayItem, ReplayPlan
@@ -49,7 +47,7 @@ class Replay:
         limit: at most so many events.
         on_refused: see :data:`Refused`.
         batch_events: events of one transaction, at most.
-        producer_factory: makes the producer; tests pass one that dies at a chosen step.
+        open_producer: makes the producer; tests pass one that dies at a chosen step.
     """
 
     def __init__(
@@ -60,14 +58,14 @@ class Replay:
         limit: int | None = None,
         on_refused: Refused = lambda _letter, _why: None,
         batch_events: int = BATCH_EVENTS,
-        producer_factory: ProducerFactory = Producer,
+        open_producer: Callable[[dict[str, Any]], TransactionalProducer] = TransactionalProducer,
     ) -> None:
         self._kafka = settings.kafka
         self._client = client_config.common(settings.kafka)
         self._events, self._letters = settings.topics.events, settings.topics.dead_letters
         self._group_id = group_of(settings)
         self._batch_events = batch_events
-        self._producer_factory = producer_factory
+        self._open_producer = open_producer
         self._admin = ClusterAdmin(self._client)
         events = self._admin.require_topics([self._events, self._letters])[self._events]
         self._event_max_bytes = events.max_message_bytes
@@ -100,9 +98,7 @@ class Replay:
         """
         selection = self._selection
         own = {"transactional.id": self._group_id, "message.max.bytes": self._max_bytes}
-        publisher = TransactionalProducer(
-            client_config.transactional_producer(self._kafka) | own, producer_factory=self._producer_factory
-        )
+        publisher = self._open_producer(client_config.transactional_producer(self._kafka) | own)
         group = ReplayOffsets(client_config.consumer(self._kafka), self._group_id, self._letters)
         with contextlib.closing(publisher), contextlib.closing(group):
             # In this order: offsets that an interrupted run left pending would not be seen otherwise.

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from consumer.dashboard.records import RecordPages, RecordReader
 from consumer.dashboard.routes import page_routes
 from consumer.kafka import client_config
 from consumer.kafka.background_producer import ControlProducer
@@ -148,9 +149,10 @@ def build_monitor(
             champion_since=champion_since(store, model.drift.model_version),
         )
 
+    records = RecordPages(RecordReader(kafka), topics, Decoder(purchase_prediction(), writers))
     routes = [
         *monitoring_routes(model_monitor.snapshot, settings.drift, settings.outcomes),
-        *page_routes(lambda: page_view(snapshot(), settings.drift, settings.outcomes)),
+        *page_routes(lambda: page_view(snapshot(), settings.drift, settings.outcomes), records),
     ]
     return MonitorRole(monitor, model_monitor, stream, control, routes)
 

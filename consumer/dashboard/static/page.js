@@ -85,16 +85,19 @@ function lost() {
   connection.textContent = `✗ The monitor has not answered since ${time} UTC. This page shows what it said before.`;
 }
 
-document.querySelectorAll("time").forEach(localTime);
-pause.hidden = false;
-pause.addEventListener("click", () => {
+function togglePause() {
   paused = !paused;
   pause.setAttribute("aria-pressed", String(paused));
-});
+}
 
 async function run() {
   if (!paused && !document.hidden) await update();
   setTimeout(run, PERIOD_MS);
 }
 
-setTimeout(run, PERIOD_MS);
+document.querySelectorAll("time").forEach(localTime);
+if (document.querySelector("[data-live]")) {
+  pause.hidden = false;
+  pause.addEventListener("click", togglePause);
+  setTimeout(run, PERIOD_MS);
+}

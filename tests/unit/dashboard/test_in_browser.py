@@ -5,6 +5,7 @@ With ``SCREENSHOTS=FOLDER`` a picture of each state is written there.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import os
 import time
@@ -15,14 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from consumer.dashboard.records import RecordPages, StoredRecord
 from consumer.dashboard.routes import page_routes
 from consumer.monitor.outcomes.join import OutcomesSnapshot
 from consumer.monitor.outcomes.quality import Comparison, OutcomeSums, QualityVerdict
+from consumer.pipeline.decode import Decoder
 from consumer.runtime.http import HttpServer
+from consumer.settings import TopicSettings
 from model_store.inputs import INPUT_NAMES
 from model_store.store import ModelStore
+from schemas.bundled import BundledSchemas
+from schemas.repository import purchase_prediction
 from tests.support.axe import axe_script, violations
 from tests.support.browser import EXECUTABLE, Chromium
+from tests.support.events import prediction
 from tests.unit.dashboard.test_page import EVIL, NOW_S, View, letter, view_of
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium: apt-get install chromium")
@@ -38,11 +45,45 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
         yield chromium
 
 
+def record_pages() -> RecordPages:
+    """Return pages of records: offset 0 is usual, offset 1 is hostile."""
+    raw = base64.b64encode(bytes(range(256)) * 20).decode()
+    detail = [
+        {"type": "greater_than_equal", "loc": ["event", "minutes_watched"], "msg": "Input should be ≥ 0"}
+    ]
+    event = {"event_id": "e-1", "student_id": "s-1", "minutes_watched": -3.5}
+    usual = letter(code="field_invalid", detail=detail, event=event, raw=raw, raw_sha256="ab" * 32)
+    problem = {"type": HOSTILE, "loc": [HOSTILE], "msg": HOSTILE}
+    hostile = letter(
+        code="field_invalid", detail=[problem], event={HOSTILE: HOSTILE}, raw=raw, source={"topic": HOSTILE}
+    )
+    hostile_prediction = prediction(event_id=HOSTILE[:128], student_id=HOSTILE[:128])
+
+    def read(topic: str, partition: int, offset: int) -> StoredRecord | None:
+        letters, predictions = [usual, hostile], [prediction(), hostile_prediction]
+        values = letters if topic == TopicSettings().dead_letters else predictions
+        headers = [
+            ("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+            (HOSTILE, None),
+        ]
+        return StoredRecord(
+            topic=topic,
+            partition=partition,
+            offset=offset,
+            timestamp_ms=int(NOW_S * 1000),
+            key=HOSTILE.encode() if offset else b"s-1",
+            value=values[offset],
+            headers=headers[: 1 + offset],
+        )
+
+    return RecordPages(read, TopicSettings(), Decoder(purchase_prediction(), BundledSchemas()))
+
+
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Callable[[View], str]]:
     """A function that serves a view and returns its address."""
     views: list[View] = []
-    server = HttpServer(page_routes(lambda: views[-1]), "127.0.0.1", 0)
+    server = HttpServer(page_routes(lambda: views[-1], record_pages()), "127.0.0.1", 0)
     server.start()
 
     def served(view: View) -> str:
@@ -112,21 +153,32 @@ def test_each_state_is_accessible(
     state: str,
     look: str,
 ) -> None:
-    """Every state fits its screen, complains about nothing, and breaks no rule of WCAG 2.2 A and AA."""
+    """Every state fits its screen, breaks no rule of WCAG 2.2 A and AA, and logs no error."""
+    check(browser, request, serve(states[state]), look, state)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("path", ["rejections/0/0", "rejections/0/1", "predictions/0/0", "predictions/0/1"])
+def test_each_record_is_accessible(
+    browser: Chromium, serve: Callable[[View], str], request: pytest.FixtureRequest, path: str, look: str
+) -> None:
+    """The same holds for the pages of single records."""
+    check(browser, request, serve({}) + path, look, path.replace("/", "-"))
+
+
+def check(browser: Chromium, request: pytest.FixtureRequest, url: str, look: str, name: str) -> None:
+    """Open a page and check it."""
     script = axe_script(Path(str(request.config.cache.mkdir("axe-core"))))
     width, scheme = LOOKS[look]
     browser.show(width=width, height=900, scheme=scheme)
     browser.complaints.clear()
-    browser.open(serve(states[state]))
+    browser.open(url)
     assert browser.ask("document.documentElement.scrollWidth") == width
-    for opened in (False, True):
-        browser.ask(
-            f"document.querySelectorAll('details').forEach(d => {{ d.open = {str(opened).lower()} }})"
-        )
-        assert violations(browser, script) == []
+    browser.ask("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    assert violations(browser, script) == []
     if folder := os.environ.get("SCREENSHOTS"):
         browser.ask("document.querySelectorAll('details').forEach(d => { d.open = false })")
-        browser.screenshot(Path(folder) / f"{state}-{look}.png", whole=True)
+        browser.screenshot(Path(folder) / f"{name}-{look}.png", whole=True)
     assert browser.complaints == []
     assert browser.ask("document.querySelectorAll('script').length") == 1
 

@@ -10,6 +10,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from consumer.dashboard.records import RecordPages
 from consumer.dashboard.rendering import render
 from consumer.dashboard.routes import page_routes
 from consumer.dashboard.view import page
@@ -25,11 +26,14 @@ from consumer.monitor.retraining import recommend
 from consumer.monitor.snapshot import ModelSnapshot, MonitorSnapshot
 from consumer.monitor.stream_status import StreamSnapshot
 from consumer.monitor.view import page_view
+from consumer.pipeline.decode import Decoder
 from consumer.pipeline.rejections import NONE_REJECTED
 from consumer.roles.monitor import champion_since
 from consumer.runtime.readiness import ActiveCondition
-from consumer.settings import DriftSettings, OutcomeSettings
+from consumer.settings import DriftSettings, OutcomeSettings, TopicSettings
 from model_store.countries import country_code
+from schemas.bundled import BundledSchemas
+from schemas.repository import purchase_prediction
 
 View = dict[str, Any]
 
@@ -81,6 +85,12 @@ def view_of(
 def shown(answer: View) -> str:
     """Return the page."""
     return render("page.html", page(answer)).decode()
+
+
+def no_records() -> RecordPages:
+    """Return pages of a Kafka that has no record."""
+    decoder = Decoder(purchase_prediction(), BundledSchemas())
+    return RecordPages(lambda _topic, _partition, _offset: None, TopicSettings(), decoder)
 
 
 def letter(**changes: Any) -> bytes:
@@ -218,7 +228,7 @@ def test_the_time_of_the_last_promotion(trained: Any, empty_store: Any) -> None:
 @pytest.fixture
 def client(trained: Any) -> TestClient:
     """A client of the page's routes."""
-    return TestClient(Starlette(routes=page_routes(lambda: view_of(trained.store))))
+    return TestClient(Starlette(routes=page_routes(lambda: view_of(trained.store), no_records())))
 
 
 def test_the_page_is_served_with_a_strict_policy(client: TestClient) -> None:

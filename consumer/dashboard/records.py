@@ -1,0 +1,247 @@
+"""A single dead letter or prediction, read from Kafka by partition and offset, as its page shows it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from consumer import timestamps
+from consumer.kafka.admin import ClusterAdmin
+from consumer.kafka.consumer import headers_of
+from consumer.kafka.reader import TopicReader
+from consumer.monitor.audit.lines import audit_lines
+from consumer.pipeline.decode import Decoder
+from consumer.pipeline.rejections import Code
+from consumer.printable import hex_lines
+from consumer.settings import TopicSettings
+
+RAW_SHOWN_BYTES: Final = 4096
+"""A page shows this much of a value; ``dlq show`` shows all of it."""
+
+_READ_TIMEOUT_S: Final = 10.0
+_CODES: Final = frozenset(Code)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRecord:
+    """A committed record.
+
+    Attributes:
+        topic: its topic.
+        partition: its partition.
+        offset: its offset.
+        timestamp_ms: its timestamp, ms since the epoch.
+        key: its key.
+        value: its value; ``None`` is a tombstone.
+        headers: its headers, in order.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None = field(repr=False)
+    headers: Sequence[tuple[str, bytes | None]] = field(repr=False)
+
+
+ReadRecord = Callable[[str, int, int], StoredRecord | None]
+"""Returns the committed record of a topic, partition and offset, ``None`` if there is none."""
+
+
+class RecordReader:
+    """Reads single records. Safe to use from several threads, one of which is served at a time.
+
+    Args:
+        client_config: the configuration of every client (see :mod:`consumer.kafka.client_config`).
+    """
+
+    def __init__(self, client_config: Mapping[str, Any]) -> None:
+        self._client_config = client_config
+        self._lock = threading.Lock()
+
+    def __call__(self, topic: str, partition: int, offset: int) -> StoredRecord | None:
+        """Return a committed record, ``None`` if there is none at this offset.
+
+        Raises:
+            StartupError: The topic does not exist.
+            Unavailable: No broker answered in time.
+        """
+        with self._lock:
+            ranges = ClusterAdmin(self._client_config).committed_ranges(topic)
+            start, stop = ranges.get(partition, (0, 0))
+            if not start <= offset < stop:
+                return None
+            reader = TopicReader(self._client_config, topic, fetch_ahead=1, silence_limit_s=_READ_TIMEOUT_S)
+            with contextlib.closing(reader):
+                for record in reader.read_range(partition, offset, offset + 1):
+                    return StoredRecord(
+                        topic=topic,
+                        partition=partition,
+                        offset=offset,
+                        timestamp_ms=record.timestamp()[1],
+                        key=record.key(),
+                        value=record.value(),
+                        headers=headers_of(record),
+                    )
+            return None
+
+
+def rejection_view(record: StoredRecord) -> dict[str, Any]:
+    """Return what the page of a dead letter shows, also of a record that is no dead letter."""
+    body = _mapping(_json(record.value))
+    source, detail = _mapping(body.get("source")), body.get("detail")
+    code = body.get("code")
+    code = code if isinstance(code, str) and code in _CODES else None
+    event = body.get("event")
+    commands = [f"purchase-stream dlq show {record.partition}:{record.offset}"]
+    if _is_position(source):
+        commands.append(f"purchase-stream why {source['partition']}:{source['offset']}")
+    if code:
+        commands.append(f"purchase-stream dlq replay --code {code} --dry-run")
+    return {
+        **_record_view(record),
+        "code": code,
+        "status": body.get("status"),
+        "problems": [_problem(item) for item in detail] if isinstance(detail, list) else None,
+        "detail": None if detail is None or isinstance(detail, list) else _shown(detail),
+        "rejected_at": _text_or_none(body.get("rejected_at")),
+        "source": {name: _shown(value) for name, value in source.items()},
+        "event": {name: _shown(value) for name, value in event.items()} if isinstance(event, dict) else None,
+        "raw": _raw_view(body) if code else _bytes_view(record.value),
+        "commands": commands,
+    }
+
+
+def prediction_view(record: StoredRecord, decoder: Decoder, events_topic: str) -> dict[str, Any] | None:
+    """Return what the page of a prediction shows; ``None`` if the record is no prediction.
+
+    Args:
+        record: the record.
+        decoder: decodes predictions.
+        events_topic: the topic that the predictions are about.
+    """
+    predictions, _ = decoder.decode([record.value])
+    if not len(predictions):
+        return None
+    line = orjson.loads(
+        audit_lines(
+            predictions,
+            source_topic=events_topic,
+            output_topic=record.topic,
+            partitions=[record.partition],
+            offsets=[record.offset],
+        )
+    )
+    commands = []
+    if _is_position(line["source"]):
+        commands.append(f"purchase-stream why {line['source']['partition']}:{line['source']['offset']}")
+    return {**_record_view(record), "line": line, "commands": commands}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPages:
+    """Finds what the pages of single records show.
+
+    Attributes:
+        read: reads a record.
+        topics: the names of the topics.
+        predictions: decodes predictions.
+    """
+
+    read: ReadRecord
+    topics: TopicSettings
+    predictions: Decoder
+
+    def rejection(self, partition: int, offset: int) -> dict[str, Any] | None:
+        """Return a dead letter by its position in the dead-letter topic, ``None`` if there is none."""
+        record = self.read(self.topics.dead_letters, partition, offset)
+        return rejection_view(record) if record else None
+
+    def prediction(self, partition: int, offset: int) -> dict[str, Any] | None:
+        """Return a prediction by its position in the predictions topic, ``None`` if there is none."""
+        record = self.read(self.topics.predictions, partition, offset)
+        return prediction_view(record, self.predictions, self.topics.events) if record else None
+
+
+def _record_view(record: StoredRecord) -> dict[str, Any]:
+    return {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "written_at": timestamps.format_ms(record.timestamp_ms),
+        "key": _bytes_as_text(record.key),
+        "headers": [(name, _bytes_as_text(value)) for name, value in record.headers],
+    }
+
+
+def _raw_view(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the event's original value as the dead letter holds it, ``None`` for a tombstone."""
+    try:
+        raw = base64.b64decode(str(body.get("raw") or ""), validate=True)
+    except binascii.Error:
+        raw = b""
+    if body.get("raw") is None:
+        return None
+    sha256 = _text_or_none(body.get("raw_sha256"))
+    return {**_bytes_view(raw), "truncated": body.get("raw_truncated") is True, "sha256": sha256}
+
+
+def _bytes_view(value: bytes | None) -> dict[str, Any]:
+    shown = (value or b"")[:RAW_SHOWN_BYTES]
+    return {
+        "bytes": len(value or b""),
+        "shown_bytes": len(shown),
+        "hex": hex_lines(shown),
+        "base64": base64.b64encode(shown).decode(),
+        "truncated": False,
+        "sha256": None,
+    }
+
+
+def _problem(item: Any) -> dict[str, str]:
+    """Return one broken field rule: where, what, and of which type."""
+    problem = _mapping(item)
+    loc = problem.get("loc")
+    where = ".".join(map(str, loc)) if isinstance(loc, list) else ""
+    return {
+        "where": where,
+        "message": _shown(problem.get("msg", item)),
+        "type": _shown(problem.get("type", "")),
+    }
+
+
+def _is_position(source: Mapping[str, Any]) -> bool:
+    """Tell whether a source names an event in Kafka; predictions of the API have the offset -1."""
+    return all(type(source.get(name)) is int and source[name] >= 0 for name in ("partition", "offset"))
+
+
+def _shown(value: Any) -> str:
+    """Return a JSON value as text; a text stays as it is."""
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _bytes_as_text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode(errors="backslashreplace")
+
+
+def _json(value: bytes | None) -> Any:
+    try:
+        return orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

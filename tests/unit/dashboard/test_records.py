@@ -1,0 +1,178 @@
+"""The pages of a single dead letter and a single prediction."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from consumer.dashboard.records import RAW_SHOWN_BYTES, RecordPages, StoredRecord
+from consumer.dashboard.routes import page_routes
+from consumer.errors import Unavailable
+from consumer.pipeline.decode import Decoder
+from consumer.settings import TopicSettings
+from schemas.bundled import BundledSchemas
+from schemas.repository import purchase_prediction
+from tests.support.events import prediction
+from tests.unit.dashboard.test_page import EVIL, letter
+
+TOPICS = TopicSettings()
+
+
+def client_of(value: bytes | None, *, headers: list[tuple[str, bytes | None]] | None = None) -> TestClient:
+    """Return a client of a dashboard whose Kafka has one record at 0:17 of each topic."""
+
+    def read(topic: str, partition: int, offset: int) -> StoredRecord | None:
+        if (partition, offset) != (0, 17):
+            return None
+        return StoredRecord(
+            topic=topic,
+            partition=0,
+            offset=17,
+            timestamp_ms=1_769_860_800_000,
+            key=b"s-1",
+            value=value,
+            headers=headers or [],
+        )
+
+    return TestClient(Starlette(routes=page_routes(dict, pages(read))))
+
+
+def pages(read: Any) -> RecordPages:
+    """Return the pages over a function that reads records."""
+    return RecordPages(read, TOPICS, Decoder(purchase_prediction(), BundledSchemas()))
+
+
+def test_a_rejection_shows_its_event() -> None:
+    """Reason, decoded fields, raw bytes, headers, and the commands that say more."""
+    raw = b"\xc3\x01 the event's bytes"
+    detail = [
+        {"type": "greater_than_equal", "loc": ["event", "minutes_watched"], "msg": "Input should be ≥ 0"}
+    ]
+    body = letter(
+        code="field_invalid",
+        status=422,
+        detail=detail,
+        event={"event_id": "e-1", "minutes_watched": -3.5, "student_country": "NA"},
+        raw=base64.b64encode(raw).decode(),
+        raw_truncated=False,
+        raw_sha256=hashlib.sha256(raw).hexdigest(),
+    )
+    answer = client_of(body, headers=[("traceparent", b"00-ab"), ("odd", b"\xff\0"), ("none", None)]).get(
+        "/rejections/0/17"
+    )
+    assert answer.status_code == 200
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    for text in (
+        "field_invalid",
+        "event.minutes_watched",
+        "Input should be ≥ 0",
+        "-3.5",
+        "purchase-stream dlq show 0:17",
+        "purchase-stream why 1:7",
+        "purchase-stream dlq replay --code field_invalid --dry-run",
+        "00000000  c3 01 20 74",
+        base64.b64encode(raw).decode(),
+        hashlib.sha256(raw).hexdigest(),
+        "traceparent",
+        "00-ab",
+        r"\xff\x00",
+        "2026-01-31 12:00:00 UTC",
+    ):
+        assert text in answer.text, text
+
+
+def test_a_large_value_is_shown_in_part() -> None:
+    """A page shows the start of a large value, and says how much of it."""
+    raw = bytes(range(256)) * 4000
+    html = (
+        client_of(letter(raw=base64.b64encode(raw).decode(), raw_truncated=True)).get("/rejections/0/17").text
+    )
+    assert "1,024,000 bytes" in html
+    assert f"first {RAW_SHOWN_BYTES:,} bytes" in html
+    assert "holds only the start" in html
+    assert len(html) < 60_000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        b"\xff",
+        b"null",
+        b"[]",
+        b'{"source": 1, "event": [], "detail": [{}, 1, {"loc": 1}], "code": {}}',
+        b'{"code": "undecodable", "detail": [[{}]], "raw": 5, "source": {"partition": true, "offset": -1}}',
+        b'{"code": "tombstone", "detail": null, "raw": null, "rejected_at": 5}',
+    ],
+)
+def test_every_record_of_the_dead_letter_topic_has_a_page(value: bytes | None) -> None:
+    """A record that is no dead letter is shown as far as it can be."""
+    answer = client_of(value).get("/rejections/0/17")
+    assert answer.status_code == 200
+    assert "purchase-stream dlq show 0:17" in answer.text
+    assert "purchase-stream why" not in answer.text
+
+
+def test_foreign_text_is_text_on_a_rejection() -> None:
+    """Markup in any part of a dead letter is shown as text."""
+    evil = letter(
+        code="field_invalid",
+        status=EVIL,
+        detail=[{"type": EVIL, "loc": [EVIL], "msg": EVIL}],
+        event={EVIL: EVIL},
+        source={"topic": EVIL, "partition": EVIL, "offset": EVIL},
+        raw_sha256=EVIL,
+        raw="",
+        rejected_at=EVIL,
+    )
+    html = client_of(evil, headers=[(EVIL, EVIL.encode())]).get("/rejections/0/17").text
+    assert "<script>alert" not in html
+    assert html.count("<script") == 1
+    assert html.count("&lt;script&gt;alert(1)") >= 11
+    assert " style=" not in html
+
+
+def test_a_prediction_shows_its_inputs() -> None:
+    """Inputs as received, score, model, and the command that explains the event."""
+    answer = client_of(prediction()).get("/predictions/0/17")
+    assert answer.status_code == 200
+    assert "purchase-stream why " in answer.text
+    assert "Minutes spent on exams" in answer.text
+    assert "Will buy" in answer.text
+
+
+def test_records_that_are_not_there_are_not_found() -> None:
+    """An offset without a record, and a record that is no prediction, have no page."""
+    client = client_of(b"no prediction")
+    for path in ("/rejections/0/18", "/predictions/3/0", "/predictions/0/17", f"/rejections/0/{10**30}"):
+        answer = client.get(path)
+        assert answer.status_code == 404, path
+        assert "has expired or never existed" in answer.text
+    assert client.get("/rejections/0/x").status_code == 404
+    assert client.get("/rejections/-1/0").status_code == 404
+
+
+def test_a_missing_broker_is_said() -> None:
+    """While Kafka is away a record's page says so, with a status that a program understands."""
+
+    def read(_topic: str, _partition: int, _offset: int) -> StoredRecord | None:
+        raise Unavailable("no Kafka answers at localhost:9092")
+
+    answer = TestClient(Starlette(routes=page_routes(dict, pages(read)))).get("/rejections/0/17")
+    assert answer.status_code == 503
+    assert "no Kafka answers at localhost:9092" in answer.text
+
+
+def test_a_rejection_whose_json_is_deep_or_wide_has_a_page() -> None:
+    """Values of any JSON type are shown as JSON."""
+    body = json.loads(letter()) | {"event": {"a": [1, {"b": None}], "c": 1e300, "d": True}}
+    html = client_of(json.dumps(body).encode()).get("/rejections/0/17").text
+    assert "[1,{&#34;b&#34;:null}]" in html
+    assert "<bdi>true</bdi>" in html

@@ -129,7 +129,7 @@ def options(
     """Read the options that precede every verb."""
     if with_parent:
         stop_with_parent()
-    logs.configure(debug=debug)
+    logs.configure("debug" if debug else "info")
     context.obj = Context(config_file=config, overrides=settings or [], debug=debug)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from consumer.errors import UsageError
+from consumer.runtime import logging as logs
 from consumer.settings import Settings, load
 
 
@@ -21,7 +22,7 @@ class Context:
     debug: bool
 
     def settings(self, flags: dict[str, dict[str, Any]] | None = None) -> Settings:
-        """Load the settings.
+        """Load the settings and configure logging as they say.
 
         Args:
             flags: The verb's own options by section. ``None`` values are left out.
@@ -41,7 +42,9 @@ class Context:
             given = {name: value for name, value in values.items() if value is not None}
             if given:
                 tree[section] = tree.get(section, {}) | given
-        return load(self.config_file, tree)
+        settings = load(self.config_file, tree)
+        logs.configure("debug" if self.debug else settings.log.level, settings.log.format)
+        return settings
 
 
 def _parse(text: str, key: str) -> Any:

@@ -24,8 +24,11 @@ def run(
 ) -> None:
     """Run scorers and the monitor as child processes, until one exits or Ctrl-C."""
     given: Context = context.obj
-    given.settings()  # report wrong settings once, not once per child
-    supervisor = Supervisor(roles(workers, serve=serve), options_before_verb(given))
+    settings = given.settings()  # report wrong settings once, not once per child
+    options = options_before_verb(given)
+    if settings.log.format == "auto" and sys.stderr.isatty():  # a child's standard error is a pipe
+        options += ["--set", "log.format=console"]
+    supervisor = Supervisor(roles(workers, serve=serve), options)
     with stopping_on_signals(supervisor.request_stop):
         child_exit = supervisor.run()
     if child_exit is not None:

@@ -63,7 +63,9 @@ def run_monitor(settings: Settings) -> None:
     registry = role_registry(readiness)
     role = build_monitor(settings, writer_schemas(settings), readiness, registry)
     routes = [*health_routes(readiness, registry), *role.routes]
-    http = HttpServer(routes, settings.http.host, settings.http.monitor_port)
+    http = HttpServer(
+        routes, settings.http.host, settings.http.monitor_port, allowed_hosts=settings.http.allowed_hosts
+    )
     tune_gc_and_malloc()
     with stopping_on_signals(role.monitor.stop), running(role.stream, http):
         role.run()

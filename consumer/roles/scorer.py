@@ -73,7 +73,7 @@ def run_scorer(settings: Settings, worker: int = 0) -> None:
     )
     routes = health_routes(readiness, registry, watchdog.stalled_for_s)
     port = settings.http.score_port + worker if settings.http.score_port else 0
-    http = HttpServer(routes, settings.http.host, port)
+    http = HttpServer(routes, settings.http.host, port, allowed_hosts=settings.http.allowed_hosts)
     tune_gc_and_malloc()
     with stopping_on_signals(heartbeat.stop), running(http, watchdog, models):
         scorer.run()

@@ -38,7 +38,9 @@ def run_serve(settings: Settings) -> None:
     producer = PredictionProducer(client_config.producer(settings.kafka), topic)
     api = create_app(Predictor(BatchProcessor(pipeline(settings, models)), producer))
     routes = [*health_routes(conditions, registry), Mount("/", app=api)]
-    http = HttpServer(routes, settings.http.host, settings.http.serve_port)
+    http = HttpServer(
+        routes, settings.http.host, settings.http.serve_port, allowed_hosts=settings.http.allowed_hosts
+    )
     stopped = threading.Event()
     with stopping_on_signals(stopped.set), running(producer, models, http):
         stopped.wait()

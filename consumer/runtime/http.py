@@ -1,38 +1,57 @@
-"""The HTTP endpoints that every role has: is it alive, is it ready, its metrics."""
+"""The HTTP server of a role, and the endpoints that every role has: liveness, readiness and metrics."""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
+import ipaddress
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+import h11
+import orjson
+import structlog
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder, gzip_accepted
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from consumer import timestamps
 from consumer.errors import StartupError
 from consumer.runtime.readiness import Readiness
 
+REQUEST_TIMEOUT_S: Final = 10.0
+"""How long a client may take to send one request, from the opening of the connection or the first byte."""
+_KEEP_ALIVE_S: Final = 5
+_MAX_CONNECTIONS: Final = 512
+"""Half of the usual limit of open files. Further connections are closed at once."""
 _STOP_TIMEOUT_S: Final = 2
+_STOP_MARGIN_S: Final = 5
+
+log = structlog.get_logger(__name__)
 
 
 def health_routes(
-    conditions: Readiness,
+    readiness: Readiness,
     registry: CollectorRegistry,
     stalled_for_s: Callable[[], float | None] = lambda: None,
 ) -> list[BaseRoute]:
-    """Return the routes of ``/health/live``, ``/health/ready`` and ``/metrics``.
+    """Return the routes ``/health/live``, ``/health/ready`` and ``/metrics``.
 
     Args:
-        conditions: what is wrong; nothing means ready.
-        registry: whose metrics are shown.
-        stalled_for_s: for how long the main loop has not turned, if that is too long.
+        readiness: The conditions that ``/health/ready`` reports.
+        registry: The metrics that ``/metrics`` exports.
+        stalled_for_s: Returns for how long the main loop has been silent, if that is too long.
     """
 
     async def live(_: Request) -> Response:
@@ -42,7 +61,7 @@ def health_routes(
         return JSONResponse({"status": "stalled", "stalled_for_seconds": round(seconds, 1)}, 503)
 
     async def ready(_: Request) -> Response:
-        active = conditions.active()
+        active = readiness.active()
         body: dict[str, Any] = {
             "status": "not ready" if active else "ok",
             "conditions": [
@@ -56,56 +75,203 @@ def health_routes(
         }
         return JSONResponse(body, 503 if active else 200)
 
-    async def metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    def metrics(request: Request) -> Response:  # not async: runs in a thread and blocks no other request
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        body, headers = encode(registry), {"vary": "accept, accept-encoding"}
+        if gzip_accepted(request.headers.get("accept-encoding", "")):
+            body, headers["content-encoding"] = gzip.compress(body, compresslevel=1), "gzip"
+        return Response(body, media_type=content_type, headers=headers)
 
-    return [
-        Route("/health/live", live),
-        Route("/health/ready", ready),
-        Route("/metrics", metrics),
-    ]
+    return [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", metrics)]
 
 
 class HttpServer:
-    """Serves routes from a thread of its own, while the main thread works.
+    """Serves routes from its own thread.
 
     Args:
-        routes: what to serve.
-        host: bind address.
-        port: bind port; 0 takes a free one.
+        routes: The routes.
+        host: The address to bind to.
+        port: The port to bind to; 0 takes a free one.
+        allowed_hosts: Host names under which clients reach this machine, separated by commas; ``*`` allows
+            any. Loopback names, IP addresses and ``host`` are always allowed.
+        stop_timeout_s: How long requests in flight may take after :meth:`stop`.
     """
 
-    def __init__(self, routes: Sequence[BaseRoute], host: str, port: int) -> None:
+    def __init__(
+        self,
+        routes: Sequence[BaseRoute],
+        host: str,
+        port: int,
+        *,
+        allowed_hosts: str = "",
+        stop_timeout_s: int = _STOP_TIMEOUT_S,
+    ) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._socket = socket.create_server((host, port), family=_family(host))
+            self._socket = socket.create_server((host, port), family=family)
         except OSError as error:
             raise StartupError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
         self.port: int = self._socket.getsockname()[1]
+        self._stop_timeout_s = stop_timeout_s
+        handlers = {HTTPException: _http_error, Exception: _internal_error}
+        app = Starlette(routes=list(routes), exception_handlers=handlers)
+        names = frozenset(name.strip().lower() for name in f"{host},{allowed_hosts}".split(","))
         config = uvicorn.Config(
-            Starlette(routes=list(routes)),
+            RequestGuard(app, names),
+            http=_Connection,
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
             lifespan="off",
-            timeout_graceful_shutdown=_STOP_TIMEOUT_S,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=stop_timeout_s,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Start the server's thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop serving."""
+        """Close the port, answer the requests in flight, and stop."""
         self._server.should_exit = True
-        self._thread.join(_STOP_TIMEOUT_S + 1)
-        self._socket.close()
+        self._thread.join(self._stop_timeout_s + _STOP_MARGIN_S)
+        if not self._thread.is_alive():  # the event loop fails on a socket that is closed under it
+            self._socket.close()
 
     def _run(self) -> None:
-        # The server's own run() would install signal handlers, which are the main thread's.
+        # Not the server's own run(): it installs signal handlers, which only the main thread may do.
         asyncio.run(self._server.serve(sockets=[self._socket]))
 
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+def is_allowed_host(host: str, names: frozenset[str]) -> bool:
+    """Tell whether requests may name this host.
+
+    A web page can make its own domain resolve to this machine (DNS rebinding). The browser then treats our
+    answers as the page's own, but it still sends the page's host name.
+
+    >>> is_allowed_host("localhost:9100", frozenset()), is_allowed_host("evil.example", frozenset())
+    (True, False)
+    """
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    if name in names or "*" in names or name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def json_error(status: int, detail: Any, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an error answer in FastAPI's form."""
+    return Response(orjson.dumps({"detail": detail}), status, headers, "application/json")
+
+
+class RequestGuard:
+    """Refuses requests that no route may see, and answers in JSON whatever happens.
+
+    Args:
+        app: The application.
+        hosts: The allowed host names, lower case.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+        self._app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        headers = Headers(scope=scope)
+        started = False
+
+        async def noting_start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        refusal = self._refusal(headers)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, noting_start)
+        except asyncio.CancelledError:
+            if not started:
+                await json_error(503, "The server is stopping.")(scope, receive, send)
+        except Exception:
+            # The application has answered with 500 and raised the exception again.
+            log.exception("request failed", method=scope["method"], path=scope["path"])
+
+    def _refusal(self, headers: Headers) -> Response | None:
+        if "host" in headers and not is_allowed_host(headers["host"], self._hosts):
+            detail = "This host name is not allowed; see the setting http.allowed_hosts."
+            return json_error(421, detail, {"connection": "close"})
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # Two intermediaries could disagree about where this request ends (request smuggling).
+            detail = "Content-Length and Transfer-Encoding exclude each other."
+            return json_error(400, detail, {"connection": "close"})
+        return None
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
+    return json_error(error.status_code, error.detail, error.headers)
+
+
+async def _internal_error(_: Request, _error: Exception) -> Response:
+    return json_error(500, "Internal error.", {"connection": "close"})
+
+
+class _Connection(H11Protocol):
+    """A connection that is closed unless each request arrives within :data:`REQUEST_TIMEOUT_S`."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > _MAX_CONNECTIONS:
+            transport.abort()
+        else:
+            self._set_deadline()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._set_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_deadline()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        self._cancel_deadline()
+        body = orjson.dumps({"detail": msg})
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            for event in (
+                h11.Response(status_code=400, headers=headers),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _set_deadline(self) -> None:
+        if self.conn.their_state not in {h11.IDLE, h11.SEND_BODY}:
+            self._cancel_deadline()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.abort)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

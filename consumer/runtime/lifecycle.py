@@ -1,4 +1,4 @@
-"""Start what runs beside a main loop, stop it again, and stop on signals."""
+"""Starts and stops what runs beside a main loop, and turns signals into a stop."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Protocol
 
 
 class Background(Protocol):
-    """Something with a thread of its own."""
+    """Something with its own thread."""
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
 
     def stop(self) -> None:
-        """End."""
+        """Stop the thread."""
 
 
 @contextmanager
 def running(*threads: Background) -> Iterator[None]:
-    """Start what runs beside the main loop; stop it afterwards, the last first."""
+    """Start the threads, and stop them in reverse order when the block ends."""
     with ExitStack() as stack:
         for thread in threads:
             thread.start()
@@ -30,15 +30,15 @@ def running(*threads: Background) -> Iterator[None]:
 
 @contextmanager
 def stopping_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` on SIGTERM and SIGINT; the second one ends the process as usual."""
+    """Call ``stop`` on the first SIGTERM or SIGINT. A second signal ends the process as usual."""
 
     def handle(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
         stop()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

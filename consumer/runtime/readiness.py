@@ -1,7 +1,8 @@
 """The conditions that keep a role from being ready.
 
 The code that meets a problem sets a condition and clears it later; the health endpoint reads them. A role
-is ready when no condition is active. A scorer without partitions is a healthy standby.
+is ready when no condition is active. A scorer without partitions is a healthy standby. Each start and end of
+a condition is one log line.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import structlog
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from consumer.errors import Condition
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +42,26 @@ class Readiness:
         self._active: dict[Condition, ActiveCondition] = {}
 
     def set(self, condition: Condition, reason: str) -> None:
-        """Activate a condition. If it is active already, replace its reason and keep its start."""
+        """Activate a condition and log it. If it is active already, only replace its reason."""
         with self._lock:
-            since_s = self._active[condition].since_s if condition in self._active else self._now_s()
+            before = self._active.get(condition)
+            since_s = self._now_s() if before is None else before.since_s
             self._active[condition] = ActiveCondition(reason, since_s)
+        if before is None:
+            log.warning("not ready", condition=condition.value, reason=reason)
 
     def clear(self, condition: Condition) -> None:
-        """Deactivate a condition. Does nothing if it is not active."""
+        """Deactivate a condition and log it with its duration. Does nothing if it is not active."""
         with self._lock:
-            self._active.pop(condition, None)
+            ended = self._active.pop(condition, None)
+            remaining = list(self._active)
+        if ended is not None:
+            log.info(
+                "condition ended" if remaining else "ready",
+                condition=condition.value,
+                reason=ended.reason,
+                lasted_s=round(self._now_s() - ended.since_s, 3),
+            )
 
     def active(self) -> dict[Condition, ActiveCondition]:
         """Return a copy of the active conditions."""

@@ -1,11 +1,11 @@
-"""Ends a process whose main loop has stopped turning.
+"""Ends a process whose main loop no longer turns.
 
-A call into librdkafka can block for ever (``send_offsets_to_transaction`` while the group
-coordinator is down, librdkafka issue 5456); no exception ever comes of that. A supervisor restarts
-us, and the restart fences what was left open.
+A call into librdkafka can block forever without raising: for example ``send_offsets_to_transaction`` while
+the group coordinator is down (librdkafka issue 5456). The supervisor then restarts the process, and the
+restart fences what was left open.
 
-Silence is counted in looks of the watchdog's own thread, one a second, not read off a clock: a
-process that was suspended, or gets no CPU, has not looked either. So neither ends it.
+The watchdog measures silence in ticks of its own thread, one per second, and not with a clock. A process
+that was suspended or got no CPU has missed those ticks as well, so it is not ended.
 """
 
 from __future__ import annotations
@@ -21,53 +21,53 @@ from typing import Final
 from consumer.errors import FatalError
 
 STALL_LIMIT_S: Final = 30.0
-"""How long the loop may go without turning. The longest call that is known to return, a look at committed
-offsets, takes 10 s; there may be two of them in a row while partitions change hands."""
+"""How long the loop may be silent. The longest call that is known to return, fetching committed offsets,
+takes 10 s, and a rebalance may need two of them in a row."""
 
 COMMIT_MARGIN_S: Final = 5.0
-"""How much longer than a transaction may last one of the calls that end it may take. By then the broker
-has aborted it or is about to, so there is nothing left to wait for: ended in error, we lose a restart."""
+"""How much longer than the transaction timeout a commit or abort may take. By then the broker has aborted
+the transaction or is about to, so nothing is left to wait for. The cost of a wrong guess is one restart."""
 
-_LOOK_EVERY_S: Final = 1.0
+_TICK_S: Final = 1.0
 
 
 class Watchdog:
-    """Watches for a heartbeat.
+    """Ends the process after too long a silence of its main loop.
 
     Args:
-        limit_s: how long it may fail to appear.
+        limit_s: The longest silence.
     """
 
     def __init__(self, limit_s: float = STALL_LIMIT_S) -> None:
         self._limit_s = limit_s
-        self._limit_in_force_s = limit_s
-        self._looks = 0
-        self._looks_at_beat = 0
+        self._current_limit_s = limit_s
+        self._ticks = 0
+        self._ticks_at_beat = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def beat(self) -> None:
-        """Say that the main loop is alive."""
-        self._looks_at_beat = self._looks
+        """Report that the main loop turns."""
+        self._ticks_at_beat = self._ticks
 
     @contextmanager
     def limited(self, limit_s: float) -> Iterator[None]:
-        """Replace the limit for a while, in one thread at a time; others may beat meanwhile."""
-        self._limit_in_force_s = limit_s
+        """Replace the limit inside the block. Only one thread at a time may do so; any thread may beat."""
+        self._current_limit_s = limit_s
         self.beat()
         try:
             yield
         finally:
             self.beat()
-            self._limit_in_force_s = self._limit_s
+            self._current_limit_s = self._limit_s
 
     def stalled_for_s(self) -> float | None:
-        """Return for how long the loop has not turned, if longer than half of what it may."""
+        """Return the length of the silence if it exceeds half of the limit."""
         silent_s = self._silent_s()
-        return silent_s if silent_s > max(self._limit_s, self._limit_in_force_s) / 2 else None
+        return silent_s if silent_s > max(self._limit_s, self._current_limit_s) / 2 else None
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start to watch."""
         self.beat()
         self._thread.start()
 
@@ -76,16 +76,16 @@ class Watchdog:
         self._stopped.set()
 
     def _silent_s(self) -> float:
-        return (self._looks - self._looks_at_beat) * _LOOK_EVERY_S
+        return (self._ticks - self._ticks_at_beat) * _TICK_S
 
     def _watch(self) -> None:
-        while not self._stopped.wait(_LOOK_EVERY_S):
-            self._look()
+        while not self._stopped.wait(_TICK_S):
+            self._tick()
 
-    def _look(self) -> None:
-        self._looks += 1
+    def _tick(self) -> None:
+        self._ticks += 1
         silent_s = self._silent_s()
-        if silent_s > self._limit_in_force_s:
+        if silent_s > self._current_limit_s:
             sys.stderr.write(f"the main loop has not turned for {silent_s:.0f} s; ending the process\n")
             faulthandler.dump_traceback(all_threads=True)
             os._exit(FatalError.exit_code)

@@ -46,6 +46,7 @@ class ModelReloader:
         self._on_refused = on_refused
         self._model: LoadedModel | None = None
         self._refused: str | None = None
+        self._problem: str | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="model", daemon=True)
 
@@ -84,22 +85,32 @@ class ModelReloader:
         """Read the alias; if it names another version, load and activate it."""
         try:
             target = self._store.resolve("champion")
-            running = self._model
-            if running is not None and running.manifest_sha256 == target.manifest_sha256:
-                self._refused = None
-                return
-            if target.manifest_sha256 != self._refused:
-                self._refused = target.manifest_sha256
-                self._activate(self._store.load("champion"))
         except ModelStoreError as error:
-            log.warning("model refused, the active one stays", reason=str(error))
-            self._on_refused(str(error))
-            if self._model is None:
-                self._conditions.set(Condition.MODEL, str(error))
+            self._report(str(error))
+            return
+        active = self._model
+        if active is not None and active.manifest_sha256 == target.manifest_sha256:
+            self._refused = self._problem = None
+            return
+        if target.manifest_sha256 != self._refused:
+            self._refused = target.manifest_sha256
+            try:
+                self._activate(self._store.load("champion"))
+            except ModelStoreError as error:
+                self._on_refused(str(error))
+                self._report(str(error))
+
+    def _report(self, problem: str) -> None:
+        """Log a problem once, however often it is met."""
+        if self._model is None:
+            self._conditions.set(Condition.MODEL, problem)  # logs it
+        elif problem != self._problem:
+            log.warning("champion unusable, the active model stays", reason=problem)
+        self._problem = problem
 
     def _activate(self, model: LoadedModel) -> None:
         self._model = model
-        self._refused = None
+        self._refused = self._problem = None
         self._conditions.clear(Condition.MODEL)
         log.info("model activated", version=model.version, threshold=model.threshold)
         self._on_loaded(model)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+from structlog.testing import capture_logs
+
 from consumer.errors import Condition
 from consumer.runtime.readiness import ActiveCondition, Readiness
 from tests.support.clock import Clock
@@ -66,3 +68,35 @@ def test_threads_may_set_clear_and_read_at_once() -> None:
     with ThreadPoolExecutor(len(Condition)) as pool:
         list(pool.map(churn, Condition))
     assert conditions.active() == {}
+
+
+def test_each_change_of_readiness_is_one_log_line() -> None:
+    """A start with its reason, an end with its duration, and nothing while a condition goes on."""
+    clock = Clock()
+    readiness = Readiness(clock)
+    with capture_logs() as lines:
+        readiness.set(Condition.BROKER, "no broker answers")
+        readiness.set(Condition.BROKER, "still no broker answers")
+        readiness.set(Condition.MODEL, "no champion")
+        readiness.clear(Condition.MODEL)
+        clock.now_s += 61.5
+        readiness.clear(Condition.BROKER)
+        readiness.clear(Condition.BROKER)
+    assert lines == [
+        {"event": "not ready", "log_level": "warning", "condition": "broker", "reason": "no broker answers"},
+        {"event": "not ready", "log_level": "warning", "condition": "model", "reason": "no champion"},
+        {
+            "event": "condition ended",
+            "log_level": "info",
+            "condition": "model",
+            "reason": "no champion",
+            "lasted_s": 0.0,
+        },
+        {
+            "event": "ready",
+            "log_level": "info",
+            "condition": "broker",
+            "reason": "still no broker answers",
+            "lasted_s": 61.5,
+        },
+    ]

@@ -82,9 +82,9 @@ def test_a_stall_is_seen_before_the_end() -> None:
     """From half the limit on, liveness says so; a beat ends it."""
     watchdog = Watchdog(limit_s=60)
     for _ in range(30):
-        watchdog._look()
+        watchdog._tick()
     assert watchdog.stalled_for_s() is None
-    watchdog._look()
+    watchdog._tick()
     assert watchdog.stalled_for_s() == 31.0
     watchdog.beat()
     assert watchdog.stalled_for_s() is None
@@ -95,9 +95,9 @@ def test_a_long_commit_is_no_stall() -> None:
     watchdog = Watchdog(limit_s=30)
     with watchdog.limited(60):
         for _ in range(30):
-            watchdog._look()
+            watchdog._tick()
         assert watchdog.stalled_for_s() is None
     with watchdog.limited(15):
         for _ in range(15):
-            watchdog._look()
+            watchdog._tick()
         assert watchdog.stalled_for_s() is None

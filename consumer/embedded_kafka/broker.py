@@ -1,8 +1,8 @@
-"""A real Apache Kafka on this machine, from its jars, for ``demo`` and the tests.
+"""Run Apache Kafka on this machine from its jars, for ``demo`` and the tests.
 
-One node or a cluster, on loopback ports that stay the same across restarts. A node can be stopped,
-killed, paused and restarted one by one. Every java process runs under runtime/lifeline.py, which kills it
-when this process is gone.
+It is one node or a cluster, on loopback ports that stay the same across restarts. Each node can be
+stopped, killed, paused and restarted on its own. Every Java process runs under runtime/lifeline.py, which
+kills it when this process is gone.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _START_TIMEOUT_S: Final = 60.0
-"""A start takes 3 s here; a loaded CI machine may take ten times as long."""
+"""A start usually takes 3 s; a loaded CI machine may take ten times as long."""
 _STOP_TIMEOUT_S: Final = 30.0
-_LOOK_AGAIN_S: Final = 0.1
+_RETRY_S: Final = 0.1
 
 
 class EmbeddedKafka:
     """Apache Kafka in KRaft mode; every node is broker and controller. Nodes are numbered from 1.
 
-    Entering the context starts all nodes; leaving it kills them, which loses nothing that was
-    acknowledged: Kafka recovers its log at the next start on the same folder.
+    Entering the context starts all nodes; leaving it kills them. No acknowledged record is lost: Kafka
+    recovers its log at the next start with the same folder.
 
     Args:
-        data_dir: holds a folder per node with its data, ``server.properties`` and ``kafka.log``.
+        data_dir: Has a folder per node with its data, ``server.properties`` and ``kafka.log``.
         brokers: 1, or 3 for replication factor 3 and two in-sync replicas.
-        heap_mb: java heap of each node.
-        properties: broker properties that win over ours.
-        remove_data: remove the data when the context is left or this process is gone.
+        heap_mb: The Java heap of each node.
+        properties: Broker properties to add or override.
+        remove_data: Remove the data when the context exits or this process dies.
     """
 
     def __init__(
@@ -64,21 +64,21 @@ class EmbeddedKafka:
         self._properties = dict(properties or {})
         self._remove_data = remove_data
         self._cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        self._guards: dict[int, subprocess.Popen[str]] = {}
+        self._processes: dict[int, subprocess.Popen[str]] = {}
         self._java_pids: dict[int, int] = {}
 
     @property
     def bootstrap_servers(self) -> str:
-        """The addresses for clients, as advertised, separated by commas."""
+        """The advertised client addresses, separated by commas."""
         return ",".join(self._advertised.values())
 
     @property
     def nodes(self) -> list[int]:
-        """The numbers of all nodes, running or not."""
+        """The ids of all nodes, running or not."""
         return list(self._nodes)
 
     def client_address(self, node: int) -> str:
-        """Return ``host:port`` where the node itself listens for clients, whatever it advertises."""
+        """Return the ``host:port`` where the node listens for clients, whatever it advertises."""
         return self._nodes[node].client_address
 
     def pid(self, node: int) -> int:
@@ -86,7 +86,7 @@ class EmbeddedKafka:
         return self._java_pids[node]
 
     def advertise(self, node: int, address: str) -> None:
-        """Tell clients to connect to ``address`` (a proxy's) from the node's next start on."""
+        """Advertise another address, such as a proxy's, from the node's next start on."""
         self._advertised[node] = address
 
     def __enter__(self) -> Self:
@@ -106,14 +106,14 @@ class EmbeddedKafka:
         """Start every node and wait until each answers.
 
         Raises:
-            StartupError: java or the jars are missing, or a node ends or doesn't answer in time.
+            StartupError: Java or the jars are missing, or a node exits or does not answer in time.
         """
         self.restart(*self._nodes)
 
     def restart(self, *nodes: int) -> None:
-        """Start the nodes with the data they have, first stopping those that run; wait for their answers.
+        """Start the nodes with their data, stopping those that run first, and wait until they answer.
 
-        Name all the nodes that are down if a lone one would have no quorum.
+        If a single node has no quorum, name all nodes that are down.
         """
         self.stop(*(node for node in nodes if self.is_running(node)))
         try:
@@ -126,8 +126,8 @@ class EmbeddedKafka:
             raise
 
     def is_running(self, node: int) -> bool:
-        """Tell whether the node's java runs (paused counts)."""
-        return node in self._guards and self._guards[node].poll() is None
+        """Tell whether the node's Java process runs, paused or not."""
+        return node in self._processes and self._processes[node].poll() is None
 
     def stop(self, *nodes: int) -> None:
         """Shut the nodes down cleanly (SIGTERM); kill one that takes more than 30 s."""
@@ -143,19 +143,19 @@ class EmbeddedKafka:
         """Kill the nodes (SIGKILL) and return when they are gone."""
         self._signal(signal.SIGKILL, nodes)
         for node in nodes:
-            if node in self._guards:
+            if node in self._processes:
                 self._await_end(node)
 
     def pause(self, *nodes: int) -> None:
-        """Freeze the nodes (SIGSTOP); their connections stay open and silent."""
+        """Pause the nodes (SIGSTOP). Their connections stay open but silent."""
         self._signal(signal.SIGSTOP, nodes)
 
     def resume(self, *nodes: int) -> None:
-        """Let paused nodes go on (SIGCONT)."""
+        """Resume paused nodes (SIGCONT)."""
         self._signal(signal.SIGCONT, nodes)
 
     def close(self) -> None:
-        """Kill every node and remove the data if that was asked for."""
+        """Kill every node, and remove the data if ``remove_data`` is set."""
         self.kill(*self._nodes)
         if self._remove_data:
             shutil.rmtree(self._data_dir, ignore_errors=True)
@@ -166,7 +166,7 @@ class EmbeddedKafka:
                 os.kill(self._java_pids[node], number)
 
     def _await_end(self, node: int, timeout_s: float | None = None) -> None:
-        process = self._guards[node]
+        process = self._processes[node]
         process.wait(timeout_s)
         if process.stdin is not None:
             process.stdin.close()
@@ -193,28 +193,28 @@ class EmbeddedKafka:
         options = ["--remove", str(folder)] if self._remove_data else []
         command = [sys.executable, "-I", "-S", str(Path(lifeline.__file__)), *options, "--"]
         with (folder / "kafka.log").open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 - every word is ours
+            process = subprocess.Popen(  # noqa: S603 - fixed words and our own paths
                 [*command, *java, heap, "kafka.Kafka", str(properties)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                # Ctrl-C on the terminal is for the owner, who stops the broker last.
+                # Ctrl-C in the terminal must not reach the broker: its owner stops it last.
                 start_new_session=True,
             )
-        assert process.stdout is not None  # noqa: S101 - it was asked for above
+        assert process.stdout is not None  # noqa: S101 - stdout=PIPE above
         with process.stdout as pid_line:
             self._java_pids[number] = int(pid_line.readline() or 0)
-        self._guards[number] = process
+        self._processes[number] = process
 
     @staticmethod
     def _java() -> list[str]:
         home = os.environ.get("JAVA_HOME", "")
         java = shutil.which("java", path=f"{home}/bin" if home else None)
         if java is None:
-            raise StartupError(f"there is no java to run Kafka with: {INSTALL_ADVICE}")
+            raise StartupError(f"there is no Java to run Kafka with: {INSTALL_ADVICE}")
         configuration = BROKER_FOLDER / "log4j2.properties"
-        # Serial collection: the smallest footprint, and no threads that compete for two cores.
+        # The serial collector has the smallest footprint and no threads of its own.
         return [
             java,
             "-XX:+UseSerialGC",
@@ -224,9 +224,9 @@ class EmbeddedKafka:
         ]
 
     def _format(self, java: list[str], node: Node, properties: Path) -> None:
-        # An id that starts with a dash would be taken for an option.
+        # Written with "=" because an id may start with a dash.
         formatting = ["kafka.tools.StorageTool", "format", f"--cluster-id={self._cluster_id}"]
-        done = subprocess.run(  # noqa: S603 - every word is ours
+        done = subprocess.run(  # noqa: S603 - fixed words and our own paths
             [*java, "-XX:TieredStopAtLevel=1", *formatting, "--config", str(properties)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -246,16 +246,18 @@ class EmbeddedKafka:
                     return
             except Unavailable:
                 pass
-            time.sleep(_LOOK_AGAIN_S)
+            time.sleep(_RETRY_S)
         raise _start_failure(node, log.read_text(encoding="utf-8", errors="replace"))
 
 
 def _start_failure(node: int, output: str) -> StartupError:
-    """Condense what java wrote to the lines that say why."""
+    """Return an error with the lines of the output that give the reason."""
     if "UnsupportedClassVersionError" in output:
-        return StartupError(f"this java is too old for Kafka, which needs 17: {INSTALL_ADVICE}")
+        return StartupError(f"this Java is too old for Kafka, which needs 17: {INSTALL_ADVICE}")
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("\tat ")]
-    telling = [
+    relevant = [
         line for line in lines if " ERROR " in line or " FATAL " in line or "Exception" in line
     ] or lines
-    return StartupError(f"Kafka node {node} did not start: {' / '.join(telling[-3:]) or 'it wrote nothing'}")
+    return StartupError(
+        f"Kafka node {node} did not start: {' / '.join(relevant[-3:]) or 'it printed nothing'}"
+    )

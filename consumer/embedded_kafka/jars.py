@@ -1,7 +1,7 @@
-"""Apache Kafka's jars: fetched once by Maven, then found in a cache folder.
+"""Download Apache Kafka's jars once with Maven and keep them in a cache folder.
 
-The folder appears in one step (download beside it, rename), so that an interrupted download leaves
-nothing that looks complete; a file lock makes a second process wait instead of fetching too.
+The download goes to a temporary folder that is renamed at the end, so an interrupted download never looks
+complete. A file lock makes a second process wait instead of downloading too.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ BROKER_FOLDER: Final = Path(consumer.__file__).parent.parent / "deploy" / "embed
 POM: Final = BROKER_FOLDER / "pom.xml"
 INSTALL_ADVICE: Final = (
     "install Java 17 and Maven (Debian: apt install openjdk-17-jre-headless maven), or start Docker, "
-    "or set PURCHASE_STREAM_KAFKA__BOOTSTRAP_SERVERS to a Kafka of yours"
+    "or set PURCHASE_STREAM_KAFKA__BOOTSTRAP_SERVERS to your own Kafka"
 )
 
 
 def kafka_version(pom: Path = POM) -> str:
-    """Read which Kafka the pom pins."""
+    """Return the Kafka version that the pom pins."""
     found = re.search(r"<kafka\.version>([^<]+)</kafka\.version>", pom.read_text(encoding="utf-8"))
     if found is None:
         raise StartupError(f"{pom} pins no kafka.version; restore the file")
@@ -39,18 +39,18 @@ def kafka_version(pom: Path = POM) -> str:
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Say where the jars of the pinned version belong (``XDG_CACHE_HOME``, else ``~/.cache``)."""
+    """Return the cache folder of the pinned version (in ``XDG_CACHE_HOME``, else ``~/.cache``)."""
     configured = environment.get("XDG_CACHE_HOME", "")
-    # The XDG specification has relative paths ignored.
+    # The XDG specification says to ignore relative paths.
     caches = Path(configured) if configured.startswith("/") else Path.home() / ".cache"
     return caches / "purchase-stream" / f"kafka-{kafka_version()}"
 
 
 def kafka_jars() -> Path:
-    """Return the folder that holds the jars, fetching them if it isn't there yet.
+    """Return the folder of the jars; download them first if necessary.
 
     Raises:
-        StartupError: they aren't cached and Maven is missing or fails.
+        StartupError: They are not cached, and Maven is missing or fails.
     """
     folder = cache_folder(os.environ)
     if folder.is_dir():
@@ -70,7 +70,7 @@ def _fetch(folder: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise StartupError(
-            f"Kafka's jars are not in {folder} and there is no mvn to fetch them: {INSTALL_ADVICE}"
+            f"Kafka's jars are not in {folder}, and there is no mvn to download them: {INSTALL_ADVICE}"
         )
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="incomplete-") as parent:
         incomplete = Path(parent) / folder.name
@@ -82,16 +82,16 @@ def _fetch(folder: Path) -> None:
             "dependency:copy-dependencies",
             f"-DoutputDirectory={incomplete}",
         ]
-        fetched = subprocess.run(  # noqa: S603 - every word is ours
+        fetched = subprocess.run(  # noqa: S603 - fixed words and our own paths
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
         if fetched.returncode != 0 or not any(incomplete.glob("kafka_*.jar")):
             raise StartupError(
-                f"mvn could not fetch Kafka's jars: {_reason(fetched.stdout + fetched.stderr)}"
+                f"mvn could not download Kafka's jars: {_reason(fetched.stdout + fetched.stderr)}"
             )
         incomplete.rename(folder)
 
 
 def _reason(maven_output: str) -> str:
     errors = [line for line in maven_output.splitlines() if line.startswith("[ERROR]")]
-    return errors[0].removeprefix("[ERROR]").strip() if errors else f"it said nothing; {INSTALL_ADVICE}"
+    return errors[0].removeprefix("[ERROR]").strip() if errors else f"it printed nothing; {INSTALL_ADVICE}"

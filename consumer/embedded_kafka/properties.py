@@ -1,8 +1,8 @@
-"""What an embedded broker is told: addresses and ``server.properties``. Pure but for ``free_port``.
+"""Ports and ``server.properties`` of an embedded broker. Pure except for ``free_port``.
 
-Every node is broker and controller at once and has three listeners on the loopback: CLIENT for clients,
-INTERNAL for its fellow brokers, CONTROLLER for the quorum. A proxy that stands before CLIENT therefore
-never sits between the nodes themselves.
+Every node is both broker and controller and has three loopback listeners: CLIENT for clients, INTERNAL for
+the other brokers, CONTROLLER for the quorum. A proxy in front of CLIENT therefore never comes between the
+nodes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 LOOPBACK: Final = "127.0.0.1"
 _PORTS: Final = range(20_000, 32_000)
-"""Below the ephemeral range of Linux (32768) and macOS (49152): while a node is down, no outgoing
-connection can take its port, and no client's retry can connect to itself."""
+"""Below the ephemeral ports of Linux (32768) and macOS (49152). While a node is down, no outgoing connection
+can take its port, and no client's retry can connect to itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One broker's number and ports, the same across restarts."""
+    """A broker's id and ports, which stay the same across restarts."""
 
     node_id: int
     client_port: int
@@ -33,12 +33,12 @@ class Node:
 
     @property
     def client_address(self) -> str:
-        """Where the broker listens for clients."""
+        """The address where the broker listens for clients."""
         return f"{LOOPBACK}:{self.client_port}"
 
 
 def free_port() -> int:
-    """Find a loopback port that nothing listens on."""
+    """Return a loopback port that nothing listens on."""
     while True:
         port = secrets.choice(_PORTS)
         with socket.socket() as probe:
@@ -50,7 +50,7 @@ def free_port() -> int:
 
 
 def choose_nodes(brokers: int) -> list[Node]:
-    """Number the nodes from 1 and give each its own three free ports."""
+    """Return nodes, numbered from 1, each with three free ports."""
     ports: set[int] = set()
     while len(ports) < 3 * brokers:
         ports.add(free_port())
@@ -63,14 +63,14 @@ def choose_nodes(brokers: int) -> list[Node]:
 def server_properties(
     node: Node, nodes: Sequence[Node], *, log_dir: Path, advertised: str, extra: Mapping[str, str]
 ) -> str:
-    """Write the node's ``server.properties``.
+    """Return the node's ``server.properties``.
 
     Args:
-        node: the node itself.
-        nodes: every node of the cluster, the node among them.
-        log_dir: where the topics' data goes.
-        advertised: ``host:port`` that clients are told to connect to.
-        extra: properties that are added or win over ours.
+        node: The node.
+        nodes: All nodes of the cluster, including this one.
+        log_dir: The folder for the topics' data.
+        advertised: The ``host:port`` that clients connect to.
+        extra: Properties to add or override.
     """
     replicas = str(min(3, len(nodes)))
     in_sync = str(min(2, len(nodes)))
@@ -95,18 +95,18 @@ def server_properties(
         "transaction.state.log.min.isr": in_sync,
         "share.coordinator.state.topic.replication.factor": replicas,
         "share.coordinator.state.topic.min.isr": in_sync,
-        # A consumer gets its partitions at once instead of after 3 s.
+        # Assign partitions to a consumer at once instead of after 3 s.
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
-        # A killed broker can't come back before its old registration has expired (9 s by default).
+        # A killed broker cannot restart before its old registration expires (9 s by default).
         "broker.session.timeout.ms": "2000",
         "broker.heartbeat.interval.ms": "400",
-        # Fewer and smaller files: first use of groups and transactions stays quick.
+        # Fewer and smaller files make the first use of groups and transactions quick.
         "offsets.topic.num.partitions": "5",
         "transaction.state.log.num.partitions": "5",
         "log.segment.bytes": str(128 * 1024 * 1024),
         "log.index.size.max.bytes": str(1024 * 1024),
-        # The default of 128 MiB would be a quarter of the heap.
+        # The default of 128 MiB is a quarter of the heap.
         "log.cleaner.dedupe.buffer.size": str(8 * 1024 * 1024),
         "num.network.threads": "2",
         "num.io.threads": "4",

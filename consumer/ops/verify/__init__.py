@@ -1,4 +1,4 @@
-"""The oracle: was every event decided exactly once, and every prediction logged exactly once?
+"""Verify the guarantees: every event decided exactly once, every prediction logged exactly once.
 
-It shares the schemas, the settings and the Kafka client with the stream, and no other code.
+The verifier shares the schemas, the settings and the Kafka client with the stream, and no other code.
 """

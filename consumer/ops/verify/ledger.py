@@ -1,7 +1,7 @@
-"""Which offsets of a topic there are, and how often, and in what order, a view of it shows each. Pure.
+"""Count how often, and in what order, a view of a topic shows each of the topic's offsets. Pure.
 
-The same book is kept twice: events as seen in predictions and dead letters, and predictions as seen in
-the audit log. It takes six bytes per offset and keeps no record.
+There are two ledgers: one of the events, shown by predictions and dead letters, and one of the
+predictions, shown by the audit log. A ledger takes six bytes per offset and keeps no record.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST_SIGHTINGS: Final = 255
-"""More are counted as so many."""
+_MAX_TIMES_SEEN: Final = 255
+"""Counting stops here."""
 
 
 @dataclass(frozen=True, slots=True)
 class _PartitionOffsets:
-    """One partition from offset ``begin`` on; all arrays have a place per offset.
+    """The ledger of one partition. Index i of each array is offset ``start + i``.
 
     Attributes:
-        begin: first offset that the topic still has.
-        expected: bool, whether there is a record (a transaction's marker is none).
-        sightings: uint8, how often the view shows it.
-        digests: uint32, of what the view must repeat.
+        start: The first offset that the topic still has.
+        expected: bool, whether there is a record (a transaction marker is not one).
+        times_seen: uint8, how often the view shows it.
+        digests: uint32, the digest that the view must repeat.
     """
 
-    begin: int
+    start: int
     expected: NDArray[np.bool_]
-    sightings: NDArray[np.uint8]
+    times_seen: NDArray[np.uint8]
     digests: NDArray[np.uint32]
 
 
 @dataclass(slots=True)
 class SeenReport:
-    """What n rows of a view gave; each attribute lists rows.
+    """The result for n rows of a view; each attribute lists row numbers.
 
     Attributes:
-        known: they show a record that is there.
-        out_of_order: of these, first to show theirs, after a row that showed a later record.
-        altered: of these, with a digest that is not the original's.
-        unknown: they show an offset at which there is no record.
+        known: Rows that show an existing record.
+        out_of_order: Known rows that show a record for the first time, after a row with a later record.
+        altered: Known rows with another digest than the record's.
+        unknown: Rows that show an offset without a record.
     """
 
     known: list[int] = field(default_factory=list)
@@ -52,35 +52,35 @@ class SeenReport:
 
 
 class OffsetLedger:
-    """The book of one topic.
+    """The ledger of one topic.
 
     Args:
-        ranges: first offset and end (exclusive) of each partition.
+        ranges: The first offset and the end (exclusive) of each partition.
     """
 
     def __init__(self, ranges: dict[int, tuple[int, int]]) -> None:
-        self._pages = {
+        self._partitions = {
             partition: _PartitionOffsets(
-                begin,
-                np.zeros(end - begin, np.bool_),
-                np.zeros(end - begin, np.uint8),
-                np.zeros(end - begin, np.uint32),
+                start,
+                np.zeros(stop - start, np.bool_),
+                np.zeros(stop - start, np.uint8),
+                np.zeros(stop - start, np.uint32),
             )
-            for partition, (begin, end) in ranges.items()
+            for partition, (start, stop) in ranges.items()
         }
         self._highest: dict[tuple[Hashable, int], int] = {}
 
     def expect(self, partition: int, offsets: NDArray[np.int64], digests: NDArray[np.uint32]) -> None:
-        """Note records of the topic, all within its range.
+        """Enter records of the topic, all within its range.
 
         Args:
-            partition: theirs.
-            offsets: int64 (n,).
-            digests: uint32 (n,), of what a view must repeat.
+            partition: The partition of all records.
+            offsets: int64 (n,), the records' offsets.
+            digests: uint32 (n,), the digests that a view must repeat.
         """
-        page = self._pages[partition]
-        page.expected[offsets - page.begin] = True
-        page.digests[offsets - page.begin] = digests
+        ledger = self._partitions[partition]
+        ledger.expected[offsets - ledger.start] = True
+        ledger.digests[offsets - ledger.start] = digests
 
     def record_seen(
         self,
@@ -90,82 +90,85 @@ class OffsetLedger:
         digests: NDArray[np.uint32],
         comparable: NDArray[np.bool_] | None = None,
     ) -> SeenReport:
-        """Note what a view shows, after everything was expected.
+        """Enter the rows of a view, after all records were entered.
 
-        Rows that show an offset before the first or after the last of the range are left out.
+        Rows with an offset outside the partition's range are ignored.
 
         Args:
-            sequence: names an ordered run of rows in which each partition's offsets must rise.
-            partitions: int64 (n,), of the originals.
-            offsets: int64 (n,), of the originals.
-            digests: uint32 (n,), of what the view repeats.
-            comparable: bool (n,), whether the digest is there to compare; by default always.
+            sequence: Names an ordered run of rows, in which each partition's offsets must rise.
+            partitions: int64 (n,), the partition of the record that each row shows.
+            offsets: int64 (n,), the offset of the record that each row shows.
+            digests: uint32 (n,), the digest in each row.
+            comparable: bool (n,), whether each digest can be compared; by default all can.
         """
-        found = SeenReport()
+        report = SeenReport()
         for partition in np.unique(partitions).tolist():
             rows = np.flatnonzero(partitions == partition)
-            page = self._pages.get(partition)
-            if page is None:
-                found.unknown += rows.tolist()
+            ledger = self._partitions.get(partition)
+            if ledger is None:
+                report.unknown += rows.tolist()
                 continue
-            places = offsets[rows] - page.begin
-            inside = (places >= 0) & (places < len(page.expected))
-            rows, places = rows[inside], places[inside]
-            there = page.expected[places]
-            found.unknown += rows[~there].tolist()
-            rows, places = rows[there], places[there]
-            found.known += rows.tolist()
-            same = digests[rows] == page.digests[places]
+            indices = offsets[rows] - ledger.start
+            inside = (indices >= 0) & (indices < len(ledger.expected))
+            rows, indices = rows[inside], indices[inside]
+            exists = ledger.expected[indices]
+            report.unknown += rows[~exists].tolist()
+            rows, indices = rows[exists], indices[exists]
+            report.known += rows.tolist()
+            same = digests[rows] == ledger.digests[indices]
             if comparable is not None:
                 same |= ~comparable[rows]
-            found.altered += rows[~same].tolist()
-            found.out_of_order += rows[self._late(sequence, partition, page, places)].tolist()
-            _count(page, places)
-        return found
+            report.altered += rows[~same].tolist()
+            report.out_of_order += rows[self._late(sequence, partition, ledger, indices)].tolist()
+            _count(ledger, indices)
+        return report
 
     def _late(
-        self, sequence: Hashable, partition: int, page: _PartitionOffsets, places: NDArray[np.int64]
+        self, sequence: Hashable, partition: int, ledger: _PartitionOffsets, indices: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Return which of the rows, (n,), come after a higher one of their sequence and are no repeats."""
-        if not len(places):
-            return places
+        """Return the rows, (k,), that come after a higher index of their sequence and are not repeats.
+
+        For the indices 3 5 4 5 the highest index before each row is -1 3 5 5: row 2 is late.
+        """
+        if not len(indices):
+            return indices
         before = self._highest.get((sequence, partition), -1)
-        highest = np.maximum.accumulate(np.concatenate(([before], places)))
+        highest = np.maximum.accumulate(np.concatenate(([before], indices)))
         self._highest[sequence, partition] = int(highest[-1])
-        late = np.flatnonzero(places < highest[:-1])
+        late = np.flatnonzero(indices < highest[:-1])
         if not len(late):
             return late
-        first_rows = np.unique(places, return_index=True)[1]
-        new: NDArray[np.bool_] = np.isin(late, first_rows) & (page.sightings[places[late]] == 0)
+        first_rows = np.unique(indices, return_index=True)[1]
+        new: NDArray[np.bool_] = np.isin(late, first_rows) & (ledger.times_seen[indices[late]] == 0)
         return np.compress(new, late)
 
     def missing(self, limit: int) -> tuple[int, list[tuple[int, int]]]:
-        """Return how many records are in no view, and the first partitions and offsets."""
-        return self._select(limit, lambda page: page.expected & (page.sightings == 0))
+        """Return the number of records in no view, and the first positions (partition, offset)."""
+        return self._select(limit, lambda ledger: ledger.expected & (ledger.times_seen == 0))
 
     def doubled(self, limit: int) -> tuple[int, list[tuple[int, int]]]:
-        """Return how many records are there more than once, and the first partitions and offsets."""
-        return self._select(limit, lambda page: page.sightings > 1)
+        """Return the number of records seen more than once, and the first positions (partition, offset)."""
+        return self._select(limit, lambda ledger: ledger.times_seen > 1)
 
     def missing_at_end(self) -> int:
-        """Return how many of the missing come after the last seen one of their partition."""
+        """Return the number of missing records after the last seen one of their partition."""
         total = 0
-        for page in self._pages.values():
-            seen = np.flatnonzero(page.sightings)
-            total += int(page.expected[seen[-1] + 1 if len(seen) else 0 :].sum())
+        for ledger in self._partitions.values():
+            seen = np.flatnonzero(ledger.times_seen)
+            total += int(ledger.expected[seen[-1] + 1 if len(seen) else 0 :].sum())
         return total
 
     def _select(
         self, limit: int, rule: Callable[[_PartitionOffsets], NDArray[np.bool_]]
     ) -> tuple[int, list[tuple[int, int]]]:
         count, first = 0, []
-        for partition, page in sorted(self._pages.items()):
-            places = np.flatnonzero(rule(page))
-            count += len(places)
-            first += [(partition, int(place) + page.begin) for place in places[:limit]]
+        for partition, ledger in sorted(self._partitions.items()):
+            indices = np.flatnonzero(rule(ledger))
+            count += len(indices)
+            first += [(partition, index + ledger.start) for index in indices[:limit].tolist()]
         return count, first[:limit]
 
 
-def _count(page: _PartitionOffsets, places: NDArray[np.int64]) -> None:
-    unique, times = np.unique(places, return_counts=True)
-    page.sightings[unique] = np.minimum(page.sightings[unique] + times, _MOST_SIGHTINGS)
+def _count(ledger: _PartitionOffsets, indices: NDArray[np.int64]) -> None:
+    unique, times = np.unique(indices, return_counts=True)
+    ledger.times_seen[unique] = np.minimum(ledger.times_seen[unique] + times, _MAX_TIMES_SEEN)

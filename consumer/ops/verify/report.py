@@ -1,4 +1,4 @@
-"""What the oracle found, for programs and for people."""
+"""The result of a verification."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Final
 
 MEANINGS: Final = {
     "missing": "events in neither predictions nor dead letters",
-    "doubled": "events that were decided more than once",
+    "doubled": "events decided more than once",
     "out_of_order": "predictions or dead letters after one of a later event of their partition",
     "wrong_key": "predictions or dead letters whose key is not the event's",
-    "unknown_source": "predictions or dead letters of events that are not there",
-    "unreadable": "records that are no prediction or no dead letter",
+    "unknown_source": "predictions or dead letters of events that do not exist",
+    "unreadable": "records that are no valid prediction or dead letter",
     "log_missing": "predictions without a line in the audit log",
     "log_doubled": "predictions with more than one line",
     "log_out_of_order": "lines after one of a later prediction of their partition",
-    "log_altered": "lines that say something else than their prediction",
-    "log_foreign": "lines of predictions that are not in the topic",
-    "log_unreadable": "lines that are no audit line",
+    "log_altered": "lines that differ from their prediction",
+    "log_foreign": "lines of predictions that the topic does not have",
+    "log_unreadable": "lines that are no valid audit line",
 }
-"""Everything that must not be."""
+"""The violations of the guarantees."""
 
 
 @dataclass(slots=True)
 class Finding:
-    """One kind of thing that must not be.
+    """The violations of one kind.
 
     Attributes:
-        count: how many there are.
-        examples: where the first of them are.
+        count: Their number.
+        examples: The positions of the first of them.
     """
 
     count: int = 0
@@ -38,18 +38,18 @@ class Finding:
 
 @dataclass(slots=True)
 class VerifyReport:
-    """The answer.
+    """The result of a verification.
 
     Attributes:
-        examples: how many places to keep of each kind of finding.
-        events: committed events in the topic.
-        predictions: predictions of these events.
-        dead_letters: dead letters of these events by code.
-        prediction_records: all predictions in the topic, those asked for over HTTP included.
-        http_predictions: predictions asked for over HTTP.
-        log_lines: lines of these prediction records; ``None`` if the log was not looked at.
-        findings: by name, see :data:`MEANINGS`.
-        notes: what else a reader of the answer should know.
+        examples: The number of positions to keep for each kind of violation.
+        events: The number of committed events in the topic.
+        predictions: The number of predictions of these events.
+        dead_letters: The number of dead letters of these events, by code.
+        prediction_records: The number of all predictions in the topic, including those of the HTTP API.
+        http_predictions: The number of predictions of the HTTP API.
+        log_lines: The number of audit lines of these predictions; ``None`` if the log was not read.
+        findings: The violations by name, see :data:`MEANINGS`.
+        notes: Remarks for the reader.
     """
 
     examples: int = 10
@@ -62,54 +62,54 @@ class VerifyReport:
     findings: dict[str, Finding] = field(default_factory=lambda: {name: Finding() for name in MEANINGS})
     notes: list[str] = field(default_factory=list)
 
-    def find(self, name: str, count: int, places: Sequence[str]) -> None:
-        """Add to a kind of finding.
+    def add(self, name: str, count: int, positions: Sequence[str]) -> None:
+        """Add violations.
 
         Args:
-            name: of the kind.
-            count: how many more there are.
-            places: where the first of them are.
+            name: The kind of violation.
+            count: The number of violations to add.
+            positions: The positions of the first of them.
         """
         finding = self.findings[name]
         finding.count += count
-        finding.examples += places[: max(self.examples - len(finding.examples), 0)]
+        finding.examples += positions[: max(self.examples - len(finding.examples), 0)]
 
     def count(self, name: str) -> int:
-        """Return how many there are of a kind."""
+        """Return the number of violations of a kind."""
         return self.findings[name].count
 
     @property
     def n_dead_letters(self) -> int:
-        """Dead letters of all codes."""
+        """The number of dead letters, over all codes."""
         return sum(self.dead_letters.values())
 
     @property
     def missing(self) -> int:
-        """Events that were lost, or predictions that the log lost."""
+        """The number of lost events and of predictions that the log lost."""
         return self.count("missing") + self.count("log_missing")
 
     @property
     def doubled(self) -> int:
-        """Events that were decided, or predictions that were logged, more than once."""
+        """The number of events decided, and of predictions logged, more than once."""
         return self.count("doubled") + self.count("log_doubled")
 
     @property
     def out_of_order(self) -> int:
-        """Records or lines in the wrong order."""
+        """The number of records and lines in the wrong order."""
         return self.count("out_of_order") + self.count("log_out_of_order")
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was found that must not be."""
+        """Whether there is no violation."""
         return not any(finding.count for finding in self.findings.values())
 
     def problem(self) -> str:
-        """Say in one line what does not hold."""
+        """Summarize the violations in one line."""
         found = [f"{name} {finding.count}" for name, finding in self.findings.items() if finding.count]
-        return f"the promise does not hold: {', '.join(found)}; the places are listed above"
+        return f"the guarantees do not hold: {', '.join(found)}; the positions are listed above"
 
     def lines(self) -> list[str]:
-        """Say everything, a fact a line."""
+        """Format the result, one fact per line."""
         decided = self.predictions + self.n_dead_letters
         sign = "=" if decided == self.events else "but"
         text = [

@@ -153,7 +153,7 @@ class _Verification:
         """Hold outputs against the events; return which of ``observed`` are of events that are there."""
         verdict, known = self._verdict, []
         for row, reason in observed.unreadable:
-            verdict.find("unreadable", 1, [f"{_place(records[row])} ({reason})"])
+            verdict.add("unreadable", 1, [f"{_place(records[row])} ({reason})"])
         own = np.array([records[row].partition() for row in observed.rows.tolist()], np.int64)
         for partition in np.unique(own).tolist():
             rows = np.flatnonzero((own == partition) & (observed.partitions >= 0))
@@ -176,14 +176,14 @@ class _Verification:
                     f"of event {observed.partitions[i]}@{observed.offsets[i]}"
                     for i in first
                 ]
-                verdict.find(name, len(which), places)
+                verdict.add(name, len(which), places)
         return known
 
     def _conclude_events(self) -> None:
         verdict, topic = self._verdict, self._topics.events
         for name, select in (("missing", self._events.missing), ("doubled", self._events.doubled)):
             count, places = select(verdict.examples)
-            verdict.find(name, count, [f"{topic} {partition}@{offset}" for partition, offset in places])
+            verdict.add(name, count, [f"{topic} {partition}@{offset}" for partition, offset in places])
         if at_end := self._events.missing_at_end():
             verdict.notes.append(
                 f"{at_end} of the missing are the last events of their partitions: not decided yet, or lost"
@@ -199,7 +199,7 @@ class _Verification:
         for name, number, lines in audit_log_lines(self._log_path):
             observed = observe_lines(lines, topic)
             for row, reason in observed.unreadable:
-                verdict.find("log_unreadable", 1, [f"{name}:{number + row} ({reason})"])
+                verdict.add("log_unreadable", 1, [f"{name}:{number + row} ({reason})"])
             found = self._predictions.record_seen(
                 "log", observed.partitions, observed.offsets, observed.digests
             )
@@ -210,7 +210,7 @@ class _Verification:
                 ("log_foreign", found.unknown),
             ):
                 first = observed.rows[which[: verdict.examples]].tolist()
-                verdict.find(kind, len(which), [f"{name}:{number + row}" for row in first])
+                verdict.add(kind, len(which), [f"{name}:{number + row}" for row in first])
 
     def _conclude_log(self) -> None:
         verdict, topic = self._verdict, self._topics.predictions
@@ -219,7 +219,7 @@ class _Verification:
             ("log_doubled", self._predictions.doubled),
         ):
             count, places = select(verdict.examples)
-            verdict.find(name, count, [f"{topic} {partition}@{offset}" for partition, offset in places])
+            verdict.add(name, count, [f"{topic} {partition}@{offset}" for partition, offset in places])
         if at_end := self._predictions.missing_at_end():
             verdict.notes.append(
                 f"{at_end} of the predictions without a line are the last of their partitions: "

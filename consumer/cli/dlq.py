@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
@@ -15,12 +15,13 @@ from consumer.cli.context import Context
 from consumer.cli.formatting import parse_partition_offset, parse_time, shortened
 from consumer.errors import BadInputError, UsageError
 from consumer.kafka import client_config
+from consumer.kafka.admin import Ranges
 from consumer.kafka.writer_schemas import writer_schemas
-from consumer.ops.dlq.dead_letter import CODES, DeadLetterRecord, Unreplayable, original
-from consumer.ops.dlq.plan import ReplayItem
-from consumer.ops.dlq.preview import Preview
-from consumer.ops.dlq.replay import Replay
-from consumer.ops.dlq.topic import letters_between, listing, ranges_since, read_letter
+from consumer.ops.dlq.dead_letter import CODES, DeadLetterRecord, NotReplayable, original_event
+from consumer.ops.dlq.plan import Replayed, accept_all
+from consumer.ops.dlq.preview import RejectionPreview
+from consumer.ops.dlq.replay import NewestEvents, Replay
+from consumer.ops.dlq.topic import list_dead_letters, ranges_since, read_dead_letter, read_dead_letters
 from consumer.printable import hex_lines, printable
 from consumer.settings import Settings
 
@@ -34,7 +35,23 @@ _REASON_CHARACTERS: Final = 110
 
 Codes = Annotated[
     list[str] | None,
-    typer.Option("--code", help="Only dead letters of this code; may be repeated.", metavar="CODE"),
+    typer.Option("--code", help="Only dead letters with this code. Repeatable.", metavar="CODE"),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        help="Only dead letters since then: a time such as 2026-01-31T12:00Z, or an age: 24h, 7d, 30m.",
+        metavar="T",
+    ),
+]
+Partition = Annotated[
+    int | None, typer.Option(help="Only this partition of the dead-letter topic.", min=0, metavar="N")
+]
+Position = Annotated[
+    str | None,
+    typer.Argument(
+        help="Only the dead letter at this position.", metavar="[PARTITION:OFFSET]", show_default=False
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 
@@ -48,93 +65,108 @@ def add_to(app: typer.Typer) -> None:
 def list_letters(
     context: typer.Context,
     code: Codes = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            help="Only newer ones: a time such as 2026-01-31T12:00Z, or 24h, 7d, 30m ago.", metavar="T"
-        ),
-    ] = None,
-    partition: Annotated[int | None, typer.Option(help="Only this partition of the topic.", min=0)] = None,
-    limit: Annotated[int, typer.Option(help="How many of the newest to print.", min=0)] = 20,
+    since: Since = None,
+    partition: Partition = None,
+    limit: Annotated[int, typer.Option(help="How many of the newest to print.", min=0, metavar="N")] = 20,
     as_json: Json = False,
 ) -> None:
     """Count the dead letters by code, and print the newest."""
-    codes = _codes(code)
-    settings = _settings(context)
-    client, topic = client_config.common(settings.kafka), settings.topics.dead_letters
-    moment = parse_time(since, datetime.now(UTC), "--since")
-    since_ms = None if moment is None else int(moment.timestamp() * 1000)
-    ranges = ranges_since(client, topic, since_ms, partition)
-    letters = (letter for batch in letters_between(client, topic, ranges) for letter in batch)
-    found = listing(letters, codes, limit)
+    codes, settings = _codes(code), _settings(context)
+    topic = settings.topics.dead_letters
+    listing = list_dead_letters(_read(settings, since, partition), codes, limit)
     if as_json:
-        newest = [letter.as_json() for letter in found.newest]
-        typer.echo(json.dumps({"topic": topic, "counts": found.counts, "newest": newest}, indent=2))
+        newest = [dead_letter.as_json() for dead_letter in listing.newest]
+        typer.echo(json.dumps({"topic": topic, "counts": listing.counts, "newest": newest}, indent=2))
         return
-    total = sum(found.counts.values())
+    total = sum(listing.counts.values())
     typer.echo(f"{topic}: {total} dead letter{'' if total == 1 else 's'}")
-    for name, count in found.counts.items():
+    for name, count in listing.counts.items():
         typer.echo(f"  {name:<16} {count:>9}")
-    for letter in found.newest:
-        reason = shortened(letter.reason, _REASON_CHARACTERS)
-        typer.echo(f"{letter.place}  {letter.written_at}  {letter.code}  event {letter.source}  {reason}")
+    for dead_letter in listing.newest:
+        reason = shortened(dead_letter.reason, _REASON_CHARACTERS)
+        position, written_at = dead_letter.position, dead_letter.written_at
+        typer.echo(f"{position}  {written_at}  {dead_letter.code}  event {dead_letter.source}  {reason}")
 
 
 @dlq.command(epilog="Example: purchase-stream dlq show 0:1234")
 def show(
     context: typer.Context,
-    place: Annotated[
-        str, typer.Argument(help="Where it is in the dead-letter topic.", metavar="PARTITION:OFFSET")
+    position: Annotated[
+        str, typer.Argument(help="The position in the dead-letter topic.", metavar="PARTITION:OFFSET")
     ],
     as_json: Json = False,
 ) -> None:
     """Print one dead letter: the reason, the decoded event, the headers, the raw bytes."""
-    at = parse_partition_offset(place)
-    settings = _settings(context)
-    letter = read_letter(client_config.common(settings.kafka), settings.topics.dead_letters, *at)
+    at, settings = parse_partition_offset(position), _settings(context)
+    topic = settings.topics.dead_letters
+    dead_letter = read_dead_letter(client_config.common(settings.kafka), topic, *at)
     if as_json:
-        typer.echo(json.dumps(letter.as_json(), indent=2))
+        typer.echo(json.dumps(dead_letter.as_json(), indent=2))
         return
-    for line in _described(letter, settings):
-        typer.echo(line)
+    for line in _describe(dead_letter, topic):
+        typer.echo(printable(line))
 
 
 @dlq.command(epilog="Example: purchase-stream dlq replay --code unknown_schema --dry-run")
 def replay(
     context: typer.Context,
+    position: Position = None,
     code: Codes = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many events.", min=1)] = None,
+    since: Since = None,
+    partition: Partition = None,
+    limit: Annotated[
+        int | None, typer.Option(help="The largest number of events to send.", min=1, metavar="N")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="The largest number of events per second.", min=0.1, metavar="EVENTS/S"),
+    ] = None,
+    skip_stale: Annotated[
+        bool, typer.Option("--skip-stale", help="Skip events whose student has sent a newer one since.")
+    ] = False,
+    include_rejected: Annotated[
+        bool, typer.Option("--include-rejected", help="Also send events that would be rejected again.")
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Send nothing; say what would be sent, and become of it.")
+        bool, typer.Option("--dry-run", help="Send nothing; print what would be sent.")
     ] = False,
 ) -> None:
     """Send the events of dead letters to the events topic again, byte for byte and exactly once.
 
-    What was replayed before is not replayed again, also when a run was interrupted. Dead letters that do
-    not hold the whole event are named, and the command then ends with exit code 65.
+    Decodes and validates each event first, with the schemas of the scorers' settings, and sends only those
+    that would be accepted; the others stay due. A repeated or interrupted run sends nothing twice. Prints
+    dead letters that do not hold the whole event, and then ends with exit code 65.
     """
-    codes = _codes(code)
-    settings = _settings(context)
+    codes, settings = _codes(code), _settings(context)
+    work = Replay(
+        settings,
+        codes=codes,
+        limit=limit,
+        selected=_selected(settings, position, since, partition),
+        preview=accept_all if include_rejected else RejectionPreview(writer_schemas(settings)),
+        is_stale=NewestEvents(settings).supersede if skip_stale else lambda _: False,
+        rate=rate,
+        on_refused=_print_refused,
+    )
+    _run(work, settings, dry_run=dry_run)
 
-    def on_refused(letter: DeadLetterRecord, why: str) -> None:
-        typer.echo(f"not replayed: {letter.place}  {letter.code}  {printable(why)}", err=True)
 
-    work = Replay(settings, codes=codes, limit=limit, on_refused=on_refused)
+def _run(work: Replay, settings: Settings, *, dry_run: bool) -> None:
+    """Run a replay, and print what happened to the dead letters."""
     try:
         if dry_run:
-            _try_out(work, settings)
+            for _ in work.dry_run():
+                pass
         else:
             work.run()
     except KeyboardInterrupt:
-        raise typer.Abort from None  # what was committed stays, and the next run goes on behind it
+        raise typer.Abort from None  # what was committed stays, and the next run resumes after it
     done = work.replayed
-    sent = sum(done.sent.values())
-    kinds = f" ({_counted(done.sent)})" if sent else ""
-    verb = "would be sent" if dry_run else "sent"
-    typer.echo(f"{sent} event{'' if sent == 1 else 's'} {verb} to {settings.topics.events}{kinds}")
-    for gone in done.expired:
-        typer.echo(f"expired before they were replayed: dead letters {gone}", err=True)
-    if refused := sum(done.refused.values()):
+    for line in _summarize(done, settings.topics.events, dry_run=dry_run):
+        typer.echo(line)
+    for lost in done.expired:
+        typer.echo(f"expired before they were replayed: dead letters {lost}", err=True)
+    if refused := done.refused.total():
         what = "dead letter does" if refused == 1 else "dead letters do"
         raise BadInputError(
             f"{refused} {what} not hold the event as it was ({_counted(done.refused)}), named above;"
@@ -142,51 +174,57 @@ def replay(
         )
 
 
-def _try_out(work: Replay, settings: Settings) -> None:
-    """Say what would become of the events now: they are decoded and validated, and not scored."""
-    forecast = Preview(writer_schemas(settings))
-    batch: list[ReplayItem] = []
-    for due in work.dry_run():
-        batch.append(due)
-        if len(batch) == forecast.BATCH_EVENTS:
-            forecast.add(batch)
-            batch = []
-    forecast.add(batch)
-    for line in forecast.lines():
-        typer.echo(line)
+def _summarize(done: Replayed, events_topic: str, *, dry_run: bool) -> Iterator[str]:
+    if dry_run:
+        for code, count in done.sent.most_common():
+            yield f"{code}: {count} would be accepted now"
+    for (code, new_code), count in done.held.most_common():
+        yield f"{code}: {count} would be rejected again as {new_code}; not sent"
+    for code, count in done.stale.most_common():
+        yield f"{code}: {count} superseded by a newer event of the same student; skipped"
+    sent = done.sent.total()
+    codes = f" ({_counted(done.sent)})" if sent else ""
+    verb = "would be sent" if dry_run else "sent"
+    yield f"{sent} event{'' if sent == 1 else 's'} {verb} to {events_topic}{codes}"
 
 
-def _described(letter: DeadLetterRecord, settings: Settings) -> Iterable[str]:
-    """Say everything about a dead letter, a fact a line."""
-    yield f"dead letter {letter.place} of {settings.topics.dead_letters}, written {letter.written_at}"
-    yield f"key: {'none' if letter.key is None else printable(letter.key.decode(errors='backslashreplace'))}"
-    body = letter.body
+def _print_refused(dead_letter: DeadLetterRecord, reason: str) -> None:
+    typer.echo(f"not replayed: {dead_letter.position}  {dead_letter.code}  {printable(reason)}", err=True)
+
+
+def _describe(dead_letter: DeadLetterRecord, topic: str) -> Iterator[str]:
+    """Yield everything about a dead letter, one fact per line. The caller must escape the lines."""
+    yield f"dead letter {dead_letter.position} of {topic}, written {dead_letter.written_at}"
+    yield f"key: {_text(dead_letter.key, 'none')}"
+    body = dead_letter.body
     if body is None:
-        yield "no dead letter of Purchase Stream; the value is"
-        yield from hex_lines(letter.value or b"")
+        yield "not a dead letter of Purchase Stream; the value is"
+        yield from hex_lines(dead_letter.value or b"")
         return
     source = body["source"]
-    yield f"event: {letter.source} of {printable(source['topic'])}"
-    yield f"code: {printable(body['code'])} ({body.get('status')}), rejected {body.get('rejected_at')}"
+    yield f"event: {dead_letter.source} of {source['topic']}"
+    yield f"code: {body['code']} ({body.get('status')}), rejected {body.get('rejected_at')}"
     if isinstance(body["detail"], list):
         yield "detail:"
         for problem in body["detail"]:
-            yield f"  {printable(json.dumps(problem, ensure_ascii=False))}"
+            yield f"  {json.dumps(problem, ensure_ascii=False)}"
     else:
-        yield f"detail: {printable(str(body['detail']))}"
-    if body.get("event") is not None:
+        yield f"detail: {body['detail']}"
+    event = body.get("event")
+    if isinstance(event, dict):
         yield "decoded:"
-        for name, value in body["event"].items():
-            yield f"  {name}: {printable(json.dumps(value, ensure_ascii=False))}"
+        for name, value in event.items():
+            yield f"  {name}: {json.dumps(value, ensure_ascii=False)}"
+    elif event is not None:
+        yield f"decoded: {json.dumps(event, ensure_ascii=False)}"
     yield "headers:"
-    for name, header in letter.headers:
-        text = "null" if header is None else header.decode(errors="backslashreplace")
-        yield f"  {printable(name)}: {printable(text)}"
+    for name, header in dead_letter.headers:
+        yield f"  {name}: {_text(header, 'null')}"
     try:
-        value = original(letter, source["topic"]).value
-    except Unreplayable as why:
-        yield f"cannot be replayed: {printable(str(why))}"
-        value = _raw_of(body)
+        value = original_event(dead_letter, source["topic"]).value
+    except NotReplayable as reason:
+        yield f"cannot be replayed: {reason}"
+        value = _raw(body)
     if value is None:
         yield "raw: null, a tombstone"
     else:
@@ -194,24 +232,60 @@ def _described(letter: DeadLetterRecord, settings: Settings) -> Iterable[str]:
         yield from hex_lines(value)
 
 
-def _raw_of(body: dict[str, object]) -> bytes:
-    """Return what there is of the event's value."""
+def _text(data: bytes | None, none: str) -> str:
+    return none if data is None else data.decode(errors="backslashreplace")
+
+
+def _raw(body: dict[str, object]) -> bytes:
+    """Return what the dead letter holds of the event's value."""
     try:
         return b64decode(str(body.get("raw") or ""))
     except ValueError:
         return b""
 
 
-def _codes(given: list[str] | None) -> list[str]:
-    """Return the codes that were asked for.
+def _read(settings: Settings, since: str | None, partition: int | None) -> Iterator[DeadLetterRecord]:
+    """Yield the selected dead letters."""
+    client, topic = client_config.common(settings.kafka), settings.topics.dead_letters
+    for dead_letters in read_dead_letters(client, topic, _ranges(settings, since, partition)):
+        yield from dead_letters
+
+
+def _ranges(settings: Settings, since: str | None, partition: int | None) -> Ranges:
+    oldest = parse_time(since, datetime.now(UTC), "--since")
+    since_ms = None if oldest is None else int(oldest.timestamp() * 1000)
+    client = client_config.common(settings.kafka)
+    return ranges_since(client, settings.topics.dead_letters, since_ms, partition)
+
+
+def _selected(
+    settings: Settings, position: str | None, since: str | None, partition: int | None
+) -> Ranges | None:
+    """Return the ranges that the options select; ``None`` selects all.
 
     Raises:
-        UsageError: one of them is none.
+        UsageError: A position is given together with another option.
+        BadInputError: There is no dead letter at the position.
     """
-    for code in given or []:
+    if position is None:
+        return None if since is None and partition is None else _ranges(settings, since, partition)
+    if since is not None or partition is not None:
+        raise UsageError("PARTITION:OFFSET selects one dead letter; leave --since and --partition out")
+    at = parse_partition_offset(position)
+    read_dead_letter(client_config.common(settings.kafka), settings.topics.dead_letters, *at)
+    return {at[0]: (at[1], at[1] + 1)}
+
+
+def _codes(codes: list[str] | None) -> list[str]:
+    """Return the selected codes.
+
+    Raises:
+        UsageError: One of them is not a code.
+    """
+    for code in codes or []:
         if code not in CODES:
             raise UsageError(f"--code {code}: one of {', '.join(CODES)}")
-    return given or []
+    return codes or []
 
 
 def _counted(counts: Counter[str]) -> str:

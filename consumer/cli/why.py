@@ -13,7 +13,7 @@ from consumer.cli.formatting import parse_partition_offset, parse_time
 from consumer.errors import BadInputError, UsageError
 from consumer.kafka.writer_schemas import writer_schemas
 from consumer.ops.why import text
-from consumer.ops.why.lookup import places_of
+from consumer.ops.why.lookup import find_events
 from consumer.ops.why.trace import EventTracer
 from consumer.pipeline.framing import WriterSchemas
 from consumer.printable import printable
@@ -65,7 +65,7 @@ def why(
     else:
         positions = _find_by_id(settings, writers, str(event_id), since)
     tracer = EventTracer(settings, writers)
-    traces = [tracer.tell(*position) for position in positions]
+    traces = [tracer.trace(*position) for position in positions]
     if as_json:
         typer.echo(json.dumps([text.as_json(trace) for trace in traces], indent=2))
     else:
@@ -84,7 +84,7 @@ def _find_by_id(
 ) -> list[tuple[int, int]]:
     oldest = parse_time(since, datetime.now(UTC), "--since")
     assert oldest is not None  # noqa: S101 - the option has a default
-    found = places_of(settings, writers, event_id, int(oldest.timestamp() * 1000))
+    found = find_events(settings, writers, event_id, int(oldest.timestamp() * 1000))
     if not found:
         raise BadInputError(
             f"{settings.topics.events} has no event with id {event_id} since {oldest:%Y-%m-%dT%H:%M:%SZ};"

@@ -105,7 +105,7 @@ def test_killed_again_and_again_it_still_sends_each_event_once(deploy: Callable[
     topic = settings.topics.dead_letters
     killed_in_the_middle = 0
     for _ in range(12):
-        process = service.start("dlq", "replay")
+        process = service.start("dlq", "replay", "--include-rejected")
         seen = _progress(service, topic)
         deadline_s = time.monotonic() + 60
         while process.poll() is None and _progress(service, topic) == seen and time.monotonic() < deadline_s:
@@ -116,7 +116,7 @@ def test_killed_again_and_again_it_still_sends_each_event_once(deploy: Callable[
         process.wait()
         killed_in_the_middle += 0 < _progress(service, topic) < 20_000
     assert killed_in_the_middle
-    assert service.start("dlq", "replay").wait(90) == 0, service.logs()
+    assert service.start("dlq", "replay", "--include-rejected").wait(90) == 0, service.logs()
     assert in_order(replayed(service, 20_000)) == in_order([event for event, _ in rejected])
 
 
@@ -183,7 +183,7 @@ def test_an_event_that_the_broker_does_not_take_costs_its_neighbours_nothing(
     _set_max_message_bytes(service, 100_000)
     refused: list[str] = []
     work = Replay(
-        settings_of(service), on_refused=lambda letter, why: refused.append(f"{letter.place} {why}")
+        settings_of(service), on_refused=lambda letter, why: refused.append(f"{letter.position} {why}")
     )
     assert sum(work.run().sent.values()) == 9
     assert [text.split()[0] for text in refused] == ["0:4"]

@@ -63,7 +63,7 @@ def add(total: VerifyReport, verdict: VerifyReport) -> None:
     if verdict.log_lines is not None:
         total.log_lines = (total.log_lines or 0) + verdict.log_lines
     for name, finding in verdict.findings.items():
-        total.find(name, finding.count, finding.examples)
+        total.add(name, finding.count, finding.examples)
     total.notes += verdict.notes
 
 

@@ -1,1 +1,1 @@
-"""What an operator does with dead letters: look at them, and send their events in again."""
+"""Inspect dead letters, and replay or repair their events."""

@@ -1,4 +1,4 @@
-"""Dead letters as they are read back, and the event that each of them was. Pure."""
+"""Parse dead letters, and restore the events that they carry. Pure."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from consumer.pipeline.dead_letter import DROPPED_HEADER, summarize_detail
 from consumer.pipeline.rejections import Code
 
 OTHER: Final = "other"
-"""In the place of a code: a record that is no dead letter of ours, or has a code that we do not know."""
+"""Stands for the code of a record that is not a dead letter of this service, or has an unknown code."""
 
 CODES: Final = (*(code.value for code in Code), OTHER)
 
 _OWN_HEADERS: Final = ("__dlq.", "dlq.")
+"""Prefixes of the headers that the scorer adds."""
+
 _UNREADABLE_HEADERS: Final = "dlq.error.headers"
-"""Stands for original headers that the client could not read."""
+"""Replaces original headers that the client could not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterRecord:
-    """One record of the dead-letter topic.
+    """A record of the dead-letter topic.
 
     Attributes:
-        partition: where it is, in the dead-letter topic.
-        offset: the same.
-        timestamp_ms: when it was written.
-        key: of the record, and of the event that it was.
-        value: of the record, as it is.
-        headers: of the record, those of the event first.
-        body: the JSON in ``value``; ``None`` if that is no dead letter of ours.
+        partition: The partition of the dead-letter topic.
+        offset: The offset in the dead-letter topic.
+        timestamp_ms: The record's timestamp, in milliseconds since the epoch.
+        key: The record's key, which is the event's key.
+        value: The record's value.
+        headers: The record's headers: the event's, then the scorer's.
+        body: The parsed value; ``None`` if it is not a dead letter of this service.
     """
 
     partition: int
@@ -47,13 +49,13 @@ class DeadLetterRecord:
     body: dict[str, Any] | None = field(repr=False)
 
     @property
-    def place(self) -> str:
-        """Where it is, in one word."""
+    def position(self) -> str:
+        """The position in the dead-letter topic, as ``PARTITION:OFFSET``."""
         return f"{self.partition}:{self.offset}"
 
     @property
     def code(self) -> str:
-        """Why the event was rejected, one of :data:`CODES`."""
+        """The reason code, one of :data:`CODES`."""
         code = self.body["code"] if self.body else OTHER
         return code if code in CODES else OTHER
 
@@ -61,7 +63,7 @@ class DeadLetterRecord:
     def reason(self) -> str:
         """The reason in one line."""
         if self.body is None:
-            return "no dead letter of Purchase Stream"
+            return "not a dead letter of Purchase Stream"
         detail = self.body["detail"]
         try:
             return summarize_detail(detail)
@@ -70,20 +72,19 @@ class DeadLetterRecord:
 
     @property
     def source(self) -> str:
-        """Where the event is, in one word."""
-        return (
-            "?"
-            if self.body is None
-            else f"{self.body['source']['partition']}:{self.body['source']['offset']}"
-        )
+        """The event's position in the events topic, as ``PARTITION:OFFSET``, or ``?``."""
+        if self.body is None:
+            return "?"
+        source = self.body["source"]
+        return f"{source['partition']}:{source['offset']}"
 
     @property
     def written_at(self) -> str:
-        """When it was written, RFC 3339."""
+        """The record's timestamp, RFC 3339."""
         return timestamps.format_ms(self.timestamp_ms)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON values: the body of the contract, and where it is."""
+        """Return the record as JSON values; ``letter`` is the body that the contract describes."""
         return {
             "partition": self.partition,
             "offset": self.offset,
@@ -95,14 +96,14 @@ class DeadLetterRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
-    """The event that a dead letter was, to be sent again as it was.
+class OriginalEvent:
+    """The record of the events topic that a dead letter was made from.
 
     Attributes:
-        partition: of the events topic.
-        key: as it was.
-        value: as it was; ``None`` is a tombstone.
-        headers: as they were.
+        partition: The partition of the events topic.
+        key: The key.
+        value: The value; ``None`` is a tombstone.
+        headers: The headers.
     """
 
     partition: int
@@ -111,16 +112,16 @@ class Original:
     headers: Headers = field(repr=False)
 
 
-class Unreplayable(Exception):  # noqa: N818 - a verdict on a dead letter, not an error of ours
-    """The event cannot be had back from this dead letter; the message says why."""
+class NotReplayable(Exception):  # noqa: N818 - a property of a dead letter, not an error
+    """The dead letter does not carry the whole event; the message says why."""
 
 
 def parse_body(value: bytes | None) -> dict[str, Any] | None:
-    """Read the JSON of a dead letter; ``None`` if it is none of ours."""
+    """Parse the JSON of a dead letter; return ``None`` if it is not one of this service."""
     try:
         body = orjson.loads(value or b"")
         source = body["source"]
-        fits = (
+        is_dead_letter = (
             isinstance(body["code"], str)
             and "detail" in body
             and isinstance(source["topic"], str)
@@ -129,46 +130,46 @@ def parse_body(value: bytes | None) -> dict[str, Any] | None:
         )
     except (ValueError, KeyError, TypeError):
         return None
-    return body if fits else None
+    return body if is_dead_letter else None
 
 
-def original(letter: DeadLetterRecord, events_topic: str) -> Original:
-    """Return the event that a dead letter was, byte for byte.
+def original_event(dead_letter: DeadLetterRecord, events_topic: str) -> OriginalEvent:
+    """Restore the event of a dead letter, byte for byte.
 
     Args:
-        letter: the dead letter.
-        events_topic: where its event must have come from.
+        dead_letter: The dead letter.
+        events_topic: The topic that the event must come from.
 
     Raises:
-        Unreplayable: the dead letter does not hold all of it, or is not of this topic.
+        NotReplayable: The dead letter does not carry the whole event, or the event is of another topic.
     """
-    body = letter.body
+    body = dead_letter.body
     if body is None:
-        raise Unreplayable("it is no dead letter of Purchase Stream")
+        raise NotReplayable("it is no dead letter of Purchase Stream")
     source = body["source"]
     if source["topic"] != events_topic:
-        raise Unreplayable(f"its event is of topic {source['topic']}")
-    at = f"the event was {letter.source} of {events_topic}"
+        raise NotReplayable(f"its event is of topic {source['topic']}")
+    event = f"the event was {dead_letter.source} of {events_topic}"
     if body.get("raw_truncated") is not False:
-        raise Unreplayable(f"its raw bytes are truncated; {at}")
-    for name, value in letter.headers:
+        raise NotReplayable(f"its raw bytes are truncated; {event}")
+    for name, value in dead_letter.headers:
         if name == DROPPED_HEADER:
-            raise Unreplayable(f"it had no room for the event's {(value or b'').decode()}; {at}")
+            raise NotReplayable(f"it had no room for the event's {(value or b'').decode()}; {event}")
         if name == _UNREADABLE_HEADERS:
-            raise Unreplayable(f"the event's headers could not be read; {at}")
-    return Original(
+            raise NotReplayable(f"the event's headers could not be read; {event}")
+    return OriginalEvent(
         partition=source["partition"],
-        key=letter.key,
-        value=_raw(body, at),
-        headers=[pair for pair in letter.headers if not pair[0].startswith(_OWN_HEADERS)],
+        key=dead_letter.key,
+        value=_original_value(body, event),
+        headers=[pair for pair in dead_letter.headers if not pair[0].startswith(_OWN_HEADERS)],
     )
 
 
-def _raw(body: dict[str, Any], at: str) -> bytes | None:
+def _original_value(body: dict[str, Any], event: str) -> bytes | None:
     """Return the event's value.
 
     Raises:
-        Unreplayable: the dead letter was changed.
+        NotReplayable: The value does not match its digest.
     """
     raw, digest = body.get("raw"), body.get("raw_sha256")
     if raw is None and digest is None and "raw" in body:
@@ -178,7 +179,7 @@ def _raw(body: dict[str, Any], at: str) -> bytes | None:
     except (ValueError, TypeError):
         value = None
     if raw is None or value is None or sha256(value).hexdigest() != digest:
-        raise Unreplayable(f"its raw bytes are not those of its raw_sha256; {at}")
+        raise NotReplayable(f"its raw bytes are not those of its raw_sha256; {event}")
     return value
 
 

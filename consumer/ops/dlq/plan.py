@@ -1,210 +1,391 @@
-"""How far a replay has come in one partition of the dead-letter topic, code by code. Pure.
+"""Decide which dead letters a replay sends, and remember which ones it has handled. Pure.
 
-A replay of one code passes the others over, and they must not count as replayed. So a group's committed
-offset says from where on there is anything left, and its metadata from where on for each code.
-
-Which dead letters a replay takes, and how far it has come. Pure.
+The progress of a replay is committed as a consumer group's offset in each partition of the dead-letter
+topic. A replay may handle dead letters out of order: one code only, one dead letter only, or only those
+that would be accepted now. So the commit's metadata holds the handled offsets of each code exactly.
 """
 
 from __future__ import annotations
 
+from base64 import b85decode, b85encode
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Self
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
+from typing import Any, Final, Self
+from zlib import compress, decompress
+from zlib import error as zlib_error
 
 import orjson
 
-from consumer.errors import StartupError
-from consumer.ops.dlq.dead_letter import CODES, DeadLetterRecord, Original, Unreplayable, original
+from consumer.errors import BadInputError, StartupError
+from consumer.kafka.admin import Ranges
+from consumer.ops.dlq.dead_letter import CODES, DeadLetterRecord, NotReplayable, OriginalEvent
 
-_NEXT: Final = "next"
+METADATA_MAX_BYTES: Final = 4096
+"""A broker's default limit (offset.metadata.max.bytes)."""
+
+_COMPRESS_FROM: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetSet:
+    """A set of offsets, as sorted ranges that do not touch.
+
+    >>> handled = OffsetSet().add(0, 5).add(7, 9).add(5, 6)
+    >>> handled
+    OffsetSet(ranges=((0, 6), (7, 9)))
+    >>> 6 in handled, 7 in handled, handled.first_missing
+    (False, True, 6)
+    """
+
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    def __contains__(self, offset: int) -> bool:
+        index = bisect_right(self.ranges, offset, key=lambda part: part[0])
+        return index > 0 and offset < self.ranges[index - 1][1]
+
+    @property
+    def first_missing(self) -> int:
+        """The first offset that is not in the set."""
+        return self.ranges[0][1] if self.ranges and self.ranges[0][0] == 0 else 0
+
+    def add(self, start: int, stop: int) -> OffsetSet:
+        """Return the set with a range added."""
+        if start >= stop:
+            return self
+        first = bisect_left(self.ranges, start, key=lambda part: part[1])
+        last = bisect_right(self.ranges, stop, key=lambda part: part[0])
+        if first < last:  # ranges that overlap or touch
+            start, stop = min(start, self.ranges[first][0]), max(stop, self.ranges[last - 1][1])
+        return OffsetSet((*self.ranges[:first], (start, stop), *self.ranges[last:]))
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayPosition:
-    """The next offset to replay, for each of :data:`CODES`."""
+    """The handled offsets of one partition of the dead-letter topic, for each of :data:`CODES`.
 
-    next_offsets: Mapping[str, int]
+    For a code, an offset counts as handled when it has no dead letter of this code.
+    """
+
+    handled: Mapping[str, OffsetSet]
 
     @classmethod
     def at(cls, offset: int) -> Self:
-        """Return the position in front of an offset."""
-        return cls(dict.fromkeys(CODES, offset))
+        """Return the position at which everything before an offset is handled."""
+        return cls(dict.fromkeys(CODES, OffsetSet().add(0, offset)))
 
     @classmethod
-    def read(cls, offset: int, metadata: str | None) -> Self:
-        """Read a position as it was committed; a code that is not named is at the offset.
+    def parse(cls, offset: int, metadata: str | None) -> Self:
+        """Parse a committed position.
 
-        Metadata that is not ours means nothing: whoever resets the group's offset resets it for all.
+        Metadata of another program is ignored: whoever resets the group's offset resets it for all codes.
         """
         try:
-            told = orjson.loads(metadata or "")[_NEXT]
-            known = {code: int(told[code]) for code in CODES if code in told}
-        except (ValueError, KeyError, TypeError):
-            known = {}
-        return cls({code: max(known.get(code, offset), offset) for code in CODES})
+            committed = _decode(metadata or "")
+            nexts, handled = committed.get("next", {}), committed.get("handled", {})
+            return cls(
+                {
+                    code: _from_steps([0, max(offset, int(nexts.get(code, 0))), *handled.get(code, ())])
+                    for code in CODES
+                }
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, zlib_error):
+            return cls.at(offset)
 
     @property
     def offset(self) -> int:
-        """From here on there may be something left; this is what is committed."""
-        return min(self.next_offsets.values())
+        """The offset to commit: the first one that may not be handled."""
+        return min(offsets.first_missing for offsets in self.handled.values())
+
+    @property
+    def stop(self) -> int:
+        """The end of the handled offsets."""
+        return max((offsets.ranges[-1][1] for offsets in self.handled.values() if offsets.ranges), default=0)
 
     @property
     def metadata(self) -> str:
-        """What is committed beside the offset: the codes that are further."""
-        ahead = {code: at for code, at in self.next_offsets.items() if at > self.offset}
-        return orjson.dumps({_NEXT: ahead}).decode() if ahead else ""
+        """The metadata to commit: what each code has handled beyond :attr:`offset`."""
+        position: dict[str, dict[str, object]] = {}
+        for code, offsets in self.handled.items():
+            if offsets.first_missing > self.offset:
+                position.setdefault("next", {})[code] = offsets.first_missing
+            if len(offsets.ranges) > (offsets.first_missing > 0):
+                position.setdefault("handled", {})[code] = _to_steps(offsets)
+        return _encode(position) if position else ""
 
     def is_due(self, code: str, offset: int) -> bool:
-        """Tell whether a dead letter was not replayed yet."""
-        return offset >= self.next_offsets[code]
+        """Return whether a dead letter is not handled yet."""
+        return offset not in self.handled[code]
 
     def first_due(self, codes: Iterable[str]) -> int:
-        """Return from where on there may be something left of these codes."""
-        return min(self.next_offsets[code] for code in codes)
+        """Return the first offset that may not be handled for some of these codes."""
+        return min(self.handled[code].first_missing for code in codes)
 
-    def after(self, codes: Iterable[str], offset: int) -> ReplayPosition:
-        """Return the position once all dead letters of these codes before an offset are replayed."""
-        moved = {code: max(self.next_offsets[code], offset) for code in codes}
-        return ReplayPosition({**self.next_offsets, **moved})
+    def add(self, codes: Iterable[str], start: int, stop: int) -> ReplayPosition:
+        """Return the position after these codes are handled in a range of offsets."""
+        added = {code: self.handled[code].add(start, stop) for code in codes}
+        return ReplayPosition({**self.handled, **added})
 
 
-Refused = Callable[[DeadLetterRecord, str], None]
-"""Told of every dead letter that cannot be replayed, and why, before the replay passes it."""
+def _to_steps(offsets: OffsetSet) -> list[int]:
+    """Return the ranges after the first missing offset as steps: gap, length, gap, length, …."""
+    bounds = [offsets.first_missing]
+    for start, stop in offsets.ranges:
+        if start > 0:
+            bounds += [start, stop]
+    return [stop - start for start, stop in pairwise(bounds)]
+
+
+def _from_steps(steps: Sequence[int]) -> OffsetSet:
+    """Return the ranges that are described by gap, length, gap, length, …."""
+    bounds = list(accumulate(steps))
+    offsets = OffsetSet()
+    for start, stop in zip(bounds[::2], bounds[1::2], strict=True):
+        offsets = offsets.add(start, stop)
+    return offsets
+
+
+def _encode(position: object) -> str:
+    text = orjson.dumps(position)
+    if len(text) < _COMPRESS_FROM:
+        return text.decode()
+    return orjson.dumps({"z": b85encode(compress(text, 9)).decode()}).decode()
+
+
+def _decode(metadata: str) -> dict[str, Any]:
+    position: dict[str, Any] = orjson.loads(metadata)
+    if "z" in position:
+        position = orjson.loads(decompress(b85decode(position["z"])))
+    return position
+
+
+OnRefused = Callable[[DeadLetterRecord, str], None]
+"""Called once with each dead letter that cannot be replayed, and the reason."""
+
+Restore = Callable[[DeadLetterRecord], OriginalEvent]
+"""Returns the event to send for a dead letter; raises :class:`NotReplayable` if there is none."""
+
+Preview = Callable[[Sequence[OriginalEvent]], Sequence[str | None]]
+"""Returns the code that each event would be rejected with now; ``None`` would be accepted."""
+
+
+def accept_all(events: Sequence[OriginalEvent]) -> Sequence[None]:
+    """Expect that every event is accepted."""
+    return [None] * len(events)
 
 
 @dataclass(slots=True)
 class Replayed:
-    """What became of the dead letters that were looked at.
+    """The counts of a replay.
 
     Attributes:
-        sent: events by the code of their dead letter; what would be sent, of a dry run.
-        refused: dead letters that cannot be replayed, by the code.
-        passed: dead letters of other codes than were asked for.
-        expired: where dead letters went before they were replayed: their retention was over.
+        sent: Events sent, by the code of their dead letter; in a dry run, events that would be sent.
+        held: Events not sent because they would be rejected again, by old and new code. They stay due.
+        stale: Events skipped because their student has sent a newer one, by code.
+        refused: Dead letters that cannot be replayed, by code.
+        passed: Dead letters of other codes than those selected.
+        expired: Ranges of dead letters whose retention ended before they were replayed.
     """
 
     sent: Counter[str] = field(default_factory=Counter)
+    held: Counter[tuple[str, str]] = field(default_factory=Counter)
+    stale: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     passed: int = 0
     expired: list[str] = field(default_factory=list)
 
+    def copy(self) -> Replayed:
+        """Return a copy that counts on its own."""
+        return replace(
+            self,
+            sent=Counter(self.sent),
+            held=Counter(self.held),
+            stale=Counter(self.stale),
+            refused=Counter(self.refused),
+            expired=list(self.expired),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ReplayItem:
-    """A dead letter that is to be replayed now, and the event that it was."""
+    """A dead letter to replay now, and its event."""
 
-    letter: DeadLetterRecord
-    event: Original
+    dead_letter: DeadLetterRecord
+    event: OriginalEvent
+
+
+@dataclass(frozen=True, slots=True)
+class PlanState:
+    """A plan's progress, to return to if a transaction is aborted."""
+
+    positions: Mapping[int, ReplayPosition]
+    unread: Mapping[tuple[int, str], int]
+    replayed: Replayed
+    left: int | None
 
 
 class ReplayPlan:
-    """Which dead letters are due: of the codes that are asked for, and not replayed before.
+    """Selects the dead letters to replay: those of the selected codes that are not handled yet.
 
     Args:
-        events_topic: where the events came from, and go.
-        codes: to replay, of :data:`consumer.ops.dlq.dead_letter.CODES`; empty means all.
-        limit: at most so many events.
-        on_refused: see :data:`Refused`.
-        event_partitions: how many partitions the events topic has.
+        codes: The selected codes, of :data:`consumer.ops.dlq.dead_letter.CODES`; empty means all.
+        limit: The largest number of events to send.
+        restore: Returns the event of a dead letter.
+        preview: Returns which events would be rejected again. Those are not sent, and stay due.
+        is_stale: Returns whether an event's student has sent a newer one. Those count as handled.
+        on_refused: Called with each dead letter that cannot be replayed.
     """
 
     def __init__(
         self,
-        events_topic: str,
-        codes: Sequence[str],
-        limit: int | None,
-        on_refused: Refused,
-        event_partitions: int,
+        *,
+        codes: Sequence[str] = (),
+        limit: int | None = None,
+        restore: Restore,
+        preview: Preview = accept_all,
+        is_stale: Callable[[ReplayItem], bool] = lambda _: False,
+        on_refused: OnRefused = lambda _, __: None,
     ) -> None:
         self.codes = tuple(codes) or CODES
-        self.positions: dict[int, ReplayPosition] = {}
         self.replayed = Replayed()
         self.left = limit
-        self._events_topic = events_topic
+        self._positions: dict[int, ReplayPosition] = {}
+        self._unread: dict[tuple[int, str], int] = {}
+        """By partition and code: the offset from which on nothing was marked as handled in this run."""
+        self._restore = restore
+        self._preview = preview
+        self._is_stale = is_stale
         self._on_refused = on_refused
-        self._event_partitions = event_partitions
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
-    def begin(
+    def resume_from(
         self,
         topic: str,
-        ranges: Mapping[int, tuple[int, int]],
+        ranges: Ranges,
         committed: Mapping[int, tuple[int, str | None]],
+        selected: Ranges | None = None,
     ) -> dict[int, tuple[int, int]]:
-        """Take over what was committed; return what is to be read.
+        """Resume from the committed positions; return the ranges to read.
 
         Args:
-            topic: the dead-letter topic.
-            ranges: first offset and end (exclusive) of each partition.
-            committed: offset and metadata of each partition that has any.
+            topic: The dead-letter topic.
+            ranges: The first offset and end (exclusive) of each partition.
+            committed: The committed offset and metadata of each partition that has them.
+            selected: The ranges to replay; by default all.
 
         Raises:
-            StartupError: the topic does not go as far as the replay has come.
+            StartupError: A position is beyond the end of its partition.
         """
-        todo = {}
-        for partition, (begin, end) in ranges.items():
-            position = ReplayPosition.read(*committed.get(partition, (begin, None)))
-            furthest, first = max(position.next_offsets.values()), position.first_due(self.codes)
-            if furthest > end:
+        to_read = {}
+        for partition, (selected_start, stop) in (ranges if selected is None else selected).items():
+            first, end = ranges[partition]
+            position = ReplayPosition.parse(*committed.get(partition, (first, None)))
+            if position.stop > end:
                 raise StartupError(
-                    f"the replay has come to offset {furthest} of {topic}[{partition}], which ends at {end};"
-                    " if the topic was created anew, delete the replay's consumer group"
+                    f"the replay has come to offset {position.stop} of {topic}[{partition}], which ends at"
+                    f" {end}; if the topic was created anew, delete the replay's consumer group"
                 )
-            if first < begin:
-                self.replayed.expired.append(f"{partition}:{first} to {partition}:{begin - 1}")
-            self.positions[partition] = position
-            todo[partition] = (max(first, begin), end)
-        return todo
+            first_due = position.first_due(self.codes)
+            if first_due < first:
+                self.replayed.expired.append(f"{partition}:{first_due} to {partition}:{first - 1}")
+                position = position.add(self.codes, first_due, first)
+            self._positions[partition] = position
+            start = max(position.first_due(self.codes), selected_start)
+            to_read[partition] = (start, stop)
+            self._unread |= {(partition, code): start for code in self.codes}
+        return to_read
 
-    def take(self, letters: Sequence[DeadLetterRecord]) -> list[ReplayItem]:
-        """Return which of these are due, and pass all of them; none are passed behind the limit."""
-        due = []
-        for letter in letters:
+    def advance(self, dead_letters: Sequence[DeadLetterRecord]) -> list[ReplayItem]:
+        """Handle dead letters of any partitions, each in order; return what to send.
+
+        Stops after the last event that the limit allows.
+        """
+        restored = self._restore_due(dead_letters)
+        items = {where: item for where, item in restored.items() if isinstance(item, ReplayItem)}
+        codes = dict(zip(items, self._preview([item.event for item in items.values()]), strict=True))
+        to_send: list[ReplayItem] = []
+        read: dict[int, int] = {}
+        for dead_letter in dead_letters:
             if self.left == 0:
                 break
-            code = letter.code
-            if code not in self.codes:
-                self.replayed.passed += 1
-            elif self.positions[letter.partition].is_due(code, letter.offset):
+            where, code = (dead_letter.partition, dead_letter.offset), dead_letter.code
+            read[dead_letter.partition] = dead_letter.offset + 1
+            item = restored.get(where)
+            if item is None:
+                self.replayed.passed += code not in self.codes
+            elif isinstance(item, NotReplayable):
+                self.refuse(dead_letter, str(item))
+            elif (new_code := codes[where]) is not None:
+                self.replayed.held[code, new_code] += 1
+                self._hold(dead_letter)
+            elif self._is_stale(item):
+                self.replayed.stale[code] += 1
+            else:
+                to_send.append(item)
+                self.replayed.sent[code] += 1
+                self.left = None if self.left is None else self.left - 1
+        for partition, stop in read.items():
+            self.mark_read(partition, stop)
+        return to_send
+
+    def _restore_due(
+        self, dead_letters: Sequence[DeadLetterRecord]
+    ) -> dict[tuple[int, int], ReplayItem | NotReplayable]:
+        """Return the events of the due dead letters, by partition and offset."""
+        restored: dict[tuple[int, int], ReplayItem | NotReplayable] = {}
+        for dead_letter in dead_letters:
+            where = dead_letter.partition, dead_letter.offset
+            position = self._positions[dead_letter.partition]
+            if dead_letter.code in self.codes and position.is_due(dead_letter.code, dead_letter.offset):
                 try:
-                    due.append(ReplayItem(letter, self._event_of(letter)))
-                except Unreplayable as why:
-                    self.refuse(letter, str(why))
-                else:
-                    self.replayed.sent[code] += 1
-                    self.left = None if self.left is None else self.left - 1
-            self.pass_(letter.partition, letter.offset + 1)
-        return due
+                    restored[where] = ReplayItem(dead_letter, self._restore(dead_letter))
+                except NotReplayable as reason:
+                    restored[where] = reason
+        return restored
 
-    def refuse(self, letter: DeadLetterRecord, why: str) -> None:
-        """Count a dead letter that cannot be replayed, and tell it unless that was done."""
-        self.replayed.refused[letter.code] += 1
-        if letter.place not in self._told:
-            self._told.add(letter.place)
-            self._on_refused(letter, why)
+    def refuse(self, dead_letter: DeadLetterRecord, reason: str) -> None:
+        """Count a dead letter that cannot be replayed, and report it once."""
+        self.replayed.refused[dead_letter.code] += 1
+        if dead_letter.position not in self._reported:
+            self._reported.add(dead_letter.position)
+            self._on_refused(dead_letter, reason)
 
-    def snapshot(self) -> tuple[dict[int, ReplayPosition], Replayed, int | None]:
-        """Return the state, to be restored if what was taken could not be published."""
-        counted = self.replayed
-        copied = Replayed(Counter(counted.sent), Counter(counted.refused), counted.passed, counted.expired)
-        return dict(self.positions), copied, self.left
+    def _hold(self, dead_letter: DeadLetterRecord) -> None:
+        """Leave a dead letter due."""
+        partition, code = dead_letter.partition, dead_letter.code
+        unread = self._unread[partition, code]
+        self._positions[partition] = self._positions[partition].add([code], unread, dead_letter.offset)
+        self._unread[partition, code] = dead_letter.offset + 1
 
-    def restore(self, state: tuple[dict[int, ReplayPosition], Replayed, int | None]) -> None:
-        """Return to a state."""
-        self.positions, self.replayed, self.left = state
+    def mark_read(self, partition: int, stop: int) -> None:
+        """Mark every offset before ``stop`` as handled, except those that were held."""
+        position = self._positions[partition]
+        for code in self.codes:
+            position = position.add([code], self._unread[partition, code], stop)
+        self._positions[partition] = position
 
-    def pass_(self, partition: int, offset: int) -> None:
-        """Note that everything before an offset was looked at."""
-        self.positions[partition] = self.positions[partition].after(self.codes, offset)
+    def save(self) -> PlanState:
+        """Return the progress, to be restored if the transaction is aborted."""
+        return PlanState(dict(self._positions), dict(self._unread), self.replayed.copy(), self.left)
+
+    def restore_state(self, state: PlanState) -> None:
+        """Return to a saved progress."""
+        self._positions, self._unread = dict(state.positions), dict(state.unread)
+        self.replayed, self.left = state.replayed.copy(), state.left
 
     def committable(self) -> dict[int, tuple[int, str]]:
-        """Return what is to be committed."""
-        return {partition: (at.offset, at.metadata) for partition, at in self.positions.items()}
+        """Return offset and metadata to commit, by partition.
 
-    def _event_of(self, letter: DeadLetterRecord) -> Original:
-        event = original(letter, self._events_topic)
-        if event.partition >= self._event_partitions:
-            raise Unreplayable(f"{self._events_topic} has no partition {event.partition} any more")
-        return event
+        Raises:
+            BadInputError: The metadata is longer than a broker accepts.
+        """
+        found = {p: (position.offset, position.metadata) for p, position in self._positions.items()}
+        for partition, (_, metadata) in found.items():
+            if len(metadata) > METADATA_MAX_BYTES:
+                raise BadInputError(
+                    f"partition {partition}: too many dead letters stay due between those that are replayed"
+                    " for the group's metadata; select one --code, or add --include-rejected"
+                )
+        return found

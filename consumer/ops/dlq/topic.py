@@ -1,7 +1,4 @@
-"""Reads the dead-letter topic.
-
-Counts dead letters by code, and keeps the newest of them.
-"""
+"""Read the dead-letter topic."""
 
 from __future__ import annotations
 
@@ -19,34 +16,34 @@ from consumer.kafka.reader import Record, TopicReader
 from consumer.ops.dlq.dead_letter import DeadLetterRecord, parse_body
 
 
-def letters_between(
+def read_dead_letters(
     client_config: Mapping[str, Any], topic: str, ranges: Ranges
 ) -> Iterator[Sequence[DeadLetterRecord]]:
-    """Yield the committed dead letters inside the ranges; those of a partition in their order.
+    """Yield the committed dead letters of the ranges, in batches; each partition in order.
 
     Raises:
-        Unavailable: the broker went away, or the topic lost records while they were read.
+        Unavailable: The broker is down, or the topic lost records while they were read.
     """
     with contextlib.closing(TopicReader(client_config, topic)) as reader:
         for records in reader.read_ranges(ranges):
-            yield [letter_of(record) for record in records]
+            yield [to_dead_letter(record) for record in records]
 
 
 def ranges_since(
     client_config: Mapping[str, Any], topic: str, since_ms: int | None, partition: int | None
 ) -> Ranges:
-    """Return what there is to read of the topic now.
+    """Return the ranges of committed offsets that the topic has now.
 
     Args:
-        client_config: of every client (see :mod:`consumer.kafka.client_config`).
-        topic: the dead-letter topic.
-        since_ms: only what was written at or after this time, milliseconds since the epoch.
-        partition: only this one.
+        client_config: The configuration of every client (see :mod:`consumer.kafka.client_config`).
+        topic: The dead-letter topic.
+        since_ms: The oldest record timestamp, in milliseconds since the epoch.
+        partition: The only partition to return.
 
     Raises:
-        BadInputError: there is no such partition.
-        StartupError: there is no such topic.
-        Unavailable: no broker answered in time.
+        BadInputError: There is no such partition.
+        StartupError: There is no such topic.
+        Unavailable: The broker is down.
     """
     admin = ClusterAdmin(client_config)
     ranges = admin.committed_ranges(topic)
@@ -55,34 +52,34 @@ def ranges_since(
             raise BadInputError(f"{topic} has no partition {partition}; it has 0 to {max(ranges)}")
         ranges = {partition: ranges[partition]}
     if since_ms is not None:
-        begins = admin.offsets_since(topic, ranges, since_ms)
-        ranges = {p: (max(begins.get(p, end), begin), end) for p, (begin, end) in ranges.items()}
+        starts = admin.offsets_since(topic, ranges, since_ms)
+        ranges = {p: (max(starts.get(p, stop), start), stop) for p, (start, stop) in ranges.items()}
     return ranges
 
 
-def read_letter(
+def read_dead_letter(
     client_config: Mapping[str, Any], topic: str, partition: int, offset: int
 ) -> DeadLetterRecord:
     """Read one dead letter.
 
     Raises:
-        BadInputError: there is none at this offset.
-        StartupError: there is no such topic.
-        Unavailable: no broker answered in time.
+        BadInputError: There is no dead letter at this offset.
+        StartupError: There is no such topic.
+        Unavailable: The broker is down.
     """
-    begin, end = ranges_since(client_config, topic, None, partition)[partition]
-    if begin <= offset < end:
-        for letters in letters_between(client_config, topic, {partition: (offset, offset + 1)}):
-            for letter in letters:
-                return letter
+    start, stop = ranges_since(client_config, topic, None, partition)[partition]
+    if start <= offset < stop:
+        for dead_letters in read_dead_letters(client_config, topic, {partition: (offset, offset + 1)}):
+            for dead_letter in dead_letters:
+                return dead_letter
     raise BadInputError(
-        f"{topic} has no dead letter at {partition}:{offset}; partition {partition} holds {begin} to"
-        f" {end - 1}, some of which are Kafka's own marks; see: purchase-stream dlq list"
+        f"{topic} has no dead letter at {partition}:{offset}; partition {partition} holds {start} to"
+        f" {stop - 1}, some of which are transaction markers; see: purchase-stream dlq list"
     )
 
 
-def letter_of(record: Record) -> DeadLetterRecord:
-    """Return a record as a dead letter."""
+def to_dead_letter(record: Record) -> DeadLetterRecord:
+    """Parse a record of the dead-letter topic."""
     value = record.value()
     return DeadLetterRecord(
         partition=record.partition(),
@@ -97,33 +94,33 @@ def letter_of(record: Record) -> DeadLetterRecord:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What there is.
+    """The dead letters of a topic.
 
     Attributes:
-        counts: dead letters by code, the most frequent first.
-        newest: the newest of them, the newest first.
+        counts: The number of dead letters by code, the most frequent code first.
+        newest: The newest dead letters, the newest first.
     """
 
     counts: dict[str, int]
     newest: Sequence[DeadLetterRecord]
 
 
-def listing(letters: Iterable[DeadLetterRecord], codes: Sequence[str], limit: int) -> Listing:
-    """Go through dead letters once.
+def list_dead_letters(dead_letters: Iterable[DeadLetterRecord], codes: Sequence[str], limit: int) -> Listing:
+    """Count dead letters by code and keep the newest, in one pass.
 
     Args:
-        letters: all that there are.
-        codes: which count; empty means all.
-        limit: how many of the newest to keep.
+        dead_letters: The dead letters.
+        codes: The codes to count; empty means all.
+        limit: The number of dead letters to keep.
     """
     counts: Counter[str] = Counter()
     heap: list[tuple[int, int, int, DeadLetterRecord]] = []
-    for letter in letters:
-        if codes and letter.code not in codes:
+    for dead_letter in dead_letters:
+        if codes and dead_letter.code not in codes:
             continue
-        counts[letter.code] += 1
-        # Where it is makes it unique: two dead letters are never compared themselves.
-        entry = (letter.timestamp_ms, letter.offset, letter.partition, letter)
+        counts[dead_letter.code] += 1
+        # Offset and partition make each entry unique, so dead letters are never compared.
+        entry = (dead_letter.timestamp_ms, dead_letter.offset, dead_letter.partition, dead_letter)
         if len(heap) < limit:
             heappush(heap, entry)
         elif limit:

@@ -1,6 +1,6 @@
-"""Records and lines → arrays of coordinates and digests, by fastavro and the plain JSON. Pure.
+"""Read positions and digests from records and audit lines, with fastavro and plain JSON. Pure.
 
-A digest is a CRC-32: enough to notice a mistake, which is what an oracle is for, in four bytes.
+A digest is a CRC-32: four bytes that reveal a mistake, though not a forgery.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from schemas.framing import (
 from schemas.repository import known_schemas, purchase_prediction
 
 _NO_KEY_DIGEST: Final = 1
-"""Not the CRC-32 of an empty key, which is 0."""
+"""Differs from the CRC-32 of an empty key, which is 0."""
 
-_LOOKED_AT: Final = ("source_partition", "source_offset", "event_id", "predicted_purchase_probability")
+_FIELDS: Final = ("source_partition", "source_offset", "event_id", "predicted_purchase_probability")
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """n records or lines, as far as they could be read; arrays have length n.
+    """The n readable records or lines of a batch; arrays have length n.
 
     Attributes:
-        rows: their indexes in the batch they came in.
-        partitions: int64, partition of what each is about.
-        offsets: int64, offset of what each is about.
-        digests: uint32, of what each repeats of that.
-        unreadable: the other rows and what is wrong with each.
-        codes: for dead letters the code of each.
-        keyed: for dead letters, bool; the others gave their key up because the record was too large.
-        contents: for predictions, uint32, digest of what their line in the log must repeat.
+        rows: int64, their row numbers in the batch.
+        partitions: int64, the partition of the original that each one shows.
+        offsets: int64, the offset of the original that each one shows.
+        digests: uint32, the digest of what each one repeats of its original.
+        unreadable: The row numbers of unreadable records or lines, each with the reason.
+        codes: For dead letters: their codes.
+        keyed: For dead letters: bool, whether they have kept their event's key. Large ones may drop it.
+        contents: For predictions: uint32, the digest of what their audit line must repeat.
     """
 
     rows: NDArray[np.int64]
@@ -64,7 +64,7 @@ def key_digest(key: bytes | None) -> int:
 
 
 def observe_events(records: Sequence[Record]) -> Observed:
-    """Read the coordinates and keys of events; their values are not looked at."""
+    """Read the positions and keys of events, and ignore their values."""
     return Observed(
         rows=np.arange(len(records)),
         partitions=_longs([record.partition() for record in records]),
@@ -74,7 +74,7 @@ def observe_events(records: Sequence[Record]) -> Observed:
 
 
 def observe_predictions(records: Sequence[Record]) -> Observed:
-    """Read which event each prediction is of."""
+    """Read the event's position from each prediction."""
     found: list[tuple[int, int, int, int, int]] = []
     unreadable: list[tuple[int, str]] = []
     for row, record in enumerate(records):
@@ -93,7 +93,7 @@ def observe_predictions(records: Sequence[Record]) -> Observed:
 
 
 def observe_dead_letters(records: Sequence[Record], events_topic: str) -> Observed:
-    """Read which event each dead letter is of; headers and body must agree on that."""
+    """Read the event's position from each dead letter; its headers and its body must agree."""
     found: list[tuple[int, int, int, int, int]] = []
     codes: list[str] = []
     unreadable: list[tuple[int, str]] = []
@@ -119,7 +119,7 @@ def observe_dead_letters(records: Sequence[Record], events_topic: str) -> Observ
 
 
 def observe_lines(lines: Sequence[bytes], predictions_topic: str) -> Observed:
-    """Read which prediction each line of the audit log is of."""
+    """Read the prediction's position from each audit line."""
     found: list[tuple[int, int, int, int]] = []
     unreadable: list[tuple[int, str]] = []
     for row, line in enumerate(lines):
@@ -127,7 +127,7 @@ def observe_lines(lines: Sequence[bytes], predictions_topic: str) -> Observed:
             entry = orjson.loads(line)
             output, source = entry["output"], entry["source"]
             if output["topic"] != predictions_topic:
-                raise ValueError(f"it is of topic {output['topic']}")  # noqa: TRY301 - one way out for all
+                raise ValueError(f"it is of topic {output['topic']}")  # noqa: TRY301 - handled like the other faults
             partition, offset = int(output["partition"]), int(output["offset"])
             content = _content(
                 entry["event_id"],
@@ -144,32 +144,32 @@ def observe_lines(lines: Sequence[bytes], predictions_topic: str) -> Observed:
 
 
 def _content(event_id: str, probability: float, partition: int, offset: int) -> int:
-    """Return the digest of what tells one prediction from another."""
+    """Return the digest of the fields that identify a prediction."""
     return crc32(f"{event_id} {probability!r} {partition} {offset}".encode())
 
 
 def _prediction(value: bytes | None) -> dict[str, Any]:
-    """Decode what is looked at of a prediction.
+    """Decode the fields that identify a prediction.
 
     Raises:
-        ValueError: it is no prediction.
+        ValueError: It is not a prediction.
     """
     if value is None:
         raise ValueError("a tombstone")
     if value.startswith(SINGLE_OBJECT_MARKER):
-        begin = SINGLE_OBJECT_HEADER_BYTES
-        writer = _writers().get(value[len(SINGLE_OBJECT_MARKER) : begin])
+        start = SINGLE_OBJECT_HEADER_BYTES
+        writer = _writers().get(value[len(SINGLE_OBJECT_MARKER) : start])
     else:
-        # What our scorers put under a registry's id is this schema.
-        begin = CONFLUENT_HEADER_BYTES
+        # A scorer writes this schema under whatever id the registry gives it.
+        start = CONFLUENT_HEADER_BYTES
         framed = value.startswith(CONFLUENT_MARKER)
         writer = _writers()[purchase_prediction().fingerprint] if framed else None
     if writer is None:
         raise ValueError("not framed as a prediction")
     stream = io.BytesIO(value)
-    stream.seek(begin)
+    stream.seek(start)
     try:
-        fields = schemaless_reader(stream, writer, _looked_at())
+        fields = schemaless_reader(stream, writer, _reader_schema())
     except Exception as error:  # fastavro raises many kinds on foreign bytes, EOFError to IndexError
         raise ValueError(f"no prediction: {type(error).__name__}") from error
     if stream.tell() != len(value):
@@ -181,11 +181,11 @@ def _dead_letter(record: Record, events_topic: str) -> tuple[int, int, str, bool
     """Return source partition and offset, code, and whether it was truncated.
 
     Raises:
-        ValueError: it is no dead letter of ours, or contradicts itself.
+        ValueError: It is not a dead letter of this service, or its headers contradict its body.
     """
     try:
         headers = {name: bytes(value or b"").decode() for name, value in record.headers() or []}
-        told = (
+        in_headers = (
             headers["__dlq.errors.topic"],
             int(headers["__dlq.errors.partition"]),
             int(headers["__dlq.errors.offset"]),
@@ -193,13 +193,13 @@ def _dead_letter(record: Record, events_topic: str) -> tuple[int, int, str, bool
         )
         body = orjson.loads(record.value() or b"")
         source = body["source"]
-        written = (source["topic"], source["partition"], source["offset"], body["code"])
+        in_body = (source["topic"], source["partition"], source["offset"], body["code"])
         truncated = bool(body["raw_truncated"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"no dead letter: {type(error).__name__} {error}") from error
-    if told != written:
-        raise ValueError(f"its headers say {told}, its body {written}")
-    topic, partition, offset, code = told
+    if in_headers != in_body:
+        raise ValueError(f"its headers say {in_headers}, its body {in_body}")
+    topic, partition, offset, code = in_headers
     if topic != events_topic:
         raise ValueError(f"it is of topic {topic}")
     return partition, offset, code, truncated
@@ -207,7 +207,7 @@ def _dead_letter(record: Record, events_topic: str) -> tuple[int, int, str, bool
 
 @cache
 def _writers() -> dict[bytes, Any]:
-    """Schemas of predictions by fingerprint; canonical, so that times stay numbers of any size."""
+    """Return the prediction schemas by fingerprint, without logical types, so that times stay numbers."""
     name = purchase_prediction().name
     return {
         fingerprint: parse_schema(json.loads(schema.canonical))
@@ -217,10 +217,10 @@ def _writers() -> dict[bytes, Any]:
 
 
 @cache
-def _looked_at() -> Any:
-    """Return a reader's schema with a few fields; fastavro skips the others."""
+def _reader_schema() -> Any:
+    """Return a reader schema with only :data:`_FIELDS`; fastavro skips the others."""
     schema = json.loads(purchase_prediction().canonical)
-    schema["fields"] = [entry for entry in schema["fields"] if entry["name"] in _LOOKED_AT]
+    schema["fields"] = [entry for entry in schema["fields"] if entry["name"] in _FIELDS]
     return parse_schema(schema)
 
 

@@ -1,15 +1,14 @@
-"""Compares events, predictions, dead letters and the audit log: nothing lost, doubled or out of order.
+"""Compare events, predictions, dead letters and the audit log: nothing lost, doubled or out of order.
 
-Read one after the other: first the ends of the events, then those of the outputs, then the log. So what
-is decided while we read is newer than what we look at, and left out; nothing that should be there by
-now is excused.
+The ends are taken in this order: events, outputs, log. So an event that is decided during the verification
+lies after the end of the events, and is ignored; everything before that end must be there by now.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -30,25 +29,26 @@ from consumer.ops.verify.observations import (
 from consumer.ops.verify.report import VerifyReport
 from consumer.settings import Settings
 
-_STILL_S: Final = 2.0
-"""Nothing may change for so long before a look is worth its while."""
-_LOOK_EVERY_S: Final = 0.5
+_QUIET_S: Final = 2.0
+"""The stream must not change for this long before it is verified."""
+
+_POLL_S: Final = 0.5
 
 _State = tuple[list[Ranges], int]
-"""What the topics hold, and the size of the log in bytes."""
+"""The committed ranges of the topics, and the size of the log in bytes."""
 
 
 def verify(settings: Settings, *, with_log: bool = True, examples: int = 10) -> VerifyReport:
     """Verify everything that is committed now.
 
     Args:
-        settings: where Kafka and the audit log are.
-        with_log: look at the audit log, too.
-        examples: how many places to keep of each kind of finding.
+        settings: The Kafka cluster, the topics and the audit log.
+        with_log: Verify the audit log too.
+        examples: The number of positions to keep for each kind of violation.
 
     Raises:
-        StartupError: a topic or the log is missing.
-        Unavailable: the broker is away.
+        StartupError: A topic or the log is missing.
+        Unavailable: The broker is down.
     """
     return _Verification(settings, examples).run(with_log=with_log)
 
@@ -56,51 +56,51 @@ def verify(settings: Settings, *, with_log: bool = True, examples: int = 10) -> 
 def verify_until_idle(
     settings: Settings, *, with_log: bool = True, examples: int = 10, idle_s: float = 10.0
 ) -> VerifyReport:
-    """Verify once the stream stands still: when all holds, or nothing has changed for ``idle_s``.
+    """Verify repeatedly, until the guarantees hold or nothing has changed for ``idle_s`` seconds.
 
     Raises:
-        StartupError: a topic or the log is missing.
-        Unavailable: the broker is away.
+        StartupError: A topic or the log is missing.
+        Unavailable: The broker is down.
     """
     while True:
-        state = _await_standstill(settings)
-        verdict = verify(settings, with_log=with_log, examples=examples)
-        if verdict.holds or not _changes(settings, state, idle_s):
-            return verdict
+        state = _await_quiet(settings)
+        report = verify(settings, with_log=with_log, examples=examples)
+        if report.holds or not _changes_within(settings, state, idle_s):
+            return report
 
 
-def _await_standstill(settings: Settings) -> _State:
-    """Return the state once it has not changed for a moment."""
-    state = _state(settings)
-    while _changes(settings, state, _STILL_S):
-        state = _state(settings)
+def _await_quiet(settings: Settings) -> _State:
+    """Return the state after it has not changed for a moment."""
+    state = _read_state(settings)
+    while _changes_within(settings, state, _QUIET_S):
+        state = _read_state(settings)
     return state
 
 
-def _changes(settings: Settings, state: _State, limit_s: float) -> bool:
-    """Wait until the state is another one, up to a limit; tell whether it is."""
+def _changes_within(settings: Settings, state: _State, limit_s: float) -> bool:
+    """Wait for a change of state, up to a limit; return whether there was one."""
     deadline_s = time.monotonic() + limit_s
     while time.monotonic() < deadline_s:
-        time.sleep(_LOOK_EVERY_S)
-        if _state(settings) != state:
+        time.sleep(_POLL_S)
+        if _read_state(settings) != state:
             return True
     return False
 
 
-def _state(settings: Settings) -> _State:
+def _read_state(settings: Settings) -> _State:
     admin, topics = ClusterAdmin(common(settings.kafka)), settings.topics
     names = (topics.events, topics.predictions, topics.dead_letters)
     return [admin.committed_ranges(name) for name in names], log_bytes(settings.audit.path)
 
 
 class _Verification:
-    """One run; the methods are called in the order they stand in."""
+    """One verification."""
 
     def __init__(self, settings: Settings, examples: int) -> None:
         self._client = common(settings.kafka)
         self._topics = topics = settings.topics
         self._log_path = settings.audit.path
-        self._verdict = VerifyReport(examples=examples)
+        self._report = VerifyReport(examples=examples)
         admin = ClusterAdmin(self._client)
         self._ranges = {
             topic: admin.committed_ranges(topic)
@@ -110,15 +110,15 @@ class _Verification:
         self._predictions = OffsetLedger(self._ranges[topics.predictions])
 
     def run(self, *, with_log: bool) -> VerifyReport:
-        """Read everything and return the verdict."""
+        """Read everything, originals before their views, and return the result."""
         self._read_events()
         self._read_predictions()
         self._read_dead_letters()
-        self._conclude_events()
+        self._report_events()
         if with_log:
             self._read_log()
-            self._conclude_log()
-        return self._verdict
+            self._report_log()
+        return self._report
 
     def _records(self, topic: str) -> Iterator[Sequence[Record]]:
         with contextlib.closing(TopicReader(self._client, topic)) as reader:
@@ -127,107 +127,107 @@ class _Verification:
     def _read_events(self) -> None:
         for records in self._records(self._topics.events):
             observed = observe_events(records)
-            self._verdict.events += len(records)
+            self._report.events += len(records)
             _expect(self._events, observed.partitions, observed.offsets, observed.digests)
 
     def _read_predictions(self) -> None:
-        topic, verdict = self._topics.predictions, self._verdict
+        topic, report = self._topics.predictions, self._report
         for records in self._records(topic):
             observed = observe_predictions(records)
-            verdict.prediction_records += len(observed.rows)
-            verdict.http_predictions += int((observed.partitions < 0).sum())
-            verdict.predictions += len(self._sight(topic, records, observed))
+            report.prediction_records += len(observed.rows)
+            report.http_predictions += int((observed.partitions < 0).sum())
+            report.predictions += len(self._record_outputs(topic, records, observed))
             assert observed.contents is not None  # noqa: S101 - predictions have them
             own = observe_events([records[row] for row in observed.rows.tolist()])
             _expect(self._predictions, own.partitions, own.offsets, observed.contents)
 
     def _read_dead_letters(self) -> None:
-        topic, verdict = self._topics.dead_letters, self._verdict
+        topic, report = self._topics.dead_letters, self._report
         for records in self._records(topic):
             observed = observe_dead_letters(records, self._topics.events)
-            for row in self._sight(topic, records, observed):
-                code = observed.codes[row]
-                verdict.dead_letters[code] = verdict.dead_letters.get(code, 0) + 1
+            for index in self._record_outputs(topic, records, observed):
+                code = observed.codes[index]
+                report.dead_letters[code] = report.dead_letters.get(code, 0) + 1
 
-    def _sight(self, topic: str, records: Sequence[Record], observed: Observed) -> list[int]:
-        """Hold outputs against the events; return which of ``observed`` are of events that are there."""
-        verdict, known = self._verdict, []
+    def _record_outputs(self, topic: str, records: Sequence[Record], observed: Observed) -> list[int]:
+        """Enter outputs into the ledger of events; return the indices in ``observed`` of known events."""
+        report, known = self._report, []
         for row, reason in observed.unreadable:
-            verdict.add("unreadable", 1, [f"{_place(records[row])} ({reason})"])
-        own = np.array([records[row].partition() for row in observed.rows.tolist()], np.int64)
-        for partition in np.unique(own).tolist():
-            rows = np.flatnonzero((own == partition) & (observed.partitions >= 0))
-            found = self._events.record_seen(
+            report.add("unreadable", 1, [f"{_position(records[row])} ({reason})"])
+        output_partitions = np.array([records[row].partition() for row in observed.rows.tolist()], np.int64)
+        for partition in np.unique(output_partitions).tolist():
+            indices = np.flatnonzero((output_partitions == partition) & (observed.partitions >= 0))
+            seen = self._events.record_seen(
                 (topic, partition),
-                observed.partitions[rows],
-                observed.offsets[rows],
-                observed.digests[rows],
-                None if observed.keyed is None else observed.keyed[rows],
+                observed.partitions[indices],
+                observed.offsets[indices],
+                observed.digests[indices],
+                None if observed.keyed is None else observed.keyed[indices],
             )
-            known += rows[found.known].tolist()
-            for name, which in (
-                ("out_of_order", found.out_of_order),
-                ("wrong_key", found.altered),
-                ("unknown_source", found.unknown),
-            ):
-                first = rows[which[: verdict.examples]].tolist()
-                places = [
-                    f"{_place(records[observed.rows[i]])} "
+            known += indices[seen.known].tolist()
+            violations = {
+                "out_of_order": seen.out_of_order,
+                "wrong_key": seen.altered,
+                "unknown_source": seen.unknown,
+            }
+            for name, rows in violations.items():
+                positions = [
+                    f"{_position(records[observed.rows[i]])} "
                     f"of event {observed.partitions[i]}@{observed.offsets[i]}"
-                    for i in first
+                    for i in indices[rows[: report.examples]].tolist()
                 ]
-                verdict.add(name, len(which), places)
+                report.add(name, len(rows), positions)
         return known
 
-    def _conclude_events(self) -> None:
-        verdict, topic = self._verdict, self._topics.events
-        for name, select in (("missing", self._events.missing), ("doubled", self._events.doubled)):
-            count, places = select(verdict.examples)
-            verdict.add(name, count, [f"{topic} {partition}@{offset}" for partition, offset in places])
+    def _report_events(self) -> None:
+        self._report_ledger(self._events, self._topics.events, missing="missing", doubled="doubled")
         if at_end := self._events.missing_at_end():
-            verdict.notes.append(
+            self._report.notes.append(
                 f"{at_end} of the missing are the last events of their partitions: not decided yet, or lost"
             )
-        for output in (self._topics.predictions, self._topics.dead_letters):
-            if any(begin > 0 for begin, _ in self._ranges[output].values()):
-                verdict.notes.append(
-                    f"{output} has lost its oldest records to retention; their events miss them"
+        for topic in (self._topics.predictions, self._topics.dead_letters):
+            if any(start > 0 for start, _ in self._ranges[topic].values()):
+                self._report.notes.append(
+                    f"{topic} has lost its oldest records to retention; their events count as missing"
                 )
 
     def _read_log(self) -> None:
-        verdict, topic, verdict.log_lines = self._verdict, self._topics.predictions, 0
+        report, topic, report.log_lines = self._report, self._topics.predictions, 0
         for name, number, lines in audit_log_lines(self._log_path):
             observed = observe_lines(lines, topic)
             for row, reason in observed.unreadable:
-                verdict.add("log_unreadable", 1, [f"{name}:{number + row} ({reason})"])
-            found = self._predictions.record_seen(
+                report.add("log_unreadable", 1, [f"{name}:{number + row} ({reason})"])
+            seen = self._predictions.record_seen(
                 "log", observed.partitions, observed.offsets, observed.digests
             )
-            verdict.log_lines += len(found.known)
-            for kind, which in (
-                ("log_out_of_order", found.out_of_order),
-                ("log_altered", found.altered),
-                ("log_foreign", found.unknown),
-            ):
-                first = observed.rows[which[: verdict.examples]].tolist()
-                verdict.add(kind, len(which), [f"{name}:{number + row}" for row in first])
+            report.log_lines += len(seen.known)
+            violations: Mapping[str, list[int]] = {
+                "log_out_of_order": seen.out_of_order,
+                "log_altered": seen.altered,
+                "log_foreign": seen.unknown,
+            }
+            for kind, rows in violations.items():
+                first = observed.rows[rows[: report.examples]].tolist()
+                report.add(kind, len(rows), [f"{name}:{number + row}" for row in first])
 
-    def _conclude_log(self) -> None:
-        verdict, topic = self._verdict, self._topics.predictions
-        for name, select in (
-            ("log_missing", self._predictions.missing),
-            ("log_doubled", self._predictions.doubled),
-        ):
-            count, places = select(verdict.examples)
-            verdict.add(name, count, [f"{topic} {partition}@{offset}" for partition, offset in places])
+    def _report_log(self) -> None:
+        topic = self._topics.predictions
+        self._report_ledger(self._predictions, topic, missing="log_missing", doubled="log_doubled")
         if at_end := self._predictions.missing_at_end():
-            verdict.notes.append(
+            self._report.notes.append(
                 f"{at_end} of the predictions without a line are the last of their partitions: "
                 f"not logged yet, or lost"
             )
 
+    def _report_ledger(self, ledger: OffsetLedger, topic: str, *, missing: str, doubled: str) -> None:
+        for name, select in ((missing, ledger.missing), (doubled, ledger.doubled)):
+            count, positions = select(self._report.examples)
+            self._report.add(
+                name, count, [f"{topic} {partition}@{offset}" for partition, offset in positions]
+            )
 
-def _place(record: Record) -> str:
+
+def _position(record: Record) -> str:
     return f"{record.topic()} {record.partition()}@{record.offset()}"
 
 

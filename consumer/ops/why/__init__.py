@@ -1,1 +1,1 @@
-"""What became of one event, and why. Reads only."""
+"""Explain what happened to an event: its prediction, or its rejection."""

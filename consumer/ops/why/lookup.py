@@ -1,10 +1,7 @@
-"""Finds where something lies among records that are sorted by it, without reading them all. Pure.
+"""Find an event's outputs, its audit line, or the event itself by its id.
 
-Finds the prediction or the dead letter of an event, by halving: outputs keep the order of their events.
-
-Finds the line of a prediction in the audit log, by halving: lines keep the order of their predictions.
-
-Finds events by their id, in what the events topic was given since a time.
+Outputs keep the order of their events, and audit lines the order of their predictions. So a binary search
+finds them without reading everything.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import orjson
 
@@ -24,85 +21,92 @@ from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.reader import Record, TopicReader
 from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.audit.log import segment_paths
-from consumer.ops.dlq.topic import letter_of
+from consumer.ops.dlq.topic import to_dead_letter
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas
+from consumer.settings import Settings
 from schemas.repository import engagement_event
 
-if TYPE_CHECKING:
-    from consumer.settings import Settings
+_SCAN_RECORDS: Final = 500
+"""A range of this many offsets is read, not halved again."""
+
+_SCAN_BYTES: Final = 64 * 1024
+"""A range of this many bytes of the audit log is read, not halved again."""
 
 Probe = Callable[[int, int], tuple[int, int] | None]
-"""Given a begin and an end, return where in between the first record that matters is, and its number."""
-
-READ_THROUGH: Final = 500
-"""A range of so many positions is read through rather than cut in halves again."""
-
-
-def narrowed(probe: Probe, begin: int, end: int, wanted: int, enough: int = READ_THROUGH) -> tuple[int, int]:
-    """Return the part of a range in which the record with a number is, if it is anywhere.
-
-    The numbers rise. Where they fall back and rise through the same numbers again, as they do when an
-    at-least-once writer repeats itself, one of the records with the number is in the part.
-
-    Args:
-        probe: looks at a part of the range.
-        begin: of the range.
-        end: of the range, exclusive.
-        wanted: the number.
-        enough: a part of so many positions is small enough.
-    """
-    while end - begin > enough:
-        middle = (begin + end) // 2
-        seen = probe(middle, end)
-        if seen is None or seen[1] > wanted:
-            end = middle
-        else:
-            begin = seen[0]
-    return begin, end
-
-
-def lookup_reader(client_config: Mapping[str, Any], topic: str) -> TopicReader:
-    """Return a reader for a few records at each of many offsets."""
-    return TopicReader(client_config, topic, fetch_ahead=READ_THROUGH, silence_limit_s=20)
-
+"""Return position and number of the first relevant record in a range of positions (start, stop)."""
 
 SourceOf = Callable[[Record], tuple[int, int] | None]
-"""Tells partition and offset of the event that a record is of; ``None`` for a foreign record."""
+"""Return partition and offset of the event that a record belongs to; ``None`` for a foreign record."""
 
 
-def find_output(
-    client_config: Mapping[str, Any], topic: str, source: tuple[int, int], source_of: SourceOf
+def narrow(
+    probe: Probe, start: int, stop: int, wanted: int, scan_limit: int = _SCAN_RECORDS
+) -> tuple[int, int]:
+    """Halve a range until it is small; the record with the wanted number is in the result, if it exists.
+
+    Numbers rise with positions. At-least-once delivery may repeat a run of numbers; then the result holds
+    one of the records with the number. For example, with a record per position and the numbers 0 2 4 6 8,
+    ``narrow(probe, 0, 5, wanted=6, scan_limit=1)`` returns ``(3, 4)``.
+
+    Args:
+        probe: Reads the first record of a range.
+        start: The first position of the range.
+        stop: The end of the range, exclusive.
+        wanted: The number to find.
+        scan_limit: The size of a range that is small enough.
+    """
+    while stop - start > scan_limit:
+        middle = (start + stop) // 2
+        found = probe(middle, stop)
+        if found is None or found[1] > wanted:
+            stop = middle
+        else:
+            start = found[0]
+    return start, stop
+
+
+def position_reader(config: Mapping[str, Any], topic: str) -> TopicReader:
+    """Return a reader for a few records at many positions."""
+    return TopicReader(config, topic, fetch_ahead=_SCAN_RECORDS, silence_limit_s=20)
+
+
+def find_outputs(
+    config: Mapping[str, Any], topic: str, source: tuple[int, int], source_of: SourceOf
 ) -> list[Record]:
-    """Return the records of an event in an output topic: one, or none, or several where there may be.
+    """Return an event's records in an output topic: normally one or none.
 
-    A record is in the partition that its event's maps to, among those of other partitions' events.
+    Args:
+        config: The configuration of every client.
+        topic: The output topic. An event's outputs are in its partition modulo the topic's partitions.
+        source: The partition and offset of the event.
+        source_of: Returns the event of a record.
 
     Raises:
-        StartupError: there is no such topic.
-        Unavailable: the broker is away.
+        StartupError: There is no such topic.
+        Unavailable: The broker is down.
     """
-    ranges = ClusterAdmin(client_config).committed_ranges(topic)
+    ranges = ClusterAdmin(config).committed_ranges(topic)
     event_partition, event_offset = source
     partition = event_partition % len(ranges)
-    with contextlib.closing(lookup_reader(client_config, topic)) as reader:
+    with contextlib.closing(position_reader(config, topic)) as reader:
 
-        def probe(begin: int, end: int) -> tuple[int, int] | None:
-            for record in reader.read_range(partition, begin, end):
-                of = source_of(record)
-                if of is not None and of[0] == event_partition:
-                    return record.offset(), of[1]
+        def probe(start: int, stop: int) -> tuple[int, int] | None:
+            for record in reader.read_range(partition, start, stop):
+                event = source_of(record)
+                if event is not None and event[0] == event_partition:
+                    return record.offset(), event[1]
             return None
 
-        begin, end = narrowed(probe, *ranges[partition], event_offset)
-        return [record for record in reader.read_range(partition, begin, end) if source_of(record) == source]
+        start, stop = narrow(probe, *ranges[partition], event_offset)
+        return [record for record in reader.read_range(partition, start, stop) if source_of(record) == source]
 
 
 def prediction_source(decoder: Decoder) -> SourceOf:
-    """Return what tells the event of a prediction.
+    """Return a function that reads the event's position from a prediction.
 
     Args:
-        decoder: reads predictions.
+        decoder: Decodes predictions.
     """
 
     def source_of(record: Record) -> tuple[int, int] | None:
@@ -114,11 +118,11 @@ def prediction_source(decoder: Decoder) -> SourceOf:
     return source_of
 
 
-def letter_source(events_topic: str) -> SourceOf:
-    """Return what tells the event of a dead letter."""
+def dead_letter_source(events_topic: str) -> SourceOf:
+    """Return a function that reads the event's position from a dead letter."""
 
     def source_of(record: Record) -> tuple[int, int] | None:
-        body = letter_of(record).body
+        body = to_dead_letter(record).body
         if body is None or body["source"]["topic"] != events_topic:
             return None
         return body["source"]["partition"], body["source"]["offset"]
@@ -127,7 +131,7 @@ def letter_source(events_topic: str) -> SourceOf:
 
 
 def prediction_fields(decoder: Decoder, record: Record, events_topic: str) -> dict[str, Any]:
-    """Return a prediction as its line in the audit log says it."""
+    """Return a prediction as the fields of its audit line."""
     decoded, _ = decoder.decode([record.value()])
     line = audit_lines(
         decoded,
@@ -140,17 +144,14 @@ def prediction_fields(decoder: Decoder, record: Record, events_topic: str) -> di
     return fields
 
 
-_READ_THROUGH_BYTES: Final = 64 * 1024
-
-
 @dataclass(frozen=True, slots=True)
 class FoundLine:
     """A line of the audit log.
 
     Attributes:
-        path: the log, or the segment of it.
-        at_byte: where in the file the line begins.
-        fields: what it says.
+        path: The file: the log, or one of its segments.
+        at_byte: The line's position in the file.
+        fields: The parsed line.
     """
 
     path: Path
@@ -159,100 +160,102 @@ class FoundLine:
 
 
 def find_line(log: Path, topic: str, partition: int, offset: int) -> FoundLine | None:
-    """Return the line of the prediction at an offset of the predictions topic, or ``None``.
+    """Return the audit line of the prediction at an offset of the predictions topic, or ``None``.
 
     Raises:
-        StartupError: there is no audit log, or it cannot be read.
+        StartupError: The audit log is missing or unreadable.
     """
-    paths = [*segment_paths(log), log]
     try:
-        for path in reversed(paths):
+        for path in (log, *reversed(segment_paths(log))):
             with path.open("rb") as file:
                 if path.stat().st_size == 0:
                     continue
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    lines = _Lines(data, topic, partition)
+                    lines = _PartitionLines(data, topic, partition)
                     found = lines.find(offset)
                     if found is not None:
                         return FoundLine(path, *found)
-                    if lines.begin_at_or_before(offset):
+                    if lines.starts_at_or_before(offset):
                         return None
     except OSError as error:
         raise StartupError(f"the audit log {log} cannot be read: {error.strerror}; see audit.path") from error
     return None
 
 
-class _Lines:
-    """The lines of one file that are of one partition."""
+class _PartitionLines:
+    """The lines of one file about one partition of the predictions topic."""
 
     def __init__(self, data: mmap.mmap, topic: str, partition: int) -> None:
         self._data = data
         self._topic = topic
         self._partition = partition
-        self._end = data.rfind(b"\n") + 1
-        """What is behind it is a line that is being written."""
+        self._stop = data.rfind(b"\n") + 1
+        """Bytes after this position are a line that is being written."""
 
-    def begin_at_or_before(self, offset: int) -> bool:
-        """Tell whether the first line is of this offset or of an earlier one."""
-        first = self._probe(0, self._end)
+    def starts_at_or_before(self, offset: int) -> bool:
+        """Return whether the first line is at this offset or an earlier one."""
+        first = self._probe(0, self._stop)
         return first is not None and first[1] <= offset
 
     def find(self, offset: int) -> tuple[int, dict[str, Any]] | None:
-        begin, end = narrowed(self._probe, 0, self._end, offset, _READ_THROUGH_BYTES)
-        while (seen := self._first(begin, end)) is not None:
-            at, fields, begin = seen
+        """Return position and fields of the line at an offset, or ``None``."""
+        start, stop = narrow(self._probe, 0, self._stop, offset, _SCAN_BYTES)
+        while (first := self._first(start, stop)) is not None:
+            at_byte, fields, start = first
             if fields["output"]["offset"] == offset:
-                return at, fields
+                return at_byte, fields
         return None
 
-    def _probe(self, begin: int, end: int) -> tuple[int, int] | None:
-        seen = self._first(begin, end)
-        return None if seen is None else (seen[0], seen[1]["output"]["offset"])
+    def _probe(self, start: int, stop: int) -> tuple[int, int] | None:
+        first = self._first(start, stop)
+        return None if first is None else (first[0], first[1]["output"]["offset"])
 
-    def _first(self, begin: int, end: int) -> tuple[int, dict[str, Any], int] | None:
-        """Return the first of our lines that begins in a part: where, what it says, where the next begins."""
-        at = 0 if begin == 0 else self._data.find(b"\n", begin - 1) + 1
-        while begin <= at < end:
-            line_end = self._data.find(b"\n", at) + 1
+    def _first(self, start: int, stop: int) -> tuple[int, dict[str, Any], int] | None:
+        """Return position, fields and end of the first line that starts in a range."""
+        at = 0 if start == 0 else self._data.find(b"\n", start - 1) + 1
+        while start <= at < stop:
+            line_stop = self._data.find(b"\n", at) + 1
             try:
-                fields = orjson.loads(self._data[at:line_end])
+                fields = orjson.loads(self._data[at:line_stop])
                 output = fields["output"]
                 if (output["topic"], output["partition"]) == (self._topic, self._partition):
-                    return at, fields, line_end
+                    return at, fields, line_stop
             except (ValueError, KeyError, TypeError):
-                pass  # `audit verify` tells of lines that are none
-            at = line_end
+                pass  # `audit verify` reports damaged lines
+            at = line_stop
         return None
 
 
-def places_of(
+def find_events(
     settings: Settings, writers: WriterSchemas, event_id: str, since_ms: int
 ) -> list[tuple[int, int]]:
-    """Return partition and offset of each event with an id, in their order.
+    """Return partition and offset of every event with an id, sorted.
 
     Args:
-        settings: where Kafka is, and the topic.
-        writers: where writer schemas come from.
-        event_id: the id.
-        since_ms: look at what was written at or after this time only, milliseconds since the epoch.
+        settings: The Kafka cluster and the events topic.
+        writers: Resolves writer schemas.
+        event_id: The id.
+        since_ms: The oldest record timestamp to search, in milliseconds since the epoch.
 
     Raises:
-        StartupError: there is no such topic.
-        Unavailable: the broker is away.
+        StartupError: There is no such topic.
+        Unavailable: The broker is down.
     """
-    client, topic = client_config.common(settings.kafka), settings.topics.events
-    admin = ClusterAdmin(client)
+    config, topic = client_config.common(settings.kafka), settings.topics.events
+    admin = ClusterAdmin(config)
     ranges = admin.committed_ranges(topic)
-    begins = admin.offsets_since(topic, ranges, since_ms)
-    parts = {p: (max(begin, begins.get(p, end)), end) for p, (begin, end) in ranges.items()}
-    decoder, wanted = Decoder(engagement_event(), writers), event_id.encode()
+    starts = admin.offsets_since(topic, ranges, since_ms)
+    recent = {p: (max(start, starts.get(p, stop)), stop) for p, (start, stop) in ranges.items()}
+    decoder, encoded_id = Decoder(engagement_event(), writers), event_id.encode()
     found: list[tuple[int, int]] = []
-    with contextlib.closing(TopicReader(client, topic)) as reader:
-        for records in reader.read_ranges(parts):
-            # In every framing the id stands in the bytes as it is: only these few are worth decoding.
-            likely = [record for record in records if wanted in (record.value() or b"")]
+    with contextlib.closing(TopicReader(config, topic)) as reader:
+        for records in reader.read_ranges(recent):
+            # Every framing holds the id as plain bytes, so only these records are worth decoding.
+            likely = [record for record in records if encoded_id in (record.value() or b"")]
             decoded, _ = decoder.decode([record.value() for record in likely])
-            for i, row in enumerate(decoded.rows.tolist()):
-                if decoded.record(i)["event_id"] == event_id:
-                    found.append((likely[row].partition(), likely[row].offset()))
+            found += [
+                (likely[row].partition(), likely[row].offset())
+                for i, row in enumerate(decoded.rows.tolist())
+                if decoded.record(i)["event_id"] == event_id
+            ]
     return sorted(found)

@@ -1,4 +1,4 @@
-"""Says what became of an event: for people, a fact a line, and for programs as JSON. Pure."""
+"""Render the trace of an event: for people, one fact per line; for programs, as JSON. Pure."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ from math import isfinite
 from typing import Any
 
 from consumer import timestamps
-from consumer.ops.why.scoring import Scoring
-from consumer.ops.why.trace import EventTrace, FoundEvent
+from consumer.ops.why.lookup import FoundLine
+from consumer.ops.why.trace import EventTrace, FoundEvent, Scoring
 from consumer.pipeline.dead_letter import summarize_detail
 from model_store.inputs import INPUT_NAMES
 from model_store.linear import BASE
 
 
-def as_json(story: EventTrace) -> dict[str, Any]:
-    """Return everything as JSON values."""
+def as_json(trace: EventTrace) -> dict[str, Any]:
+    """Return a trace as JSON values."""
     return {
-        "source": {"topic": story.topic, "partition": story.partition, "offset": story.offset},
-        "outcome": story.outcome,
-        "problem": story.problem,
-        "event": None if story.event is None else _event_json(story.event),
-        "predictions": story.predictions,
-        "scoring": None if story.scoring is None else story.scoring.as_json(),
-        "audit_line": None
-        if story.line is None
-        else {"file": str(story.line.path), "byte": story.line.at_byte, "line": story.line.fields},
-        "audit_line_missing": story.line_missing,
+        "source": {"topic": trace.topic, "partition": trace.partition, "offset": trace.offset},
+        "outcome": trace.outcome,
+        "problem": trace.problem,
+        "event": None if trace.event is None else _event_json(trace.event),
+        "predictions": trace.predictions,
+        "scoring": None if trace.scoring is None else trace.scoring.as_json(),
+        "audit_line": None if trace.audit_line is None else _line_json(trace.audit_line),
+        "audit_line_missing": trace.audit_line_problem,
         "dead_letters": [
-            letter.as_json() | {"replayed": replayed}
-            for letter, replayed in zip(story.letters, story.replayed, strict=True)
+            dead_letter.as_json() | {"replayed": replayed}
+            for dead_letter, replayed in zip(trace.dead_letters, trace.replayed, strict=True)
         ],
-        "events_before_it": story.waiting,
+        "events_before_it": trace.events_before,
     }
+
+
+def _line_json(line: FoundLine) -> dict[str, Any]:
+    return {"file": str(line.path), "byte": line.at_byte, "line": line.fields}
 
 
 def _event_json(event: FoundEvent) -> dict[str, Any]:
@@ -47,46 +49,46 @@ def _event_json(event: FoundEvent) -> dict[str, Any]:
 
 
 def _json(value: Any) -> Any:
-    """Return a field as JSON can hold it: NaN and the infinities become text."""
+    """Return a field as a JSON value; NaN and infinities become text."""
     return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
-def lines(story: EventTrace) -> Iterator[str]:
-    """Say everything; texts of others are as they came, to be made printable by the caller."""
-    yield from _event_lines(story)
-    for prediction in story.predictions:
+def lines(trace: EventTrace) -> Iterator[str]:
+    """Format a trace, one fact per line. The caller must escape unprintable characters."""
+    yield from _event_lines(trace)
+    for prediction in trace.predictions:
         yield from _prediction_lines(prediction)
-    if story.predictions:
-        yield from _log_lines(story)
-    if story.scoring is not None:
-        yield from _scoring_lines(story.scoring, story.predictions[0])
-    for letter, replayed in zip(story.letters, story.replayed, strict=True):
-        yield f"rejected: dead letter {letter.place}, {letter.written_at}: {letter.code}"
-        for part in letter.reason.split("; "):
+    if trace.predictions:
+        yield from _log_lines(trace)
+    if trace.scoring is not None:
+        yield from _scoring_lines(trace.scoring, trace.predictions[0])
+    for dead_letter, replayed in zip(trace.dead_letters, trace.replayed, strict=True):
+        yield f"rejected: dead letter {dead_letter.position}, {dead_letter.written_at}: {dead_letter.code}"
+        for part in dead_letter.reason.split("; "):
             yield f"  {part}"
         yield (
-            "  sent again by dlq replay"
+            "  handled by dlq replay"
             if replayed
-            else f"  not replayed; see: purchase-stream dlq show {letter.place}"
+            else f"  not replayed; see: purchase-stream dlq show {dead_letter.position}"
         )
-    if story.letters and story.event is not None:
-        again = story.event.rejection
+    if trace.dead_letters and trace.event is not None:
+        again = trace.event.rejection
         yield (
             "  it would be accepted now"
             if again is None
             else f"  it would be rejected now as {again.code}: {summarize_detail(again.detail)}"
         )
-    if story.outcome == "waiting":
-        yield f"not decided yet: {story.waiting} events of its partition come before it"
-    elif story.outcome == "expired":
-        yield "decided, and its prediction or dead letter is gone: the topics keep theirs for less long"
+    if trace.outcome == "waiting":
+        yield f"not decided yet: {trace.events_before} offsets of its partition come before it"
+    elif trace.outcome == "expired":
+        yield "decided, but the retention of its prediction or dead letter is over"
 
 
-def _event_lines(story: EventTrace) -> Iterator[str]:
-    where = f"event {story.partition}:{story.offset} of {story.topic}"
-    event = story.event
+def _event_lines(trace: EventTrace) -> Iterator[str]:
+    where = f"event {trace.partition}:{trace.offset} of {trace.topic}"
+    event = trace.event
     if event is None:
-        yield f"{where}: the topic does not have it any more"
+        yield f"{where}: its retention is over"
         return
     size = "a tombstone" if event.n_bytes is None else f"{event.n_bytes} bytes"
     key = "no key" if event.key is None else f"key {event.key.decode(errors='backslashreplace')}"
@@ -112,14 +114,12 @@ def _prediction_lines(prediction: dict[str, Any]) -> Iterator[str]:
     yield f"  {probability:.4f} {sign} threshold {threshold:.4f}: {verdict}"
 
 
-def _log_lines(story: EventTrace) -> Iterator[str]:
-    if story.line is None:
-        yield f"audit log: {story.line_missing}"
+def _log_lines(trace: EventTrace) -> Iterator[str]:
+    if trace.audit_line is None:
+        yield f"audit log: {trace.audit_line_problem}"
         return
-    same = (
-        "" if story.line.fields == story.predictions[0] else ", WHICH SAYS SOMETHING ELSE THAN THE PREDICTION"
-    )
-    yield f"audit log: {story.line.path}, the line at byte {story.line.at_byte}{same}"
+    same = "" if trace.audit_line.fields == trace.predictions[0] else ", WHICH DIFFERS FROM THE PREDICTION"
+    yield f"audit log: {trace.audit_line.path}, the line at byte {trace.audit_line.at_byte}{same}"
 
 
 def _scoring_lines(scoring: Scoring, prediction: dict[str, Any]) -> Iterator[str]:
@@ -134,10 +134,10 @@ def _scoring_lines(scoring: Scoring, prediction: dict[str, Any]) -> Iterator[str
         return
     base, country, *numeric = scoring.contributions
     text = prediction["features"][INPUT_NAMES[0]]
-    known = f"taken for {scoring.country}" if scoring.country else "no known country: scored as unknown"
+    recognised = f"recognised as {scoring.country}" if scoring.country else "unrecognised: scored as unknown"
     yield f"  {'feature':<30} {'value':>12} {'log-odds':>10}"
     yield f"  {BASE:<30} {'':>12} {base.log_odds:>+10.4f}"
-    yield f"  {country.feature:<30} {text:>12.12} {country.log_odds:>+10.4f}  {known}"
-    for one in sorted(numeric, key=lambda one: -abs(one.log_odds)):
-        yield f"  {one.feature:<30} {one.value:>12.4f} {one.log_odds:>+10.4f}"
-    yield f"  {'sum':<30} {'':>12} {scoring.log_odds:>+10.4f}  a probability of {scoring.probability:.4f}"
+    yield f"  {country.feature:<30} {text:>12.12} {country.log_odds:>+10.4f}  {recognised}"
+    for item in sorted(numeric, key=lambda item: -abs(item.log_odds)):
+        yield f"  {item.feature:<30} {item.value:>12.4f} {item.log_odds:>+10.4f}"
+    yield f"  {'sum':<30} {'':>12} {scoring.log_odds:>+10.4f}  probability {scoring.probability:.4f}"

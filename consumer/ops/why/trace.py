@@ -1,53 +1,92 @@
-"""What became of one event: looks it up wherever it can be."""
+"""Trace one event through the topics, the audit log and the model."""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import numpy as np
 
 from consumer.errors import BadInputError, StartupError
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin
+from consumer.kafka.reader import Record
+from consumer.ops.dlq.dead_letter import DeadLetterRecord
 from consumer.ops.dlq.plan import ReplayPosition
 from consumer.ops.dlq.replay import group_of
-from consumer.ops.dlq.topic import letter_of
+from consumer.ops.dlq.topic import to_dead_letter
 from consumer.ops.why.lookup import (
     FoundLine,
+    dead_letter_source,
     find_line,
-    find_output,
-    letter_source,
-    lookup_reader,
+    find_outputs,
+    position_reader,
     prediction_fields,
     prediction_source,
 )
-from consumer.ops.why.scoring import Scoring, scoring
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas
 from consumer.pipeline.rejections import Rejection
 from consumer.pipeline.validate import validate
+from consumer.settings import Settings
+from model_store.countries import UNKNOWN_COUNTRY, country_alpha2, country_code
+from model_store.errors import ModelStoreError
+from model_store.inputs import INPUT_NAMES
+from model_store.linear import Contribution, LinearModel
 from model_store.store import ModelStore
 from schemas.repository import engagement_event, purchase_prediction
 
-if TYPE_CHECKING:
-    from consumer.kafka.reader import Record
-    from consumer.ops.dlq.dead_letter import DeadLetterRecord
-    from consumer.settings import Settings
+_RETRY_AFTER_S: Final = 1.0
 
-_LOOK_AGAIN_S: Final = 1.0
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """A prediction's inputs, scored again by the version that the prediction names.
+
+    Attributes:
+        problem: The reason why there are no contributions, or ``None``.
+        country: The recognised country, ISO 3166 alpha-2; ``None`` if it is unknown.
+        probability: The probability; ``None`` if the version cannot be loaded.
+        contributions: The terms of the log-odds; empty if the model is not linear.
+    """
+
+    problem: str | None = None
+    country: str | None = None
+    probability: float | None = None
+    contributions: Sequence[Contribution] = ()
+
+    @property
+    def log_odds(self) -> float:
+        """The sum of the contributions."""
+        return sum(item.log_odds for item in self.contributions)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        return {
+            "problem": self.problem,
+            "country": self.country,
+            "probability_now": self.probability,
+            "log_odds": self.log_odds if self.contributions else None,
+            "contributions": [
+                {"feature": item.feature, "value": item.value, "log_odds": item.log_odds}
+                for item in self.contributions
+            ],
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class FoundEvent:
-    """An event as it is in the topic.
+    """An event as the topic has it.
 
     Attributes:
-        timestamp_ms: of the record.
-        key: of the record.
-        n_bytes: of its value; ``None`` is a tombstone.
-        fields: what was decoded, or ``None``.
-        rejection: what would be wrong with it now, or ``None``.
+        timestamp_ms: The record's timestamp, in milliseconds since the epoch.
+        key: The record's key.
+        n_bytes: The length of the record's value; ``None`` is a tombstone.
+        fields: The decoded fields, or ``None``.
+        rejection: The rejection that the event would get now, or ``None``.
     """
 
     timestamp_ms: int
@@ -59,21 +98,21 @@ class FoundEvent:
 
 @dataclass(slots=True)
 class EventTrace:
-    """What became of an event.
+    """Everything that is known about one event.
 
     Attributes:
-        topic: the events topic.
-        partition: of the event.
-        offset: of the event.
-        event: ``None`` if the topic does not have it any more.
-        predictions: as the audit log says them; one, unless something is wrong.
-        letters: dead letters; likewise.
-        replayed: for each of these, whether `dlq replay` has sent the event again.
-        scoring: how the first prediction came about.
-        line: of the first prediction, in the audit log.
-        line_missing: why there is none.
-        waiting: how many events before it the group has still to decide, where it is not decided yet.
-        expired: whether outputs so old are gone.
+        topic: The events topic.
+        partition: The event's partition.
+        offset: The event's offset.
+        event: The event; ``None`` if its retention is over.
+        predictions: The fields of the audit line of each prediction; normally one or none.
+        dead_letters: The dead letters; normally one or none.
+        replayed: For each dead letter, whether `dlq replay` has handled it.
+        scoring: The first prediction's inputs, scored again.
+        audit_line: The first prediction's audit line.
+        audit_line_problem: The reason why there is no audit line.
+        events_before: For an undecided event, the number of undecided offsets before it.
+        outputs_expired: Whether the retention of some outputs is over.
     """
 
     topic: str
@@ -81,29 +120,32 @@ class EventTrace:
     offset: int
     event: FoundEvent | None = None
     predictions: list[dict[str, Any]] = field(default_factory=list)
-    letters: list[DeadLetterRecord] = field(default_factory=list)
+    dead_letters: list[DeadLetterRecord] = field(default_factory=list)
     replayed: list[bool] = field(default_factory=list)
     scoring: Scoring | None = None
-    line: FoundLine | None = None
-    line_missing: str | None = None
-    waiting: int | None = None
-    expired: bool = False
+    audit_line: FoundLine | None = None
+    audit_line_problem: str | None = None
+    events_before: int | None = None
+    outputs_expired: bool = False
 
     @property
     def outcome(self) -> str:
         """One of ``scored``, ``rejected``, ``both``, ``waiting``, ``expired`` and ``missing``."""
-        if self.predictions or self.letters:
-            return (
-                "both" if self.predictions and self.letters else "scored" if self.predictions else "rejected"
-            )
-        if self.waiting is not None:
+        match bool(self.predictions), bool(self.dead_letters):
+            case True, True:
+                return "both"
+            case True, False:
+                return "scored"
+            case False, True:
+                return "rejected"
+        if self.events_before is not None:
             return "waiting"
-        return "expired" if self.expired else "missing"
+        return "expired" if self.outputs_expired else "missing"
 
     @property
     def problem(self) -> str | None:
-        """What must not be, or ``None``."""
-        n = len(self.predictions) + len(self.letters)
+        """The broken guarantee, or ``None``."""
+        n = len(self.predictions) + len(self.dead_letters)
         if n > 1:
             return f"{n} outputs of one event; see: purchase-stream audit verify"
         if self.outcome == "missing":
@@ -112,82 +154,60 @@ class EventTrace:
 
 
 class EventTracer:
-    """Looks events up.
+    """Traces events.
 
     Args:
-        settings: where everything is.
-        writers: where writer schemas come from.
+        settings: The Kafka cluster, the topics, the audit log and the model store.
+        writers: Resolves writer schemas.
     """
 
     def __init__(self, settings: Settings, writers: WriterSchemas) -> None:
         self._settings = settings
+        self._topics = settings.topics
         self._client = client_config.common(settings.kafka)
         self._admin = ClusterAdmin(self._client)
-        self._events_decoder = Decoder(engagement_event(), writers)
-        self._predictions_decoder = Decoder(purchase_prediction(), writers)
+        self._store = ModelStore(settings.model_store.path, settings.model_store.model)
+        self._event_decoder = Decoder(engagement_event(), writers)
+        self._prediction_decoder = Decoder(purchase_prediction(), writers)
 
-    def tell(self, partition: int, offset: int) -> EventTrace:
-        """Return what became of an event.
+    def trace(self, partition: int, offset: int) -> EventTrace:
+        """Return the trace of an event.
 
         Raises:
-            BadInputError: there is no such event, and never was.
-            StartupError: a topic is missing.
-            Unavailable: the broker is away.
+            BadInputError: There is no event at this offset.
+            StartupError: A topic is missing.
+            Unavailable: The broker is down.
         """
-        event = self._event(partition, offset)
-        story = self._look(EventTrace(self._settings.topics.events, partition, offset, event))
-        if story.outcome == "missing":
-            # Committed a moment ago, it may still be hidden behind somebody else's open transaction.
-            time.sleep(_LOOK_AGAIN_S)
-            story = self._look(EventTrace(self._settings.topics.events, partition, offset, event))
-        return story
+        event = self._find_event(partition, offset)
+        trace = self._find_outputs(EventTrace(self._topics.events, partition, offset, event))
+        if trace.outcome == "missing":
+            # An open transaction of another producer may hide an output that was committed just now.
+            time.sleep(_RETRY_AFTER_S)
+            trace = self._find_outputs(EventTrace(self._topics.events, partition, offset, event))
+        return trace
 
-    def _look(self, story: EventTrace) -> EventTrace:
-        topics, partition, offset = self._settings.topics, story.partition, story.offset
-        # Before the outputs: what is decided while we look must not seem to be lost.
-        progress = self._admin.lag(self._settings.kafka.group_id, topics.events)
-        for message in find_output(
-            self._client,
-            topics.predictions,
-            (partition, offset),
-            prediction_source(self._predictions_decoder),
-        ):
-            story.predictions.append(prediction_fields(self._predictions_decoder, message, topics.events))
-        for message in find_output(
-            self._client, topics.dead_letters, (partition, offset), letter_source(topics.events)
-        ):
-            story.letters.append(letter_of(message))
-        story.replayed = [self._was_replayed(letter) for letter in story.letters]
-        if story.predictions:
-            self._explain(story, story.predictions[0])
-        elif not story.letters:
-            next_offset = progress.next_offsets.get(partition, 0)
-            story.waiting = offset - next_offset if offset >= next_offset else None
-            story.expired = self._outputs_expired()
-        return story
-
-    def _event(self, partition: int, offset: int) -> FoundEvent | None:
-        topic = self._settings.topics.events
+    def _find_event(self, partition: int, offset: int) -> FoundEvent | None:
+        topic = self._topics.events
         ranges = self._admin.committed_ranges(topic)
         if partition not in ranges:
             raise BadInputError(f"{topic} has no partition {partition}; it has 0 to {max(ranges)}")
-        begin, end = ranges[partition]
-        if offset >= end:
+        start, stop = ranges[partition]
+        if offset >= stop:
             raise BadInputError(
-                f"{topic} has no event {partition}:{offset}; partition {partition} ends at {end}"
+                f"{topic} has no event {partition}:{offset}; partition {partition} ends at {stop}"
             )
-        if offset < begin:
+        if offset < start:
             return None
-        with contextlib.closing(lookup_reader(self._client, topic)) as reader:
+        with contextlib.closing(position_reader(self._client, topic)) as reader:
             for record in reader.read_range(partition, offset, offset + 1):
-                return self._found(record)
+                return self._decode_event(record)
         raise BadInputError(
-            f"{topic} has no event at {partition}:{offset}: it is a mark of Kafka's own, or undone"
+            f"{topic} has no event at {partition}:{offset}: it is a transaction marker or was aborted"
         )
 
-    def _found(self, record: Record) -> FoundEvent:
+    def _decode_event(self, record: Record) -> FoundEvent:
         value = record.value()
-        decoded, rejections = self._events_decoder.decode([value])
+        decoded, rejections = self._event_decoder.decode([value])
         fields = decoded.record(0) if len(decoded) else None
         if fields is not None:
             rejections = validate(decoded)[1]
@@ -199,35 +219,80 @@ class EventTracer:
             rejection=next(iter(rejections), None),
         )
 
-    def _was_replayed(self, letter: DeadLetterRecord) -> bool:
-        topic = self._settings.topics.dead_letters
-        committed = self._admin.committed_offsets(group_of(self._settings), topic, [letter.partition])
-        if letter.partition not in committed:
-            return False
-        return not ReplayPosition.read(*committed[letter.partition]).is_due(letter.code, letter.offset)
-
-    def _explain(self, story: EventTrace, prediction: dict[str, Any]) -> None:
-        where = self._settings.model_store
-        story.scoring = scoring(
-            ModelStore(where.path, where.model), prediction["model_version"], prediction["features"]
+    def _find_outputs(self, trace: EventTrace) -> EventTrace:
+        """Complete a trace of an event."""
+        topics, source = self._topics, (trace.partition, trace.offset)
+        # Ask for the lag before reading outputs: an event that is decided in between must not seem lost.
+        lag = self._admin.lag(self._settings.kafka.group_id, topics.events)
+        predictions = find_outputs(
+            self._client, topics.predictions, source, prediction_source(self._prediction_decoder)
         )
-        output = prediction["output"]
+        trace.predictions = [
+            prediction_fields(self._prediction_decoder, record, topics.events) for record in predictions
+        ]
+        dead_letters = find_outputs(
+            self._client, topics.dead_letters, source, dead_letter_source(topics.events)
+        )
+        trace.dead_letters = [to_dead_letter(record) for record in dead_letters]
+        trace.replayed = [self._was_replayed(dead_letter) for dead_letter in trace.dead_letters]
+        if trace.predictions:
+            prediction = trace.predictions[0]
+            trace.scoring = rescore(self._store, prediction["model_version"], prediction["features"])
+            self._find_audit_line(trace, prediction["output"])
+        elif not trace.dead_letters:
+            next_offset = lag.next_offsets.get(trace.partition, 0)
+            trace.events_before = trace.offset - next_offset if trace.offset >= next_offset else None
+            trace.outputs_expired = self._outputs_expired()
+        return trace
+
+    def _was_replayed(self, dead_letter: DeadLetterRecord) -> bool:
+        partition = dead_letter.partition
+        committed = self._admin.committed_offsets(
+            group_of(self._settings), self._topics.dead_letters, [partition]
+        )
+        if partition not in committed:
+            return False
+        position = ReplayPosition.parse(*committed[partition])
+        return not position.is_due(dead_letter.code, dead_letter.offset)
+
+    def _find_audit_line(self, trace: EventTrace, output: Mapping[str, Any]) -> None:
         try:
-            story.line = find_line(
+            trace.audit_line = find_line(
                 self._settings.audit.path, output["topic"], output["partition"], output["offset"]
             )
         except StartupError as error:
-            story.line_missing = str(error)
-        else:
-            if story.line is None:
-                story.line_missing = (
-                    "not in the audit log: the monitor is not there yet, or its log began later"
-                )
+            trace.audit_line_problem = str(error)
+            return
+        if trace.audit_line is None:
+            trace.audit_line_problem = (
+                "the audit log does not have it: the monitor is behind, or its log started later"
+            )
 
     def _outputs_expired(self) -> bool:
-        topics = self._settings.topics
         return any(
-            begin > 0
-            for topic in (topics.predictions, topics.dead_letters)
-            for begin, _ in self._admin.committed_ranges(topic).values()
+            start > 0
+            for topic in (self._topics.predictions, self._topics.dead_letters)
+            for start, _ in self._admin.committed_ranges(topic).values()
         )
+
+
+def rescore(store: ModelStore, version: str, features: Mapping[str, Any]) -> Scoring:
+    """Score a prediction's inputs again, and split a linear model's log-odds into its terms.
+
+    Args:
+        store: The model store.
+        version: The model version of the prediction.
+        features: The seven inputs as received.
+    """
+    try:
+        model = store.load(version)
+    except ModelStoreError as error:
+        return Scoring(problem=str(error))
+    code = country_code(str(features[INPUT_NAMES[0]]))
+    inputs = [float(code), *(float(features[name]) for name in INPUT_NAMES[1:])]
+    probability = float(model.predict_probability(np.array([inputs], order="F"))[0])
+    country = None if code == UNKNOWN_COUNTRY else country_alpha2(code)
+    if not isinstance(model.probability_model, LinearModel):
+        problem = f"{model.manifest.estimator_class} is not linear, so it has no additive contributions"
+        return Scoring(problem, country, probability)
+    return Scoring(None, country, probability, model.probability_model.contributions(inputs))

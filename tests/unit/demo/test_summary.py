@@ -60,7 +60,7 @@ def test_a_wrong_code_is_a_complaint() -> None:
 def test_what_the_oracle_finds_is_a_complaint() -> None:
     """Its own words are the first."""
     verdict = verdict_of()
-    verdict.find("missing", 2, ["events 0@1", "events 0@2"])
+    verdict.add("missing", 2, ["events 0@1", "events 0@2"])
     found = dataclasses.replace(GOOD, report=verdict)
     assert not found.holds
     assert "missing 2" in (found.problem() or "")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.ops.dlq.dead_letter import OTHER, DeadLetterRecord, Unreplayable, original, parse_body
-from consumer.ops.dlq.topic import listing
+from consumer.ops.dlq.dead_letter import OTHER, DeadLetterRecord, NotReplayable, original_event, parse_body
+from consumer.ops.dlq.topic import list_dead_letters
 from consumer.pipeline.batch import Headers
 from consumer.pipeline.dead_letter import dead_letters
 from consumer.pipeline.rejections import Code, Rejection, Rejections
@@ -60,17 +60,17 @@ def test_the_event_comes_back_as_it_was_or_not_at_all(
     assert whole.body is not None
     kept = (letter.key, letter.headers, letter.body | {"event": 0})
     if kept == (key, whole.headers, whole.body | {"event": 0}):
-        event = original(letter, TOPIC)
+        event = original_event(letter, TOPIC)
         assert (event.partition, event.key, event.value, event.headers) == (4, key, value, headers)
     else:
-        with pytest.raises(Unreplayable, match="4:41"):
-            original(letter, TOPIC)
+        with pytest.raises(NotReplayable, match="4:41"):
+            original_event(letter, TOPIC)
 
 
 def test_headers_of_the_event_stay_and_those_of_dead_letters_go() -> None:
     """Also ones that the event brought from an earlier dead letter."""
     brought: Headers = [("a", b"1"), ("__dlq.errors.topic", b"x"), ("dlq.error.code", b"y"), ("a", None)]
-    assert original(letter_of(headers=brought), TOPIC).headers == [("a", b"1"), ("a", None)]
+    assert original_event(letter_of(headers=brought), TOPIC).headers == [("a", b"1"), ("a", None)]
 
 
 def changed(**changes: Any) -> DeadLetterRecord:
@@ -98,8 +98,8 @@ def changed(**changes: Any) -> DeadLetterRecord:
 )
 def test_what_is_not_whole_is_refused_with_the_reason(letter: DeadLetterRecord, why: str) -> None:
     """Nothing is guessed."""
-    with pytest.raises(Unreplayable, match=why):
-        original(letter, TOPIC)
+    with pytest.raises(NotReplayable, match=why):
+        original_event(letter, TOPIC)
 
 
 @given(
@@ -125,14 +125,14 @@ def test_foreign_records_are_read_without_an_exception(value: bytes | None) -> N
 def test_a_raw_is_checked_against_its_digest() -> None:
     """The digest is of the value itself."""
     letter = changed(raw=base64.b64encode(b"z").decode(), raw_sha256=hashlib.sha256(b"z").hexdigest())
-    assert original(letter, TOPIC).value == b"z"
+    assert original_event(letter, TOPIC).value == b"z"
 
 
 def test_the_newest_are_listed_first_and_all_are_counted() -> None:
     """A limit limits what is shown, never what is counted; a foreign record counts as other."""
     letters = [letter_of(offset=n, code=Code.TOMBSTONE if n % 3 else Code.UNDECODABLE) for n in range(9)]
     letters.append(DeadLetterRecord(0, 9, 0, None, b"?", [], None))
-    found = listing(letters, [], 2)
+    found = list_dead_letters(letters, [], 2)
     assert found.counts == {Code.TOMBSTONE: 6, Code.UNDECODABLE: 3, OTHER: 1}
     assert [letter.offset for letter in found.newest] == [8, 7]
-    assert listing(letters, [Code.UNDECODABLE], 0).counts == {Code.UNDECODABLE: 3}
+    assert list_dead_letters(letters, [Code.UNDECODABLE], 0).counts == {Code.UNDECODABLE: 3}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.errors import StartupError
-from consumer.ops.why.lookup import find_line, narrowed
+from consumer.ops.why.lookup import find_line, narrow
 
 
 def probe_of(numbers: list[int | None]) -> Any:
@@ -40,7 +40,7 @@ def test_a_number_is_in_the_part_if_it_is_anywhere(
     for step, others in steps:
         numbers += [*[None] * others, number]
         number += step
-    begin, end = narrowed(probe_of(numbers), 0, len(numbers), wanted, enough)
+    begin, end = narrow(probe_of(numbers), 0, len(numbers), wanted, enough)
     assert end - begin <= max(enough, 0) or end - begin <= 1
     assert (wanted in numbers[begin:end]) == (wanted in numbers)
 
@@ -55,7 +55,7 @@ def test_a_number_that_is_repeated_is_found_at_least_once(runs: list[int], wante
     for back in runs:
         begin = max(0, (numbers[-1] or 0) - back)
         numbers += range(begin, (numbers[-1] or 0) + 4)
-    begin, end = narrowed(probe_of(numbers), 0, len(numbers), wanted, 1)
+    begin, end = narrow(probe_of(numbers), 0, len(numbers), wanted, 1)
     assert (wanted in numbers[begin:end]) == (wanted in numbers)
 
 

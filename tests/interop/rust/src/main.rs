@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use apache_avro::types::{Record, Value};
-use apache_avro::{from_avro_datum, GenericSingleObjectWriter, Schema};
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::{GenericSingleObjectWriter, Schema};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Message, OwnedHeaders};
@@ -107,6 +108,7 @@ fn consume(servers: &str, topic: &str, count: usize) {
         .create()
         .unwrap();
     consumer.subscribe(&[topic]).unwrap();
+    let reader = GenericDatumReader::builder(&schema).build().unwrap();
     let mut found = 0;
     while found < count {
         let Some(message) = consumer.poll(Duration::from_secs(1)) else { continue };
@@ -114,7 +116,7 @@ fn consume(servers: &str, topic: &str, count: usize) {
         let value = message.payload().unwrap();
         assert_eq!(value[..HEADER_BYTES], header[..], "another schema");
         let mut rest = &value[HEADER_BYTES..];
-        let prediction = from_avro_datum(&schema, &mut rest, None).unwrap();
+        let prediction = reader.read_value(&mut rest).unwrap();
         assert!(rest.is_empty(), "bytes follow the record");
         println!("{}", serde_json::to_string(&json_of(prediction)).unwrap());
         found += 1;

@@ -24,7 +24,7 @@ demo: install ## Watch events flow through a real Kafka, end to end.
 test: install ## Run the tests, on a real Kafka where they touch Kafka; ARGS="tests/unit" for a part.
 	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
-check: install ## Format, lint, types (of tests, too) and import contracts.
+check: install docs ## Format, lint, types (of tests, too), import contracts, and every reference in the docs.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fastapi  # noqa: F401 - autodoc imports with TYPE_CHECKING set, and FastAPI does not survive that
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from docutils import nodes
     from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parent.parent
+REPOSITORY = "https://github.com/purchase-stream/purchase-stream"
 
 project = "Purchase Stream"
 author = "The Purchase Stream authors"
@@ -34,8 +39,6 @@ napoleon_use_ivar = True
 napoleon_use_param = False
 napoleon_use_rtype = False
 myst_heading_anchors = 3
-# The README and the pages under docs/ link to files of the repository, which are no pages.
-suppress_warnings = ["myst.xref_missing"]
 
 nitpick_ignore_regex = [
     # Private classes have no entry.
@@ -43,9 +46,11 @@ nitpick_ignore_regex = [
     # Other projects' names: their own documentation is not built here.
     (
         r"py:.*",
-        r"(collections|confluent_kafka|datetime|enum|np|numpy|pathlib|prometheus_client|pydantic|pydantic_settings|starlette|typing|typer)\..*",
+        r"(cimpl|collections|concurrent|confluent_kafka|datetime|enum|np|numpy|pathlib|prometheus_client|pydantic|pydantic_settings|sklearn|starlette|typing|typer)\..*",
     ),
-    (r"py:.*", r"(ArrayLike|BaseRoute|KafkaError|KafkaException|NDArray|OSError|TypeVar|ValueError)"),
+    (r"py:.*", r"(ArrayLike|BaseRoute|KafkaError|KafkaException|NDArray|OSError|TypeVar|ValueError|lambda)"),
+    # Type variables, and aliases of annotated types.
+    (r"py:.*", r"(.*\.)?(Bins|Item|Ratio|Result|Sha256)"),
 ]
 
 
@@ -60,8 +65,20 @@ def resolve_by_last_name(app: Sphinx, _env: object, node: pending_xref, content:
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, found[0])
 
 
+def link_to_repository(_app: Sphinx, _path: Path, _parent: str, content: list[str]) -> None:
+    """Let the README's links to files outside ``docs/`` lead to the repository. The file must exist."""
+
+    def target(match: re.Match[str]) -> str:
+        path = match[1]
+        outside = (ROOT / path).is_file() and not path.startswith("docs/")
+        return f"]({REPOSITORY}/blob/main/{path})" if outside else match[0]
+
+    content[0] = re.sub(r"\]\(([^):#]+)\)", target, content[0])
+
+
 def setup(app: Sphinx) -> None:
     """Connect what Sphinx cannot resolve by itself."""
     # In the docstring of an attribute, Napoleon takes the words before a colon for its type.
     GoogleDocstring._parse_attribute_docstring = lambda self: list(self._lines)  # type: ignore[assignment]
+    app.connect("include-read", link_to_repository)
     app.connect("missing-reference", resolve_by_last_name)

@@ -16,6 +16,7 @@ import pycountry
 from model_store.inputs import COUNTRY_MAX_CHARACTERS
 
 UNKNOWN_COUNTRY: Final = -1
+"""The number of a text that is not a known country."""
 COUNTRY_CODES: Final = 26 * 26
 """Country numbers lie in 0 … ``COUNTRY_CODES - 1``."""
 

@@ -24,6 +24,7 @@ PAYLOAD_FILES: Final = (MODEL_FILE, BASELINE_FILE, SELF_TEST_FILE)
 """The files whose digests are in the manifest."""
 
 LIBRARIES: Final = ("scikit-learn", "numpy", "scipy", "joblib")
+"""The libraries whose versions a model depends on."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Ratio = Annotated[float, Field(ge=0, le=1)]

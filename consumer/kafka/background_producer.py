@@ -65,7 +65,10 @@ class ControlProducer(TopicProducer):
         super().__init__(config | own, topic)
 
     def send(self, key: bytes, value: bytes | None, on_delivered: OnDelivered) -> None:
-        """Queue a record. ``on_delivered`` is called by :meth:`poll`, or at once if the client refuses it."""
+        """Queue a record.
+
+        ``on_delivered`` is called by :meth:`TopicProducer.poll`, or at once if the client refuses the record.
+        """
         try:
             super().send(key, value, on_delivered)
         except ServiceError as error:

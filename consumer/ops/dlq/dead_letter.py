@@ -18,6 +18,7 @@ OTHER: Final = "other"
 """Stands for the code of a record that is not a dead letter of this service, or has an unknown code."""
 
 CODES: Final = (*(code.value for code in Code), OTHER)
+"""The codes under which dead letters are counted and replayed."""
 
 _OWN_HEADERS: Final = ("__dlq.", "dlq.")
 """Prefixes of the headers that the scorer adds."""

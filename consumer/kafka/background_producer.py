@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from consumer.errors import FatalError, ServiceError, Unavailable
+from consumer.errors import Condition, FatalError, ServiceError, Unavailable
 from consumer.kafka.errors import format_error, kafka_error
+from consumer.runtime.readiness import Readiness
 
 OnDelivered = Callable[[str | None], None]
 """Called with the reason why a record was not delivered, or ``None`` if it was."""
 
-_DELIVERY_TIMEOUT_S: Final = 5.0
+_DELIVERY_TIMEOUT_S: Final = 3.0
+"""How long an HTTP request waits for the broker."""
+_PROBE_INTERVAL_S: Final = 1.0
+_RETRY_AFTER_FAILURE_S: Final = 5.0
+"""How long predictions are refused after a failed delivery, even if the leaders answer."""
 
 
 class TopicProducer:
@@ -80,47 +86,105 @@ class ControlProducer(TopicProducer):
 
 
 class PredictionProducer(TopicProducer):
-    """The producer of the HTTP API's predictions, shared by several request threads."""
+    """The producer of the HTTP API's predictions. Safe to use from several threads.
 
-    def __init__(self, config: dict[str, Any], topic: str) -> None:
+    It asks the leaders of the topic once a second whether they answer. While they do not, and for a moment
+    after a failed delivery, it refuses predictions at once and the role is not ready.
+
+    Args:
+        config: The producer's configuration.
+        topic: The predictions topic.
+        readiness: Holds ``Condition.BROKER`` while Kafka is away.
+        probe: Asks the leaders; raises :class:`ServiceError` if one does not answer.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], topic: str, readiness: Readiness, probe: Callable[[], object]
+    ) -> None:
         timeout_ms = int(_DELIVERY_TIMEOUT_S * 1000)
         own = {"message.timeout.ms": timeout_ms, "delivery.report.only.error": False, "linger.ms": 1}
         super().__init__(config | own, topic)
+        self._readiness = readiness
+        self._probe = probe
+        self._last_failure_s: float | None = None
+        self._away: str | None = None
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._serve_reports, name="delivery", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._serve_reports, name="delivery", daemon=True),
+            threading.Thread(target=self._watch_leaders, name="probe", daemon=True),
+        ]
 
     def start(self) -> None:
-        """Start to serve delivery reports."""
-        self._thread.start()
+        """Start to serve delivery reports and to ask the leaders."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Deliver the queued predictions, then stop."""
         self.flush(_DELIVERY_TIMEOUT_S)
         self._stopped.set()
 
-    def publish(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Publish predictions and return once the broker has all of them.
+    def check(self) -> None:
+        """Check that Kafka was not away at the last question or delivery.
 
         Raises:
-            Unavailable: The broker does not have all of them; it may have some.
+            Unavailable: It was.
         """
-        delivered = threading.Semaphore(0)
+        if self._away is not None:
+            raise Unavailable(self._away)
+
+    def publish(self, keys: Sequence[bytes], values: Sequence[bytes], on_done: OnDelivered) -> None:
+        """Queue predictions. ``on_done`` is called once, when the broker has all of them or one failed.
+
+        The broker may have some of them even then.
+        """
+        remaining = len(values)
         failures: list[str] = []
+        lock = threading.Lock()
 
         def on_delivered(failure: str | None) -> None:
+            nonlocal remaining
             if failure is not None:
                 failures.append(failure)
-            delivered.release()
+                self._failed(failure)
+            with lock:
+                remaining -= 1
+                last = remaining == 0
+            if last:
+                on_done(failures[0] if failures else None)
 
         for key, value in zip(keys, values, strict=True):
-            self.send(key, value, on_delivered)
-        for _ in values:
-            # The client reports every record within its message timeout, delivered or not.
-            if not delivered.acquire(timeout=2 * _DELIVERY_TIMEOUT_S):
-                raise Unavailable("the broker did not accept the prediction in time")
-        if failures:
-            raise Unavailable(f"the broker did not accept the prediction: {failures[0]}")
+            try:
+                self.send(key, value, on_delivered)
+            except ServiceError as error:  # counted, so that the reports of those before it do not get lost
+                on_delivered(str(error))
+
+    def ask_leaders(self) -> None:
+        """Ask the leaders once, and note whether they answer."""
+        try:
+            self._probe()
+        except ServiceError as error:
+            self._note(str(error))
+            return
+        recently = time.monotonic() - _RETRY_AFTER_FAILURE_S
+        if self._last_failure_s is None or self._last_failure_s < recently:
+            self._note(None)
+
+    def _failed(self, reason: str) -> None:
+        self._last_failure_s = time.monotonic()
+        self._note(reason)
+
+    def _note(self, reason: str | None) -> None:
+        self._away = reason
+        if reason is None:
+            self._readiness.clear(Condition.BROKER)
+        else:
+            self._readiness.set(Condition.BROKER, reason)
 
     def _serve_reports(self) -> None:
         while not self._stopped.is_set():
             self.poll(0.1)
+
+    def _watch_leaders(self) -> None:
+        while not self._stopped.wait(_PROBE_INTERVAL_S):
+            self.ask_leaders()

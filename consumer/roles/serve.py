@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from starlette.routing import Mount
+from starlette.middleware import Middleware
 
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin
@@ -13,34 +13,55 @@ from consumer.kafka.background_producer import PredictionProducer
 from consumer.roles.shared import pipeline, role_registry, watch_model
 from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.lifecycle import running, stopping_on_signals
+from consumer.runtime.memory import tune_gc_and_malloc
 from consumer.runtime.readiness import Readiness
 from consumer.scorer.metrics import ScorerTelemetry
 from consumer.scorer.processing import BatchProcessor
-from consumer.serve.app import Predictor, create_app
+from consumer.serve.app import Health, api_routes
+from consumer.serve.metrics import HttpTelemetry
+from consumer.serve.predictor import Predictor
 from consumer.settings import Settings
+
+_PROBE_TIMEOUT_S = 1.0
+_STOP_TIMEOUT_S = 6
+"""Longer than any request may take, so that each one in flight is answered."""
 
 
 def run_serve(settings: Settings) -> None:
-    """Run the ``serve`` role until told to stop; without a model it answers 503 until there is one.
+    """Run the ``serve`` role until it is stopped. Without a model it answers 503 until there is one.
 
     Args:
-        settings: everything that can be set.
+        settings: All settings.
 
     Raises:
-        StartupError: the topic is missing, a port is in use.
-        Unavailable: the broker did not answer at the start.
+        StartupError: The topic does not exist or the port is in use.
+        Unavailable: The broker did not answer at the start.
     """
-    topic = settings.topics.predictions
-    ClusterAdmin(client_config.common(settings.kafka)).require_topics([topic])
-    conditions = Readiness(time.time)
-    registry = role_registry(conditions)
-    models = watch_model(settings, conditions, ScorerTelemetry(registry), required=False)
-    producer = PredictionProducer(client_config.producer(settings.kafka), topic)
-    api = create_app(Predictor(BatchProcessor(pipeline(settings, models)), producer))
-    routes = [*health_routes(conditions, registry), Mount("/", app=api)]
-    http = HttpServer(
-        routes, settings.http.host, settings.http.serve_port, allowed_hosts=settings.http.allowed_hosts
+    client, topic = client_config.common(settings.kafka), settings.topics.predictions
+    partitions = range(ClusterAdmin(client).require_topics([topic])[topic].partitions)
+    probe = ClusterAdmin(client, _PROBE_TIMEOUT_S)
+    readiness = Readiness(time.time)
+    registry = role_registry(readiness)
+    models = watch_model(settings, readiness, ScorerTelemetry(registry), required=False)
+    producer = PredictionProducer(
+        client_config.producer(settings.kafka),
+        topic,
+        readiness,
+        lambda: probe.end_offsets(topic, partitions),
     )
+    telemetry = HttpTelemetry(registry)
+    predictor = Predictor(BatchProcessor(pipeline(settings, models)), producer)
+    health = Health(readiness.active, models)
+    api = api_routes(predictor, telemetry, settings.serve, health.as_json)
+    http = HttpServer(
+        [*health_routes(readiness, registry), *api],
+        settings.http.host,
+        settings.http.serve_port,
+        allowed_hosts=settings.http.allowed_hosts,
+        middleware=[Middleware(telemetry.measured)],
+        stop_timeout_s=_STOP_TIMEOUT_S,
+    )
+    tune_gc_and_malloc()
     stopped = threading.Event()
     with stopping_on_signals(stopped.set), running(producer, models, http):
         stopped.wait()

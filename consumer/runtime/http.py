@@ -20,6 +20,7 @@ from prometheus_client.exposition import choose_encoder, gzip_accepted
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -94,6 +95,7 @@ class HttpServer:
         port: The port to bind to; 0 takes a free one.
         allowed_hosts: Host names under which clients reach this machine, separated by commas; ``*`` allows
             any. Loopback names, IP addresses and ``host`` are always allowed.
+        middleware: Wraps every route, and the answers to unknown paths.
         stop_timeout_s: How long requests in flight may take after :meth:`stop`.
     """
 
@@ -104,6 +106,7 @@ class HttpServer:
         port: int,
         *,
         allowed_hosts: str = "",
+        middleware: Sequence[Middleware] = (),
         stop_timeout_s: int = _STOP_TIMEOUT_S,
     ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -114,7 +117,7 @@ class HttpServer:
         self.port: int = self._socket.getsockname()[1]
         self._stop_timeout_s = stop_timeout_s
         handlers = {HTTPException: _http_error, Exception: _internal_error}
-        app = Starlette(routes=list(routes), exception_handlers=handlers)
+        app = Starlette(routes=list(routes), middleware=middleware, exception_handlers=handlers)
         names = frozenset(name.strip().lower() for name in f"{host},{allowed_hosts}".split(","))
         config = uvicorn.Config(
             RequestGuard(app, names),

@@ -1,143 +1,226 @@
-"""The synchronous API: the stream's own decision, asked for over HTTP.
-
-A request is encoded as an event and goes through the very pipeline that the stream goes through, so
-the same inputs get the same probability to the last bit. Its prediction is published before the
-answer is given, so that the audit log and drift see it, too.
-"""
+"""The routes of the synchronous API."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeAlias, TypeVar
 
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastavro import schemaless_writer
-from pydantic import BaseModel, Field
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
-from consumer.errors import StartupError, Unavailable
-from consumer.pipeline.batch import RawBatch
-from consumer.pipeline.validate import CROSS_FIELD_DETAIL, StudentInputs
-from consumer.scorer.processing import BatchProcessor
-from schemas.framing import single_object_header
-from schemas.repository import engagement_event
+from consumer.errors import Condition, StartupError, Unavailable
+from consumer.runtime.http import json_error
+from consumer.scorer.model_reloader import ModelReloader
+from consumer.serve.metrics import HttpTelemetry
+from consumer.serve.openapi import document
+from consumer.serve.predictor import EventIdReused, Predictor, Rejected
+from consumer.serve.requests import (
+    MAX_ID_CHARACTERS,
+    InvalidRequest,
+    PredictionRequest,
+    error_at,
+    parse_many,
+    parse_one,
+)
+from consumer.settings import ServeSettings
 
 MODEL_MISSING: Final = "Model is not loaded."
-_NOT_FROM_THE_STREAM: Final = -1
-"""Source partition and offset of a prediction that was asked for over HTTP."""
+IDEMPOTENCY_HEADER: Final = "idempotency-key"
 
-_BATCH_MAX: Final = 1000
+_INLINE_BYTES: Final = 16 * 1024
+"""A body up to this size is parsed in the event loop, which takes less than a millisecond."""
+_DRAIN_S: Final = 1.0
+_DRAIN_BYTES: Final = 16 * 1024 * 1024
 
-
-class PredictionPublisher(Protocol):
-    """Where predictions go."""
-
-    def publish(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Publish, and return once that is certain."""
-
-
-class PredictionRequest(StudentInputs):
-    """The seven inputs; the ids are optional and end up in the audit log."""
-
-    event_id: str | None = Field(default=None, min_length=1, max_length=128)
-    student_id: str | None = Field(default=None, min_length=1, max_length=128)
-
-
-class PredictionResponse(BaseModel):
-    """A prediction."""
-
-    predicted_purchase_probability: float
-    predicted_purchase: int
+T = TypeVar("T")
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
-class Predictor:
-    """Decides on requests, publishes that, and says it.
+class Health:
+    """The answer of ``/health``.
 
     Attributes:
-        processor: Processes requests as the stream processes events.
-        publisher: where predictions go.
+        active_conditions: Returns the conditions that hold now.
+        models: Holds the active model.
     """
 
-    processor: BatchProcessor
-    publisher: PredictionPublisher
+    active_conditions: Callable[[], Any]
+    models: ModelReloader
 
-    def decide(self, requests: Sequence[PredictionRequest]) -> list[PredictionResponse]:
-        """Predict for every request, or raise the ``HTTPException`` that answers them all."""
-        if any(request.practice_exams_passed > request.practice_exams_started for request in requests):
-            raise HTTPException(422, CROSS_FIELD_DETAIL)
-        raw = _raw_batch(requests, int(self.processor.now_s() * 1000))
+    def as_json(self) -> dict[str, bool]:
+        """Return the answer. A model always comes with its drift baseline."""
         try:
-            processed = self.processor.process(raw)
-        except StartupError as error:
-            raise HTTPException(503, MODEL_MISSING) from error
-        except Unavailable as error:
-            raise HTTPException(500, "The model fails.") from error
-        for rejection in processed.rejections:
-            raise HTTPException(rejection.code.status, rejection.detail)
+            self.models.current()
+        except StartupError:
+            loaded = False
+        else:
+            loaded = True
+        ready = not self.active_conditions()
+        return {"ready": ready, "predictor_loaded": loaded, "drift_baseline_loaded": loaded}
+
+
+def api_routes(
+    predictor: Predictor,
+    telemetry: HttpTelemetry,
+    limits: ServeSettings,
+    health: Callable[[], dict[str, bool]],
+) -> list[BaseRoute]:
+    """Return the routes of the API.
+
+    Args:
+        predictor: Answers valid requests.
+        telemetry: Counts predictions.
+        limits: The limits of one request.
+        health: Returns the answer of ``/health``.
+    """
+    parser = ThreadPoolExecutor(1, "parse")
+    openapi = orjson.dumps(document(limits))
+
+    async def predict(request: Request) -> Response:
+        body = await _read_json(request, limits.max_body_bytes)
+        parsed = _with_idempotency_key(await _parse(parser, parse_one, body), request)
         try:
-            self.publisher.publish([key or b"" for key in raw.keys], processed.predictions)
+            answers = await predictor.predict([parsed])
+        except EventIdReused as reused:
+            raise error_at(["body", "event_id"], str(reused)) from reused
+        telemetry.predicted(1)
+        return _json(answers[0])
+
+    async def batch_predict(request: Request) -> Response:
+        body = await _read_json(request, limits.max_body_bytes)
+        batch = await _parse(parser, lambda content: parse_many(content, limits.max_records), body)
+        try:
+            answers = await predictor.predict(batch.requests)
+        except EventIdReused as reused:
+            raise error_at([*batch.location, reused.index, "event_id"], str(reused)) from reused
+        telemetry.predicted(len(answers))
+        return _json(answers if batch.is_bare else {"predictions": answers})
+
+    async def show_health(_: Request) -> Response:
+        return _json(health())
+
+    async def show_openapi(_: Request) -> Response:
+        return Response(openapi, media_type="application/json")
+
+    return [
+        Route("/predict", _answering(predict), methods=["POST"]),
+        Route("/batch_predict", _answering(batch_predict), methods=["POST"]),
+        Route("/health", show_health),
+        Route("/openapi.json", show_openapi),
+    ]
+
+
+class _Refused(Exception):  # noqa: N818 - an answer, not a mistake
+    """A request that gets this answer instead of a prediction."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status_code)
+        self.response = response
+
+
+def _answering(endpoint: Endpoint) -> Endpoint:
+    """Return the endpoint with its exceptions turned into answers."""
+
+    async def wrapper(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except _Refused as refused:
+            return refused.response
+        except InvalidRequest as invalid:
+            return json_error(422, invalid.detail)
+        except Rejected as rejected:
+            return json_error(rejected.rejection.code.status, rejected.rejection.detail)
+        except StartupError:
+            return json_error(503, MODEL_MISSING)
         except Unavailable as outage:
-            raise HTTPException(503, f"The prediction could not be recorded: {outage}.") from outage
-        scored = processed.scored
-        return [
-            PredictionResponse(predicted_purchase_probability=probability, predicted_purchase=int(decision))
-            for probability, decision in zip(
-                scored.probabilities.tolist(), scored.decisions.tolist(), strict=True
-            )
-        ]
+            return _outage(outage)
+
+    return wrapper
 
 
-def create_app(predictor: Predictor) -> FastAPI:
-    """Return the application."""
-    app = FastAPI(title="Purchase Stream", description="Will this student buy?")
-
-    @app.post("/predict")
-    def predict(request: PredictionRequest) -> PredictionResponse:
-        """Predict for one student."""
-        return predictor.decide([request])[0]
-
-    @app.post("/batch_predict")
-    def batch_predict(requests: list[PredictionRequest]) -> list[PredictionResponse]:
-        """Predict for a list of students, all or none."""
-        if len(requests) > _BATCH_MAX:
-            raise HTTPException(413, f"At most {_BATCH_MAX} students in one request.")
-        return predictor.decide(requests) if requests else []
-
-    @app.exception_handler(RequestValidationError)
-    def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        # Without the input: it may hold NaN, which JSON cannot say.
-        detail = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
-        return JSONResponse({"detail": detail}, 422)
-
-    return app
+def _outage(outage: Unavailable) -> Response:
+    if outage.condition is Condition.MODEL:
+        return json_error(500, "The model fails.")
+    return json_error(503, f"The prediction could not be recorded: {outage}.", {"retry-after": "1"})
 
 
-def _raw_batch(requests: Sequence[PredictionRequest], now_ms: int) -> RawBatch:
-    """Encode requests as the events that they stand for."""
-    schema = engagement_event()
-    header = single_object_header(schema.fingerprint)
-    values, keys = [], []
-    for request in requests:
-        event_id = request.event_id or str(uuid.uuid4())
-        student_id = request.student_id or event_id
-        event: dict[str, Any] = request.model_dump()
-        event |= {"event_id": event_id, "student_id": student_id, "occurred_at": now_ms}
-        record = BytesIO()
-        schemaless_writer(record, schema.parsed, event)
-        values.append(header + record.getvalue())
-        keys.append(student_id.encode())
-    n = len(requests)
-    return RawBatch(
-        topic="",
-        partitions=[_NOT_FROM_THE_STREAM] * n,
-        offsets=[_NOT_FROM_THE_STREAM] * n,
-        keys=keys,
-        values=values,
-        timestamps_ms=lambda rows: [now_ms] * len(rows),
-        headers=lambda rows: [[] for _ in rows],
-    )
+def _with_idempotency_key(parsed: PredictionRequest, request: Request) -> PredictionRequest:
+    """Use the header ``Idempotency-Key`` as the event id if the body names none."""
+    key = request.headers.get(IDEMPOTENCY_HEADER)
+    if key is None or parsed.event_id is not None:
+        return parsed
+    if not 1 <= len(key) <= MAX_ID_CHARACTERS:
+        raise error_at(["header", IDEMPOTENCY_HEADER], f"Use 1 to {MAX_ID_CHARACTERS} characters")
+    return parsed.model_copy(update={"event_id": key})
+
+
+async def _parse(executor: ThreadPoolExecutor, parse: Callable[[bytes], T], body: bytes) -> T:
+    """Parse a body, a large one in a thread."""
+    if len(body) <= _INLINE_BYTES:
+        return parse(body)
+    return await asyncio.get_running_loop().run_in_executor(executor, parse, body)
+
+
+async def _read_json(request: Request, max_bytes: int) -> bytes:
+    """Read the body.
+
+    Raises:
+        _Refused: The body is of another type or too large.
+    """
+    # A browser sends other types to any site without asking, so a page could make predictions (CSRF).
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise _Refused(json_error(415, "Send the header Content-Type: application/json."))
+    if int(request.headers.get("content-length", "0")) > max_bytes:
+        raise _Refused(_TooLarge(max_bytes))
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise _Refused(_TooLarge(max_bytes))
+    except ClientDisconnect as gone:
+        raise HTTPException(400, "The client is gone.") from gone
+    return bytes(body)
+
+
+def _json(content: Any) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
+
+
+class _TooLarge(Response):
+    """Answers 413, and then discards for a moment what the client still sends.
+
+    A client that is sending reads the answer only if the connection is not reset meanwhile.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        body = orjson.dumps({"detail": f"The body is larger than {max_bytes} bytes."})
+        super().__init__(body, 413, {"connection": "close"}, "application/json")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 413, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        if not any(name == b"expect" for name, _ in scope["headers"]):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_S):
+                    await _discard(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _discard(receive: Receive) -> None:
+    discarded = 0
+    while discarded < _DRAIN_BYTES:
+        message = await receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
+        discarded += len(message["body"])

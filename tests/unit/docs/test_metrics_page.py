@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer.monitor.metrics import MonitorTelemetry
 from consumer.scorer.metrics import ScorerTelemetry
+from consumer.serve.metrics import HttpTelemetry
 from consumer.settings import DriftSettings
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
@@ -38,12 +39,14 @@ def rows_below(heading: str) -> list[Row]:
     return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("role", ["score", "monitor"])
+@pytest.mark.parametrize("role", ["score", "monitor", "serve"])
 def test_the_page_lists_exactly_the_metrics_that_there_are(role: str) -> None:
     """Name, type, labels and text of each metric stand in the table as they stand in the code."""
     registry = CollectorRegistry()
     if role == "score":
         ScorerTelemetry(registry)
+    elif role == "serve":
+        HttpTelemetry(registry)
     else:
         MonitorTelemetry(registry, DriftSettings())
     assert rows_below(f"`{role}`") == rows_of(registry)
@@ -51,7 +54,7 @@ def test_the_page_lists_exactly_the_metrics_that_there_are(role: str) -> None:
 
 def test_names_say_the_unit_and_texts_end_as_sentences() -> None:
     """Every metric has our prefix, counters end in _total, and every text is a sentence."""
-    for name, kind, _, text in [*rows_below("`score`"), *rows_below("`monitor`")]:
+    for name, kind, _, text in [*rows_below("`score`"), *rows_below("`monitor`"), *rows_below("`serve`")]:
         assert name.startswith("`purchase_stream_")
         assert (kind == "counter") == name.endswith("_total`")
         assert text.endswith(".")

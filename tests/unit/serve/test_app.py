@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from io import BytesIO
 from typing import Any
 
 import fastavro
 import numpy as np
+import orjson
 import pytest
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from consumer.columnar.arrays import FloatArray
@@ -17,8 +24,12 @@ from consumer.pipeline.batch import RawBatch
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.pipeline import Pipeline
 from consumer.pipeline.score import CountryNumbers
-from consumer.scorer.processing import BatchProcessor
-from consumer.serve.app import Predictor, create_app
+from consumer.scorer.processing import BatchProcessor, ProcessedBatch
+from consumer.serve.app import api_routes
+from consumer.serve.metrics import HttpTelemetry
+from consumer.serve.predictor import Prediction, Predictor
+from consumer.serve.requests import PredictionRequest
+from consumer.settings import ServeSettings
 from model_store.countries import country_code
 from schemas.bundled import BundledSchemas
 from schemas.framing import SINGLE_OBJECT_HEADER_BYTES, single_object_header
@@ -55,6 +66,7 @@ class Fakes:
     def __init__(self) -> None:
         self.model: SomeModel | None = SomeModel()
         self.broker_away = False
+        self.delivery_failure: str | None = None
         self.published: list[tuple[bytes, bytes]] = []
 
     def current(self) -> SomeModel:
@@ -63,11 +75,18 @@ class Fakes:
             raise StartupError("no model")
         return self.model
 
-    def publish(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Keep what was published."""
+    def check(self) -> None:
+        """Raise if the broker is known to be away."""
         if self.broker_away:
             raise Unavailable("no broker")
-        self.published += zip(keys, values, strict=True)
+
+    def publish(
+        self, keys: Sequence[bytes], values: Sequence[bytes], on_done: Callable[[str | None], None]
+    ) -> None:
+        """Keep what was published, and report it from another thread like the client does."""
+        if self.delivery_failure is None:
+            self.published += zip(keys, values, strict=True)
+        threading.Thread(target=on_done, args=(self.delivery_failure,)).start()
 
 
 @pytest.fixture
@@ -86,9 +105,19 @@ def pipeline(fakes: Fakes) -> Pipeline:
 
 
 @pytest.fixture
-def client(pipeline: Pipeline, fakes: Fakes) -> TestClient:
+def limits() -> ServeSettings:
+    """The limits of a request."""
+    return ServeSettings(max_records=300, max_body_bytes=100_000)
+
+
+@pytest.fixture
+def client(pipeline: Pipeline, fakes: Fakes, limits: ServeSettings) -> Iterator[TestClient]:
     """A client of the API."""
-    return TestClient(create_app(Predictor(BatchProcessor(pipeline, now_s=lambda: 1_790_000_000.0), fakes)))
+    predictor = Predictor(BatchProcessor(pipeline, now_s=lambda: 1_790_000_000.0), fakes)
+    health = {"ready": True, "predictor_loaded": True, "drift_baseline_loaded": True}
+    routes = api_routes(predictor, HttpTelemetry(CollectorRegistry()), limits, lambda: health)
+    with TestClient(Starlette(routes=routes)) as client:
+        yield client
 
 
 def test_a_prediction_is_the_streams_own_to_the_last_bit(client: TestClient, pipeline: Pipeline) -> None:
@@ -162,11 +191,194 @@ def test_what_cannot_be_recorded_is_not_answered(client: TestClient, fakes: Fake
 
 
 def test_a_list_is_answered_in_order_all_or_none(client: TestClient, fakes: Fakes) -> None:
-    """One bad student refuses the list; an empty list is answered with one."""
+    """One bad student refuses the list."""
     lazy = STUDENT | {"minutes_watched": 0.0, "days_on_platform": 0}
     both = client.post("/batch_predict", json=[STUDENT, lazy]).json()
     alone = [client.post("/predict", json=student).json() for student in (STUDENT, lazy)]
     assert both == alone
+    assert client.post("/batch_predict", json={"records": [STUDENT, lazy]}).json() == {"predictions": both}
     assert client.post("/batch_predict", json=[STUDENT, STUDENT | {"courses_started": -1}]).status_code == 422
-    assert client.post("/batch_predict", json=[]).json() == []
-    assert len(fakes.published) == 4
+    assert len(fakes.published) == 6
+
+
+def test_a_large_request_is_answered_in_order(client: TestClient, fakes: Fakes) -> None:
+    """It is scored in pieces."""
+    students = [STUDENT | {"minutes_watched": float(n)} for n in range(300)]
+    answers = client.post("/batch_predict", json={"records": students}).json()["predictions"]
+    probabilities = [answer["predicted_purchase_probability"] for answer in answers]
+    assert probabilities == sorted(set(probabilities))
+    assert len(fakes.published) == 300
+
+
+COURSES_OF_1 = ["body", "records", 1, "courses_started"]
+
+
+@pytest.mark.parametrize(
+    ("body", "type_", "loc"),
+    [
+        ([], "too_short", ["body"]),
+        ({"records": []}, "too_short", ["body", "records"]),
+        ([STUDENT] * 301, "too_long", ["body"]),
+        ({}, "missing", ["body", "records"]),
+        ({"records": {}}, "list_type", ["body", "records"]),
+        (7, "dict_type", ["body"]),
+        ([STUDENT, 7], "dict_type", ["body", 1]),
+        ({"records": [STUDENT, STUDENT | {"courses_started": -1}]}, "greater_than_equal", COURSES_OF_1),
+        ([STUDENT, STUDENT | {"practice_exams_passed": 5}], "value_error", ["body", 1]),
+    ],
+)  # fmt: skip
+def test_a_wrong_batch_is_refused_where_it_is_wrong(
+    client: TestClient, fakes: Fakes, body: Any, type_: str, loc: list[str | int]
+) -> None:
+    """A wrong record is named by its index, and the number of records is limited on both sides."""
+    answer = client.post("/batch_predict", json=body)
+    assert answer.status_code == 422
+    (problem,) = answer.json()["detail"]
+    assert (problem["type"], problem["loc"]) == (type_, loc)
+    assert fakes.published == []
+
+
+@pytest.mark.parametrize("value", [True, False, "3"])
+@pytest.mark.parametrize("name", [name for name in STUDENT if name != "student_country"])
+def test_a_boolean_or_a_text_is_no_number(client: TestClient, name: str, value: Any) -> None:
+    """Pydantic would convert both."""
+    answer = client.post("/predict", json=STUDENT | {name: value})
+    assert answer.status_code == 422
+    (problem,) = answer.json()["detail"]
+    assert (problem["type"], problem["loc"]) == (
+        "float_type" if "minutes" in name else "int_type",
+        ["body", name],
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"nonsense", b"[" * 50_000, b'"\xff"', b"7", b"null", b"[{}]"],
+)
+def test_what_is_no_request_is_refused(client: TestClient, body: bytes) -> None:
+    """422 with a short answer."""
+    answer = client.post("/predict", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert len(answer.content) < 300
+
+
+@pytest.mark.parametrize("records", [[{}] * 300, [STUDENT | {"courses_started": -1}] * 300, [7] * 300])
+def test_the_list_of_errors_is_bounded(client: TestClient, records: list[Any]) -> None:
+    """At most twenty are listed, and the answer says that there are more."""
+    answer = client.post("/batch_predict", json=records)
+    problems = answer.json()["detail"]
+    assert len(problems) == 21
+    assert problems[-1] == {
+        "type": "too_many_errors",
+        "loc": ["body"],
+        "msg": "Further errors are not listed",
+    }
+    assert len(answer.content) < 3_000
+
+
+def test_a_body_that_is_too_large_is_refused(client: TestClient) -> None:
+    """413, whether the length is announced or not."""
+    headers = {"content-type": "application/json"}
+    announced = client.post("/batch_predict", content=b" " * 100_001, headers=headers)
+    streamed = client.post("/batch_predict", content=iter([b" " * 60_000] * 2), headers=headers)
+    for answer in (announced, streamed):
+        assert (answer.status_code, answer.json()) == (
+            413,
+            {"detail": "The body is larger than 100000 bytes."},
+        )
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_a_body_that_is_not_declared_as_json_is_refused(client: TestClient, content_type: str) -> None:
+    """A browser sends these to any site without asking it first."""
+    answer = client.post("/predict", content=orjson.dumps(STUDENT), headers={"content-type": content_type})
+    assert answer.status_code == 415
+
+
+def test_a_retried_request_is_one_prediction(client: TestClient, fakes: Fakes) -> None:
+    """The same event_id, in the body or the header, gets the same answer and publishes nothing more."""
+    named = STUDENT | {"event_id": "e-1"}
+    first = client.post("/predict", json=named).json()
+    assert client.post("/predict", json=named).json() == first
+    assert client.post("/predict", json=STUDENT, headers={"idempotency-key": "e-1"}).json() == first
+    assert client.post("/batch_predict", json=[named, named]).json() == [first, first]
+    assert len(fakes.published) == 1
+    other = client.post("/batch_predict", json={"records": [STUDENT, named | {"minutes_watched": 1.0}]})
+    assert other.status_code == 422
+    assert other.json()["detail"][0]["loc"] == ["body", "records", 1, "event_id"]
+    assert len(fakes.published) == 1
+
+
+def test_a_request_that_failed_can_be_retried(client: TestClient, fakes: Fakes) -> None:
+    """Only answers are remembered."""
+    named = STUDENT | {"event_id": "e-2"}
+    fakes.delivery_failure = "timed out"
+    failed = client.post("/predict", json=named)
+    assert (failed.status_code, failed.json()) == (
+        503,
+        {"detail": "The prediction could not be recorded: timed out."},
+    )
+    fakes.delivery_failure = None
+    assert client.post("/predict", json=named).status_code == 200
+    assert len(fakes.published) == 1
+
+
+def test_requests_at_once_are_scored_together(pipeline: Pipeline, fakes: Fakes) -> None:
+    """Requests that wait while a batch is scored form the next batch."""
+    sizes: list[int] = []
+
+    class CountingProcessor(BatchProcessor):
+        """Notes the size of each batch."""
+
+        def process(self, raw: RawBatch) -> ProcessedBatch:
+            """Process the batch, slowly."""
+            sizes.append(len(raw))
+            time.sleep(0.05)
+            return super().process(raw)
+
+    async def ask() -> list[list[Prediction]]:
+        predictor = Predictor(CountingProcessor(pipeline), fakes)
+        one = PredictionRequest.model_validate(STUDENT)
+        return await asyncio.gather(*(predictor.predict([one]) for _ in range(20)))
+
+    answers = asyncio.run(ask())
+    assert len(answers) == 20
+    assert sum(sizes) == 20
+    assert len(sizes) <= 3
+
+
+def test_one_event_id_at_once_is_one_prediction(pipeline: Pipeline, fakes: Fakes) -> None:
+    """A retry that overtakes the first answer waits for it."""
+
+    async def ask() -> list[list[Prediction]]:
+        predictor = Predictor(BatchProcessor(pipeline), fakes)
+        one = PredictionRequest.model_validate(STUDENT | {"event_id": "e"})
+        return await asyncio.gather(*(predictor.predict([one]) for _ in range(5)))
+
+    answers = asyncio.run(ask())
+    assert answers == [answers[0]] * 5
+    assert len(fakes.published) == 1
+
+
+def test_the_health_of_the_api_is_always_answered(client: TestClient) -> None:
+    """200 with three facts."""
+    answer = client.get("/health")
+    assert (answer.status_code, set(answer.json())) == (
+        200,
+        {"ready", "predictor_loaded", "drift_baseline_loaded"},
+    )
+
+
+def test_the_openapi_document_is_true(client: TestClient, limits: ServeSettings) -> None:
+    """Its examples are answered, and it says version and limits."""
+    document = client.get("/openapi.json").json()
+    assert document["info"]["version"] == version("purchase-stream")
+    for path in ("/predict", "/batch_predict"):
+        operation = document["paths"][path]["post"]
+        example = operation["requestBody"]["content"]["application/json"]["example"]
+        assert client.post(path, json=example).status_code == 200
+        assert {"200", "413", "422", "503"} <= set(operation["responses"])
+    assert (
+        document["components"]["schemas"]["BatchRequest"]["properties"]["records"]["maxItems"]
+        == limits.max_records
+    )

@@ -9,6 +9,7 @@ from consumer.dashboard.charts import gauge, history, shares
 from consumer.dashboard.rendering import number, percent, precise_percent, title
 from model_store.inputs import INPUT_NAMES, INTEGER_INPUTS
 
+_CSS_CLASSES: Final = {"not_well": "bad", "attention": "warn", "well": "good"}
 _COUNTRY: Final = "student_country"
 _SCORE: Final = "score"
 _UNITS: Final = {"minutes_watched": " min", "minutes_spent_on_exams": " min", "days_on_platform": " days"}
@@ -22,10 +23,9 @@ def page(answer: Mapping[str, Any]) -> dict[str, Any]:
     """
     trigger, rejected = answer["trigger"], answer["rejections"]["total"]
     decided = rejected + answer["predictions"]["total"]
-    needs_attention = trigger["should_retrain"] or trigger["reason"] == "baseline_not_loaded"
     return {
         **answer,
-        "level": "bad" if answer["conditions"] else "warn" if needs_attention else "good",
+        "level": _CSS_CLASSES[answer["health"]["level"]],
         "rejected_ratio": rejected / decided if decided else None,
         "history": _history(answer["predictions"]["per_second"]),
         "cards": series_cards(trigger) if answer["model"] else [],

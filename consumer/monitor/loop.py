@@ -142,6 +142,12 @@ class Monitor:
         self._unwritten: PolledRecords | None = None
         self._in_flight = InFlight[PendingAppend, None]("audit-log")
         self._stopping = False
+        self._backlog_since_s: float | None = None
+
+    @property
+    def backlog_since_s(self) -> float | None:
+        """Since when the log is behind the topic without a break, seconds since the epoch, or ``None``."""
+        return self._backlog_since_s
 
     def stop(self) -> None:
         """Make :meth:`run` finish its batches and return. Safe to call from a signal handler."""
@@ -180,7 +186,12 @@ class Monitor:
             self._readiness.set(outage.condition, str(outage))
             self._sleep(PAUSE_S)
         else:
-            self._on_turn(records is not None and len(records) >= MAX_RECORDS)
+            backlog = records is not None and len(records) >= MAX_RECORDS
+            if not backlog:
+                self._backlog_since_s = None
+            elif self._backlog_since_s is None:
+                self._backlog_since_s = time.time()
+            self._on_turn(backlog)
 
     def _process(self, records: PolledRecords) -> None:
         """Format a batch while the previous one is being appended, then start to append it.

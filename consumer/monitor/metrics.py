@@ -9,7 +9,7 @@ is not the sum or mean of the indexes of its parts, so the recording rules compu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
@@ -19,10 +19,12 @@ from prometheus_client.registry import Collector
 from consumer.monitor.drift.tracker import DriftSnapshot
 from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict, thresholds_z
 from consumer.monitor.drift.window import PREDICTED_PURCHASE, SCORE, SERIES, bin_labels
+from consumer.monitor.health import CauseCode, Health, Level
 from consumer.monitor.loop import BatchStats
 from consumer.monitor.outcomes.join import OutcomesSnapshot
 from consumer.monitor.outcomes.quality import OutcomeSums
 from consumer.monitor.retraining import REASONS, Recommendation
+from consumer.monitor.stream_status import StreamSnapshot
 from consumer.settings import DriftSettings
 from model_store.baseline import Baseline
 
@@ -229,6 +231,41 @@ class MonitorTelemetry(Collector):
         for name in REASONS:
             reason.add_metric([name], float(recommendation is not None and recommendation.reason == name))
         return iter((recommended, reason))
+
+
+class HealthTelemetry(Collector):
+    """The verdict on the stream and the lag, as the monitor sees them.
+
+    Args:
+        health: Returns the verdict.
+        stream: Returns the state of the stream.
+        events_topic: Name of the events topic.
+    """
+
+    def __init__(
+        self, health: Callable[[], Health], stream: Callable[[], StreamSnapshot], events_topic: str
+    ) -> None:
+        self._health = health
+        self._stream = stream
+        self._events_topic = events_topic
+
+    def collect(self) -> Iterable[Family]:
+        """Yield the level, the causes, the lag and the members."""
+        health, stream = self._health(), self._stream()
+        level = _gauge("health_level", "Verdict on the stream: 0 well, 1 needs attention, 2 not well.")
+        level.add_metric([], list(Level).index(health.level))
+        causes = _gauge(
+            "health_cause", "1 while this cause keeps the stream from being well, else 0.", ["cause"]
+        )
+        active = {cause.code for cause in health.causes}
+        for code in CauseCode:
+            causes.add_metric([code], float(code in active))
+        lag = _gauge("consumer_lag_events", "Events not decided yet.", ["topic", "partition"])
+        for partition, events in stream.lag_by_partition.items():
+            lag.add_metric([self._events_topic, str(partition)], events)
+        members = _gauge("scorers", "Members of the scorers' consumer group; absent if unknown.")
+        _add(members, [], stream.members)
+        return iter((level, causes, lag, members))
 
 
 def _counter(name: str, text: str, labels: Sequence[str] = ()) -> CounterMetricFamily:

@@ -100,10 +100,7 @@ class RecentPredictions:
             return
         now_s = self._now_s()
         self._total += m
-        second, before = int(now_s), 0
-        if self._seconds and self._seconds[-1][0] == second:
-            before = self._seconds.pop()[1]
-        self._seconds.append((second, before + m))
+        _count_second(self._seconds, int(now_s), m)
         newest = _BatchEnd(
             batch.predictions.select_rows(np.arange(max(0, m - ROWS_SHOWN), m)),
             batch.records.partitions,
@@ -115,12 +112,10 @@ class RecentPredictions:
 
     def snapshot(self) -> RecentSnapshot:
         """Return what is known now. Thread-safe."""
-        now = int(self._now_s())
-        counts = dict(list(self._seconds))
         return RecentSnapshot(
             since_s=self._since_s,
             total=self._total,
-            per_second=[counts.get(second, 0) for second in range(now - HISTORY_S, now)],
+            per_second=_per_second(self._seconds, int(self._now_s())),
             last=self._last(),
             latency=_latency(*self._timed),
         )
@@ -140,6 +135,18 @@ class RecentPredictions:
             if len(last) >= ROWS_SHOWN:
                 break
         return last[:ROWS_SHOWN]
+
+
+def _count_second(seconds: deque[tuple[int, int]], second: int, n: int) -> None:
+    """Add a count to the current second."""
+    before = seconds.pop()[1] if seconds and seconds[-1][0] == second else 0
+    seconds.append((second, before + n))
+
+
+def _per_second(seconds: deque[tuple[int, int]], second: int) -> list[int]:
+    """Return the counts of the last seconds, oldest first, without the current second."""
+    counts = dict(list(seconds))
+    return [counts.get(second - ago, 0) for ago in range(HISTORY_S, 0, -1)]
 
 
 def _timed(
@@ -187,10 +194,16 @@ class RecentRejection:
 
 
 class RejectionLog:
-    """Counts dead letters by code and keeps the latest ones."""
+    """Counts dead letters by code and keeps the latest ones.
 
-    def __init__(self) -> None:
+    Args:
+        now_s: Wall clock, seconds since the epoch.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.time) -> None:
+        self._now_s = now_s
         self._counts: Counter[str] = Counter()
+        self._seconds: deque[tuple[int, int]] = deque(maxlen=HISTORY_S + 1)
         self._last: list[RecentRejection] = []
 
     def add(self, values: Sequence[bytes | None], *, counted: Sequence[bool]) -> None:
@@ -208,11 +221,17 @@ class RejectionLog:
             if counts:
                 self._counts[rejections[-1].code] += 1
         self._last = [*reversed(rejections), *self._last][:ROWS_SHOWN]
+        _count_second(self._seconds, int(self._now_s()), sum(counted))
 
     @property
     def counts(self) -> Mapping[str, int]:
         """The number of dead letters by code, the most frequent code first."""
         return dict(self._counts.copy().most_common())
+
+    @property
+    def recent(self) -> int:
+        """The number of dead letters in the last seconds, without the current one."""
+        return sum(_per_second(self._seconds, int(self._now_s())))
 
     @property
     def last(self) -> Sequence[RecentRejection]:

@@ -46,7 +46,9 @@ class MonitorSnapshot:
         model: drift, outcomes and the recommendation.
         recent: the latest predictions.
         stream: the scorers' progress and the dead letters.
-        champion_since: when the model version became champion, RFC 3339; ``None`` if it is not the
+        log_backlog_since_s: Since when the audit log is behind the topic without a break, seconds since
+            the epoch; ``None`` if it is not.
+        champion_since: When the model version became champion, RFC 3339; ``None`` if it is not the
             champion, or unknown.
     """
 
@@ -55,4 +57,5 @@ class MonitorSnapshot:
     model: ModelSnapshot
     recent: RecentSnapshot
     stream: StreamSnapshot
+    log_backlog_since_s: float | None = None
     champion_since: str | None = None

@@ -6,28 +6,32 @@ waits for them. Unknown values are ``None``; they do not make the monitor unread
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
-
-import structlog
 
 from consumer.errors import ServiceError, Unavailable
 from consumer.kafka.admin import ClusterAdmin, GroupLag
-from consumer.kafka.reader import TopicFollower
+from consumer.kafka.reader import TopicFollower, TopicReader
 from consumer.monitor.recent import RecentRejection, RejectionLog
 from consumer.runtime.readiness import Readiness
-
-log = structlog.get_logger(__name__)
 
 _POLL_EVERY_S: Final = 2.0
 _RETRY_S: Final = 5.0
 _RATE_OVER_S: Final = 10.0
+_TREND_OVER_S: Final = 60.0
+"""The lag has to grow over this time to count as growing."""
+_TOLERATED_DRAIN_S: Final = 60.0
+"""A growing lag that the scorers decide within this time is not a problem yet."""
+_IDLE_AFTER_S: Final = 60.0
 _STALE_S: Final = 6.0
 """Age above which progress is unknown: Kafka may take longer to fail than to answer."""
+_MAX_CHECKED_OFFSETS: Final = 100
+"""A lag up to this size may consist of transaction markers alone, so it is worth a look."""
 _MAX_RECORDS: Final = 1000
 _MAX_WAIT_S: Final = 0.5
 _EARLIER_DEAD_LETTERS: Final = 20
@@ -36,27 +40,102 @@ _EARLIER_DEAD_LETTERS: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSnapshot:
-    """The state of the stream.
+    """The state of the stream. Times are seconds since the epoch.
 
     Attributes:
-        lag_events: Events that no scorer has decided yet; ``None`` if unknown.
-        incoming_per_s: Events produced per second; ``None`` if unknown.
-        decided_per_s: Events decided per second; ``None`` if unknown.
-        partitions: Number of partitions of the events topic.
+        lag_events: Events that no scorer has decided yet; ``None`` if unknown, like all values below.
+        lag_by_partition: The same by partition of the events topic; empty if unknown.
+        incoming_per_s: Events produced per second.
+        decided_per_s: Events decided per second.
+        members: Members of the scorers' consumer group.
+        no_members_since_s: Since when the group has no member; ``None`` if it has one.
+        stuck_since_s: Since when events wait and none is decided; ``None`` if that is not so.
+        growing_since_s: Since when the lag grows faster than it can be decided; ``None`` if it does not.
+        idle_since_s: Since when no event came in and none waits; ``None`` if that is not so.
+        drain_s: How long the scorers need for the events that wait; ``None`` if none is decided.
         progress_problem: Why the values above are unknown; empty if they are known.
         rejections: Dead letters by code since the monitor started.
+        recent_rejections: Dead letters in the last two minutes.
         last: The latest dead letters, newest first.
         rejections_problem: Why dead letters cannot be read; empty if they can.
     """
 
     lag_events: int | None = None
+    lag_by_partition: Mapping[int, int] = field(default_factory=dict)
     incoming_per_s: float | None = None
     decided_per_s: float | None = None
-    partitions: int = 0
-    progress_problem: str = "not asked yet"
-    rejections: Mapping[str, int]
+    members: int | None = None
+    no_members_since_s: float | None = None
+    stuck_since_s: float | None = None
+    growing_since_s: float | None = None
+    idle_since_s: float | None = None
+    drain_s: float | None = None
+    progress_problem: str = "Kafka was not asked yet"
+    rejections: Mapping[str, int] = field(default_factory=dict)
+    recent_rejections: int = 0
     last: Sequence[RecentRejection] = ()
-    rejections_problem: str = "not read yet"
+    rejections_problem: str = "the dead letters were not read yet"
+
+
+class Progress:
+    """Follows the consumer group: what waits, what moves, and since when. Pure.
+
+    Args:
+        now_s: The start, seconds since the epoch.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self._samples: deque[tuple[float, GroupLag]] = deque()
+        self._last_event_s = self._last_decided_s = now_s
+        self._no_members_since_s: float | None = None
+        self._growing_since_s: float | None = None
+
+    def update(self, now_s: float, lag: GroupLag, members: int) -> StreamSnapshot:
+        """Take in a new sample and return the progress.
+
+        Args:
+            now_s: The time of the sample, seconds since the epoch.
+            lag: The group's offsets.
+            members: The number of members of the group.
+        """
+        if self._samples:
+            _, before = self._samples[-1]
+            if before.end_offsets != lag.end_offsets:
+                self._last_event_s = now_s
+            if before.next_offsets != lag.next_offsets or not before.lag_events:
+                self._last_decided_s = now_s
+        self._samples.append((now_s, lag))
+        while now_s - self._samples[0][0] > _TREND_OVER_S:
+            self._samples.popleft()
+        recent = [sample for sample in self._samples if now_s - sample[0] <= _RATE_OVER_S]
+        incoming, decided = _rates(recent[0], recent[-1])
+        drain_s = lag.lag_events / decided if decided else None
+        self._no_members_since_s = _since(self._no_members_since_s, now_s, holds=not members)
+        growing = self._is_growing(lag, drain_s)
+        self._growing_since_s = _since(self._growing_since_s, now_s, holds=growing)
+        idle = not lag.lag_events and now_s - self._last_event_s >= _IDLE_AFTER_S
+        return StreamSnapshot(
+            lag_events=lag.lag_events,
+            lag_by_partition={p: max(end - lag.next_offsets[p], 0) for p, end in lag.end_offsets.items()},
+            incoming_per_s=incoming,
+            decided_per_s=decided,
+            members=members,
+            no_members_since_s=self._no_members_since_s,
+            stuck_since_s=self._last_decided_s if lag.lag_events else None,
+            growing_since_s=self._growing_since_s,
+            idle_since_s=self._last_event_s if idle else None,
+            drain_s=drain_s,
+            progress_problem="",
+        )
+
+    def _is_growing(self, lag: GroupLag, drain_s: float | None) -> bool:
+        """Return whether the lag grew in each half of the last minute, and cannot be decided soon."""
+        (first_s, first), (last_s, _) = self._samples[0], self._samples[-1]
+        if last_s - first_s < _TREND_OVER_S - 2 * _POLL_EVERY_S:
+            return False
+        middle = next(s for at_s, s in self._samples if at_s - first_s >= (last_s - first_s) / 2)
+        grows = first.lag_events < middle.lag_events < lag.lag_events
+        return grows and (drain_s is None or drain_s > _TOLERATED_DRAIN_S)
 
 
 class StreamStatusPoller:
@@ -67,7 +146,7 @@ class StreamStatusPoller:
         group: The scorers' consumer group.
         events: Name of the events topic.
         dead_letters: Name of the dead-letter topic.
-        clock_s: Monotonic clock, seconds.
+        now_s: Wall clock, seconds since the epoch.
     """
 
     def __init__(
@@ -76,18 +155,17 @@ class StreamStatusPoller:
         group: str,
         events: str,
         dead_letters: str,
-        clock_s: Callable[[], float] = time.monotonic,
+        now_s: Callable[[], float] = time.time,
     ) -> None:
         self._client_config = client_config
-        self._dead_letters = dead_letters
-        self._clock_s = clock_s
-        self._admin = ClusterAdmin(client_config)
         self._group = group
         self._events = events
-        self._samples: deque[tuple[float, GroupLag]] = deque()
-        self._progress_problem = "not asked yet"
-        self._rejections = RejectionLog()
-        self._rejections_problem = "not read yet"
+        self._dead_letters = dead_letters
+        self._now_s = now_s
+        self._admin = ClusterAdmin(client_config)
+        self._latest: tuple[float, StreamSnapshot] = (now_s(), StreamSnapshot())
+        self._rejections = RejectionLog(now_s)
+        self._rejections_problem = StreamSnapshot().rejections_problem
         self._count_from: Mapping[int, int] = {}
         self._next_offsets: Mapping[int, int] = {}
         self._stopping = threading.Event()
@@ -108,35 +186,29 @@ class StreamStatusPoller:
 
     def snapshot(self) -> StreamSnapshot:
         """Return what is known now. Thread-safe."""
-        samples, problem = list(self._samples), self._progress_problem
-        if samples and self._clock_s() - samples[-1][0] > _STALE_S:
-            samples, problem = [], problem or "Kafka did not answer in time"
-        (first_s, first), (last_s, last) = (samples[0], samples[-1]) if samples else ((0, None), (0, None))
-        span_s = last_s - first_s
-        return StreamSnapshot(
-            lag_events=last.lag_events if last else None,
-            incoming_per_s=_rate(first.end_offsets, last.end_offsets, span_s) if first and last else None,
-            decided_per_s=_rate(first.next_offsets, last.next_offsets, span_s) if first and last else None,
-            partitions=len(last.end_offsets) if last else 0,
-            progress_problem=problem,
+        at_s, progress = self._latest
+        if not progress.progress_problem and self._now_s() - at_s > _STALE_S:
+            progress = StreamSnapshot(progress_problem="Kafka did not answer in time")
+        return replace(
+            progress,
             rejections=self._rejections.counts,
+            recent_rejections=self._rejections.recent,
             last=self._rejections.last,
             rejections_problem=self._rejections_problem,
         )
 
     def _follow_progress(self) -> None:
+        progress = Progress(self._now_s())
+        markers = _TransactionMarkers(self._client_config, self._admin, self._events)
         while not self._stopping.wait(_POLL_EVERY_S):
             try:
-                progress = self._admin.lag(self._group, self._events)
+                lag = markers.skip(self._admin.lag(self._group, self._events))
+                members = self._admin.describe_group(self._group).members
             except ServiceError as error:
-                self._progress_problem = str(error)
-                self._samples.clear()
+                self._latest = (self._now_s(), StreamSnapshot(progress_problem=str(error)))
                 continue
-            now_s = self._clock_s()
-            self._samples.append((now_s, progress))
-            while now_s - self._samples[0][0] > _RATE_OVER_S:
-                self._samples.popleft()
-            self._progress_problem = ""
+            now_s = self._now_s()
+            self._latest = (now_s, progress.update(now_s, lag, members))
 
     def _follow_rejections(self) -> None:
         while not self._stopping.is_set():
@@ -179,8 +251,72 @@ class StreamStatusPoller:
             self._next_offsets = tail.next_offsets
 
 
-def _rate(first: Mapping[int, int], last: Mapping[int, int], span_s: float) -> float | None:
-    """Return by how much the offsets have grown per second; ``None`` with a single sample."""
-    if span_s <= 0:
+class _TransactionMarkers:
+    """Recognises a lag that consists of transaction markers and aborted records.
+
+    If the producers of events use transactions, a partition ends with a marker, which no consumer
+    reads: the group's offset stays one or more below the end. A small lag that did not change since the
+    poll before is read once to see whether it holds an event.
+
+    Args:
+        client_config: Kafka client configuration.
+        admin: Asks the brokers.
+        topic: The events topic.
+    """
+
+    def __init__(self, client_config: Mapping[str, Any], admin: ClusterAdmin, topic: str) -> None:
+        self._client_config = client_config
+        self._admin = admin
+        self._topic = topic
+        self._before: Mapping[int, tuple[int, int]] = {}
+        self._empty: dict[int, tuple[int, int]] = {}
+
+    def skip(self, lag: GroupLag) -> GroupLag:
+        """Return the lag without ranges that hold no event.
+
+        Raises:
+            Unavailable: The broker is away.
+        """
+        ranges = {p: (lag.next_offsets[p], end) for p, end in lag.end_offsets.items()}
+        unchecked = {
+            p: (start, stop)
+            for p, (start, stop) in ranges.items()
+            if 0 < stop - start <= _MAX_CHECKED_OFFSETS
+            and self._before.get(p) == (start, stop)
+            and self._empty.get(p) != (start, stop)
+        }
+        self._before = ranges
+        if unchecked:
+            self._check(unchecked)
+        next_offsets = {p: r[1] if self._empty.get(p) == r else r[0] for p, r in ranges.items()}
+        return GroupLag(next_offsets, lag.end_offsets)
+
+    def _check(self, ranges: Mapping[int, tuple[int, int]]) -> None:
+        committed = self._admin.committed_ranges(self._topic)
+        with contextlib.closing(TopicReader(self._client_config, self._topic, fetch_ahead=1)) as reader:
+            for partition, (start, stop) in ranges.items():
+                first, last_stable = committed[partition]
+                if first > start or last_stable < stop:  # a transaction is still open
+                    continue
+                if next(reader.read_range(partition, start, stop), None) is None:
+                    self._empty[partition] = (start, stop)
+
+
+def _since(since_s: float | None, now_s: float, *, holds: bool) -> float | None:
+    """Return since when something holds, given since when it held so far."""
+    if not holds:
         return None
-    return sum(offset - first.get(part, 0) for part, offset in last.items()) / span_s
+    return now_s if since_s is None else since_s
+
+
+def _rates(first: tuple[float, GroupLag], last: tuple[float, GroupLag]) -> tuple[float | None, float | None]:
+    """Return events produced and decided per second between two samples; ``None`` with a single sample."""
+    span_s = last[0] - first[0]
+    if span_s <= 0:
+        return None, None
+    incoming = _growth(first[1].end_offsets, last[1].end_offsets) / span_s
+    return incoming, _growth(first[1].next_offsets, last[1].next_offsets) / span_s
+
+
+def _growth(first: Mapping[int, int], last: Mapping[int, int]) -> int:
+    return sum(offset - first.get(partition, 0) for partition, offset in last.items())

@@ -17,6 +17,7 @@ from consumer.monitor.drift.span import Span, VersionSpan
 from consumer.monitor.drift.tracker import DriftSnapshot
 from consumer.monitor.drift.verdict import DriftStatus, SeriesVerdict, WindowVerdict, judge
 from consumer.monitor.drift.window import SCORE
+from consumer.monitor.health import Health
 from consumer.monitor.outcomes.quality import OutcomeSums, QualityVerdict, compare_quality
 from consumer.monitor.recent import RecentSnapshot
 from consumer.monitor.snapshot import ModelSnapshot, MonitorSnapshot
@@ -29,17 +30,21 @@ from model_store.inputs import INPUT_NAMES
 _S_PER_DAY: Final = 86_400
 
 
-def page_view(snapshot: MonitorSnapshot, drift: DriftSettings, outcomes: OutcomeSettings) -> dict[str, Any]:
+def page_view(
+    snapshot: MonitorSnapshot, health: Health, drift: DriftSettings, outcomes: OutcomeSettings
+) -> dict[str, Any]:
     """Return everything that the dashboard shows.
 
     Args:
-        snapshot: what the monitor knows.
-        drift: the drift settings.
-        outcomes: the outcome settings.
+        snapshot: What the monitor knows.
+        health: The verdict on it.
+        drift: The drift settings.
+        outcomes: The outcome settings.
     """
     model = snapshot.model
     return {
         "at": timestamp(snapshot.at_s),
+        "health": health_view(health),
         "conditions": [
             condition_view(condition, active) for condition, active in snapshot.conditions.items()
         ],
@@ -48,6 +53,25 @@ def page_view(snapshot: MonitorSnapshot, drift: DriftSettings, outcomes: Outcome
         "stream": stream_view(snapshot.stream),
         "rejections": rejections_view(snapshot.stream),
         "predictions": predictions_view(snapshot.recent),
+    }
+
+
+def health_view(health: Health) -> dict[str, Any]:
+    """Return the verdict on the stream, with the reason, start and runbook of each cause."""
+    return {
+        "level": health.level.value,
+        "headline": health.headline,
+        "since": timestamp(health.since_s),
+        "causes": [
+            {
+                "cause": cause.code.value,
+                "level": cause.level.value,
+                "text": cause.text,
+                "since": timestamp(cause.since_s),
+                "runbook": cause.runbook,
+            }
+            for cause in health.causes
+        ],
     }
 
 
@@ -169,7 +193,9 @@ def stream_view(stream: StreamSnapshot) -> dict[str, Any]:
         "lag_events": stream.lag_events,
         "incoming_per_s": stream.incoming_per_s,
         "decided_per_s": stream.decided_per_s,
-        "partitions": stream.partitions,
+        "partitions": len(stream.lag_by_partition),
+        "lag_by_partition": {str(p): lag for p, lag in sorted(stream.lag_by_partition.items())},
+        "scorers": stream.members,
         "problem": stream.progress_problem or None,
     }
 

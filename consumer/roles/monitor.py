@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,8 +19,9 @@ from consumer.kafka.writer_schemas import writer_schemas
 from consumer.monitor.audit.log import AuditLog
 from consumer.monitor.drift.baselines import Baselines
 from consumer.monitor.drift.tracker import Drift
+from consumer.monitor.health import Health, HealthTracker, Level
 from consumer.monitor.loop import Monitor, open_log_and_topic
-from consumer.monitor.metrics import MonitorTelemetry
+from consumer.monitor.metrics import HealthTelemetry, MonitorTelemetry
 from consumer.monitor.model_monitor import ModelMonitor
 from consumer.monitor.outcomes.join import OutcomeJoin
 from consumer.monitor.outcomes.reader import OutcomesFeed, follow_outcomes
@@ -29,11 +30,11 @@ from consumer.monitor.retraining import RetrainingNotifier
 from consumer.monitor.snapshot import ModelSnapshot, MonitorSnapshot
 from consumer.monitor.state import catch_up, read_state
 from consumer.monitor.stream_status import StreamStatusPoller
-from consumer.monitor.view import drift_answer, page_view, trigger_answer
+from consumer.monitor.view import condition_view, drift_answer, health_view, page_view, trigger_answer
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas
 from consumer.roles.shared import role_registry
-from consumer.runtime.http import HttpServer, health_routes
+from consumer.runtime.http import HttpServer, health_routes, summary_route
 from consumer.runtime.lifecycle import running, stopping_on_signals
 from consumer.runtime.memory import tune_gc_and_malloc
 from consumer.runtime.readiness import Readiness
@@ -62,12 +63,12 @@ def run_monitor(settings: Settings) -> None:
     readiness = Readiness(time.time)
     registry = role_registry(readiness)
     role = build_monitor(settings, writer_schemas(settings), readiness, registry)
-    routes = [*health_routes(readiness, registry), *role.routes]
+    routes = [*role.routes, *health_routes(readiness, registry)]
     http = HttpServer(
         routes, settings.http.host, settings.http.monitor_port, allowed_hosts=settings.http.allowed_hosts
     )
     tune_gc_and_malloc()
-    with stopping_on_signals(role.monitor.stop), running(role.stream, http):
+    with stopping_on_signals(role.monitor.stop), running(role.stream, role.health, http):
         role.run()
 
 
@@ -79,6 +80,7 @@ class MonitorRole:
         monitor: The loop.
         model_monitor: Drift, outcomes and the recommendation.
         stream: Polls the scorers' progress; start and stop it beside the loop.
+        health: Judges the stream; start and stop it beside the loop.
         control: Producer of the control topic.
         routes: The monitoring endpoints and the dashboard.
     """
@@ -86,6 +88,7 @@ class MonitorRole:
     monitor: Monitor
     model_monitor: ModelMonitor
     stream: StreamStatusPoller
+    health: HealthTracker
     control: ControlProducer
     routes: Sequence[BaseRoute]
 
@@ -141,22 +144,31 @@ def build_monitor(
     )
 
     def snapshot() -> MonitorSnapshot:
-        model = model_monitor.snapshot()
         return MonitorSnapshot(
             at_s=time.time(),
             conditions=readiness.active(),
-            model=model,
+            model=model_monitor.snapshot(),
             recent=recent.snapshot(),
             stream=stream.snapshot(),
-            champion_since=champion_since(store, model.drift.model_version),
+            log_backlog_since_s=monitor.backlog_since_s,
         )
 
+    health = HealthTracker(snapshot)
+    registry.register(HealthTelemetry(health.current, stream.snapshot, topics.events))
     records = RecordPages(RecordReader(kafka), topics, Decoder(purchase_prediction(), writers))
+
+    def page() -> dict[str, Any]:
+        now = snapshot()
+        since = champion_since(store, now.model.drift.model_version)
+        now = replace(now, champion_since=since)
+        return page_view(now, health.current(), settings.drift, settings.outcomes)
+
     routes = [
+        *status_routes(readiness, health.current, model_monitor.snapshot),
         *monitoring_routes(model_monitor.snapshot, settings.drift, settings.outcomes),
-        *page_routes(lambda: page_view(snapshot(), settings.drift, settings.outcomes), records),
+        *page_routes(page, records),
     ]
-    return MonitorRole(monitor, model_monitor, stream, control, routes)
+    return MonitorRole(monitor, model_monitor, stream, health, control, routes)
 
 
 def open_model_monitor(
@@ -208,6 +220,32 @@ def open_model_monitor(
             model_monitor = new_model_monitor(feed)
     model_monitor.start_at(audit_log.next_offsets)
     return model_monitor
+
+
+def status_routes(
+    readiness: Readiness, health: Callable[[], Health], model: Callable[[], ModelSnapshot]
+) -> list[BaseRoute]:
+    """Return the routes of ``/health`` and of ``/health/ready`` with the verdict on the stream.
+
+    The monitor's own conditions decide whether it is ready: a stream that is not well must not take the
+    dashboard that explains it out of service.
+    """
+
+    async def ready(_: Request) -> Response:
+        active, verdict = readiness.active(), health()
+        body = {
+            "status": "not ready" if active else "ok" if verdict.level == Level.WELL else "ready",
+            "conditions": [condition_view(condition, found) for condition, found in active.items()],
+            "stream": health_view(verdict),
+        }
+        return JSONResponse(body, 503 if active else 200)
+
+    summary = summary_route(
+        readiness,
+        predictor_loaded=lambda: model().drift.champion is not None,
+        drift_baseline_loaded=lambda: model().drift.baseline is not None,
+    )
+    return [summary, Route("/health/ready", ready)]
 
 
 def monitoring_routes(

@@ -133,7 +133,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             red_above=1,
             help="Precision and recall against expectation: 1 decay, 0 ok, -1 unknown.",
         ),
-        Panel("Events waiting", {"": "sum(purchase_stream_consumer_lag_events)"}, kind="stat"),
+        Panel("Events waiting", {"": "sum(partition:purchase_stream_consumer_lag_events:max)"}, kind="stat"),
         Panel(
             "Since the last commit",
             {"": "time() - max(purchase_stream_last_commit_timestamp_seconds)"},
@@ -153,7 +153,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
         Panel("Events by outcome", {"{{outcome}}": _rate("events_total", "outcome")}, "eps"),
         Panel(
             "Lag by partition",
-            {"partition {{partition}}": "sum by (partition) (purchase_stream_consumer_lag_events)"},
+            {"partition {{partition}}": "partition:purchase_stream_consumer_lag_events:max"},
         ),
         Panel(
             "Batches by result",

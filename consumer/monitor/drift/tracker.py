@@ -40,6 +40,7 @@ class DriftSnapshot:
     """Drift at one moment.
 
     Attributes:
+        champion: The version that the champion alias names, or ``None`` if there is none.
         model_version: The version whose predictions are compared: the champion once it has predicted,
             else the version that predicted last; ``None`` before the first prediction without a
             champion.
@@ -53,6 +54,7 @@ class DriftSnapshot:
         windows: Windows closed since this process started, by status.
     """
 
+    champion: str | None = None
     model_version: str | None = None
     baseline: ModelBaseline | None = None
     problem: str = ""
@@ -184,6 +186,7 @@ class Drift:
     def snapshot(self) -> DriftSnapshot:
         """Return what is known now."""
         return DriftSnapshot(
+            champion=self._champion,
             model_version=self._version,
             baseline=self._model,
             problem=self._problem,

@@ -19,6 +19,7 @@ from consumer.kafka.reader import PolledRecords
 from consumer.monitor.drift.baselines import Baselines
 from consumer.monitor.drift.sample import student_hashes, versions_of
 from consumer.monitor.drift.tracker import Drift
+from consumer.monitor.health import assess
 from consumer.monitor.loop import CommittedBatch
 from consumer.monitor.outcomes.join import OutcomesSnapshot
 from consumer.monitor.recent import HISTORY_S, RecentPredictions, RejectionLog
@@ -76,10 +77,15 @@ def view_of(
         ),
         recent=recent.snapshot(),
         stream=StreamSnapshot(
-            rejections=rejections.counts, last=rejections.last, progress_problem="", rejections_problem=""
+            lag_events=0,
+            members=1,
+            rejections=rejections.counts,
+            last=rejections.last,
+            progress_problem="",
+            rejections_problem="",
         ),
     )
-    return page_view(snapshot, settings, OutcomeSettings())
+    return page_view(snapshot, assess(snapshot), settings, OutcomeSettings())
 
 
 def shown(answer: View) -> str:

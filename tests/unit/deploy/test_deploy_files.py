@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RULES, ALERTS = (PROMETHEUS / name for name in ("rules.yml", "alerts.yml"))
 CASES = sorted((PROMETHEUS / "tests").glob("*.yml"))
-RUNBOOKS = sorted((ROOT / "docs" / "runbooks").glob("*.md"))
+RUNBOOKS = sorted((ROOT / "docs" / "runbooks").glob("Purchase*.md"))
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "purchase-stream.json"
 COMPOSE = ROOT / "docker-compose.yml"
 

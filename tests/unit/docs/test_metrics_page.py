@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.monitor.metrics import MonitorTelemetry
+from consumer.monitor.health import Health, Level
+from consumer.monitor.metrics import HealthTelemetry, MonitorTelemetry
+from consumer.monitor.stream_status import StreamSnapshot
 from consumer.scorer.metrics import ScorerTelemetry
 from consumer.serve.metrics import HttpTelemetry
 from consumer.settings import DriftSettings
@@ -49,6 +51,8 @@ def test_the_page_lists_exactly_the_metrics_that_there_are(role: str) -> None:
         HttpTelemetry(registry)
     else:
         MonitorTelemetry(registry, DriftSettings())
+        health = Health(level=Level.WELL, headline="All is well")
+        registry.register(HealthTelemetry(lambda: health, StreamSnapshot, "events"))
     assert rows_below(f"`{role}`") == rows_of(registry)
 
 

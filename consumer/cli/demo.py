@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +22,7 @@ from consumer.demo.environment import (
 )
 from consumer.demo.progress import Display
 from consumer.demo.run import DemoPlan, DemoRun
-from consumer.embedded_kafka.available import available_kafka
+from consumer.embedded_kafka.available import BOOTSTRAP_VARIABLE, available_kafka
 from consumer.errors import InvariantError
 
 FOLDER = Path("artifacts/demo")
@@ -72,7 +73,13 @@ def _run(given: Context, plan: DemoPlan, workers: int, *, keep: bool) -> None:
         settings = own.settings()
         console.print(f"Kafka: {bootstrap_servers}")
         console.print(f"model: {train_model(settings)}, trained on generated students")
-        with start_environment(settings, options_before_verb(own), FOLDER, workers) as environment:
+        with start_environment(
+            settings,
+            options_before_verb(own),
+            FOLDER,
+            workers,
+            shared_kafka=BOOTSTRAP_VARIABLE in os.environ,
+        ) as environment:
             console.print(f"roles: {workers} x score, monitor; their logs are in {environment.log_path}")
             with Display(console) as display:
                 summary = DemoRun(environment, plan, display).run(keep=keep)

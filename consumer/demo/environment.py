@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 import socket
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from consumer.embedded_kafka.properties import LOOPBACK, free_port
-from consumer.errors import ServiceError
+from consumer.errors import ServiceError, StartupError
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin, TopicSpec
+from consumer.kafka.client_config import SESSION_TIMEOUT_MS
 from consumer.runtime.supervisor import Supervisor, roles
 from consumer.settings import Settings
 from model_store.store import ModelStore
@@ -26,6 +28,8 @@ from model_store.training import train
 PARTITIONS: Final = 3
 TRAINING_STUDENTS: Final = 5_000
 _HTTP_TIMEOUT_S: Final = 2.0
+_GROUP_TIMEOUT_S: Final = 2 * SESSION_TIMEOUT_MS / 1000
+_GROUP_POLL_S: Final = 0.5
 _AUDIT_LINES: Final = re.compile(r"^purchase_stream_audit_lines_total (\S+)$", re.MULTILINE)
 
 
@@ -118,15 +122,16 @@ def train_model(settings: Settings) -> str:
 
 @contextlib.contextmanager
 def start_environment(
-    settings: Settings, options: Sequence[str], folder: Path, workers: int
+    settings: Settings, options: Sequence[str], folder: Path, workers: int, *, shared_kafka: bool
 ) -> Iterator[DemoEnvironment]:
-    """Create the topics and start the roles; on exit stop the roles and delete what was created.
+    """Create the topics and start the roles; on exit stop the roles and delete the topics and the group.
 
     Args:
         settings: Settings that include :func:`overrides`.
         options: The same settings for the command lines of the roles.
         folder: The folder of the roles' log file.
         workers: The number of scorers.
+        shared_kafka: Whether Kafka outlives the demo, so that it is worth waiting to delete the group.
 
     Raises:
         StartupError: A topic cannot be created, or existed before.
@@ -134,9 +139,11 @@ def start_environment(
     """
     admin = ClusterAdmin(client_config.common(settings.kafka))
     topics = list(settings.topics.model_dump().values())
-    admin.create_topics([TopicSpec(name=name, partitions=PARTITIONS) for name in topics])
+    if existing := admin.describe_topics(topics):
+        raise StartupError(f"the demo does not touch existing topics: {', '.join(existing)}; run it again")
     log_path = folder / "roles.log"
     try:
+        admin.create_topics([TopicSpec(name=name, partitions=PARTITIONS) for name in topics])
         with log_path.open("w", encoding="utf-8") as log:
             supervisor = Supervisor(roles(workers, serve=False), options, log=log)
             try:
@@ -147,7 +154,17 @@ def start_environment(
     finally:
         # A broker that is gone has taken its topics with it.
         with contextlib.suppress(ServiceError):
-            admin.delete_topics(topics)
+            admin.delete_topics(list(admin.describe_topics(topics)))
+            if shared_kafka:
+                _delete_group(admin, settings.kafka.group_id)
+
+
+def _delete_group(admin: ClusterAdmin, group: str) -> None:
+    """Delete the scorers' group once the sessions of its stopped static members have ended."""
+    deadline_s = time.monotonic() + _GROUP_TIMEOUT_S
+    while admin.describe_group(group).members and time.monotonic() < deadline_s:
+        time.sleep(_GROUP_POLL_S)
+    admin.delete_group(group)
 
 
 def _get(url: str) -> str | None:

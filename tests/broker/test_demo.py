@@ -13,6 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
+
+from consumer.kafka.admin import ClusterAdmin, TopicSpec
+from consumer.settings import TopicSettings
 
 pytestmark = [
     pytest.mark.broker,
@@ -53,6 +57,31 @@ def test_the_demo_accounts_for_every_event(kafka: str, tmp_path: Path) -> None:
     assert "it holds" in output
     assert "\x1b" not in output
     assert (tmp_path / "artifacts" / "demo" / "prediction_log.jsonl").read_text().count("\n") == 10700
+
+
+def names_in(kafka: str) -> tuple[set[str], set[str]]:
+    """Return the topics and the groups of a Kafka."""
+    admin = AdminClient({"bootstrap.servers": kafka})
+    groups = admin.list_consumer_groups().result(10).valid
+    return set(admin.list_topics(timeout=10).topics), {group.group_id for group in groups}
+
+
+def test_the_demo_touches_nothing_of_somebody_elses(kafka: str, tmp_path: Path) -> None:
+    """Topics that have our usual names survive, and the demo's own topics and group go."""
+    admin = ClusterAdmin({"bootstrap.servers": kafka})
+    existing = list(TopicSettings().model_dump().values())
+    admin.create_topics([TopicSpec(name=name, partitions=1) for name in existing])
+    try:
+        _, groups = names_in(kafka)
+        demo = start(tmp_path, kafka)
+        output, _ = demo.communicate(timeout=120)
+        assert demo.returncode == 0, output
+        topics_after, groups_after = names_in(kafka)
+        assert set(existing) <= topics_after
+        assert not [name for name in topics_after if name.startswith("demo-")]
+        assert not [name for name in groups_after - groups if "demo" in name]
+    finally:
+        admin.delete_topics(existing)
 
 
 def test_an_interrupted_demo_leaves_nothing_running(kafka: str, tmp_path: Path) -> None:

@@ -21,6 +21,10 @@ from schemas.errors import SchemaError
 EXIT_USAGE, EXIT_BAD_INPUT, EXIT_BUG, EXIT_CONFIGURATION, EXIT_INTERRUPTED = 64, 65, 70, 78, 130
 
 
+_EXTRAS: Final = {"fastapi": "api", "pyarrow": "parquet", "testcontainers": "docker"}
+"""The extra that installs each optional module."""
+
+
 class Verb(NamedTuple):
     """A verb or a group of verbs.
 
@@ -49,6 +53,7 @@ VERBS: Final = {
         "models", "Train a model and add it to the store; without --data, train on generated students."
     ),
     "models": Verb("models", "The model store."),
+    "score-file": Verb("score_file", "Score the students of a CSV file, exactly as the stream would."),
     "produce": Verb(
         "produce", "Send engagement events of students to the events topic, as the platform would."
     ),
@@ -162,6 +167,10 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), EXIT_BAD_INPUT
     if isinstance(error, ModelStoreError | SchemaError):
         return str(error), EXIT_CONFIGURATION
+    if isinstance(error, ModuleNotFoundError) and (
+        extra := _EXTRAS.get((error.name or "").partition(".")[0])
+    ):
+        return f"{error.name} is not installed: pip install 'purchase-stream[{extra}]'", EXIT_CONFIGURATION
     return f"internal error: {type(error).__name__}: {error} (--debug shows where)", EXIT_BUG
 
 

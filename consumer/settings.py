@@ -119,6 +119,12 @@ class SchemaRegistrySettings(_Section):
     client: dict[str, Any] = Field(default_factory=dict)
 
 
+class SchemaSettings(_Section):
+    """A folder of ``.avsc`` files whose records are read too, besides the schemas of this package."""
+
+    path: LocalPath | None = None
+
+
 class ModelStoreSettings(_Section):
     """The folder of model versions and the model to use."""
 
@@ -242,6 +248,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()
     schema_registry: SchemaRegistrySettings = SchemaRegistrySettings()
+    schemas: SchemaSettings = SchemaSettings()
     model_store: ModelStoreSettings = ModelStoreSettings()
     audit: AuditSettings = AuditSettings()
     http: HttpSettings = HttpSettings()

@@ -1,5 +1,5 @@
-"""The Avro contract: what events, predictions and outcomes look like on the wire.
+"""The Avro schemas of events, predictions and outcomes.
 
-Every published version of a schema stays in this folder, so that a record written with an older
-one can still be read. See :mod:`schemas.repository` and :mod:`schemas.framing`.
+Every published version stays in this folder, so that records written with it can still be read. See
+:mod:`schemas.repository` and :mod:`schemas.framing`.
 """

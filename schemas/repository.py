@@ -1,100 +1,160 @@
-"""The schemas this software knows from its own folder, found by name or by fingerprint."""
+"""The schemas that are known without a registry: our own, and those in a folder that the settings name."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from fastavro import parse_schema
-from fastavro.schema import fingerprint, to_parsing_canonical_form
-
-from schemas.errors import SchemaError
-from schemas.safety import refuse_unsafe
+from schemas.avro import AvroSchema, SchemaError, UndefinedTypeError, json_of
+from schemas.framing import RegistryId
 
 FOLDER: Final = Path(__file__).parent
 
+_UNIT: Final = re.compile(r'"logicalType":"((?!timestamp-millis|local-timestamp-millis|uuid")[^"]*)"')
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AvroSchema:
-    """One parsed schema.
+
+class UnusableSchema(NamedTuple):
+    """A schema that exists but cannot be used.
 
     Attributes:
-        name: full name of the record, such as ``purchase_stream.EngagementEvent``.
-        parsed: the schema as fastavro parsed it.
-        canonical: the Parsing Canonical Form (Avro specification, "Transforming into Parsing
-            Canonical Form"): two schemas with the same one write the same bytes.
-        fingerprint: CRC-64-AVRO of the canonical form, 8 bytes little-endian, as it stands in a
-            single-object frame.
+        reason: why, as the end of a sentence.
     """
 
-    name: str
-    parsed: Any = field(repr=False)
-    canonical: str = field(repr=False)
-    fingerprint: bytes
+    reason: str
 
-    @classmethod
-    def parse(cls, definition: Any) -> AvroSchema:
-        """Parse a schema from its JSON value.
 
-        Raises:
-            SchemaError: it is no Avro record schema, or one that could exhaust the reader.
-        """
-        try:
-            parsed = parse_schema(definition)
-            canonical = to_parsing_canonical_form(definition)
-            crc = fingerprint(canonical, "CRC-64-AVRO")
-        except Exception as error:  # fastavro raises many kinds here, ValueError to KeyError
-            raise SchemaError(f"not a usable Avro schema: {error}") from error
-        if not (isinstance(parsed, dict) and parsed.get("type") == "record"):
-            raise SchemaError("the schema must be a record")
-        refuse_unsafe(parsed)
-        return cls(
-            name=parsed["name"],
-            parsed=parsed,
-            canonical=canonical,
-            fingerprint=bytes.fromhex(crc),
-        )
+class BundledSchemas:
+    """Finds the schemas of this package and of one more folder by fingerprint. Knows no registry.
+
+    Args:
+        folder: a folder with ``*.avsc`` files, sub-folders included.
+
+    Raises:
+        SchemaError: a file is not a usable schema.
+    """
+
+    reads_confluent = False
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._known = known_schemas(*(() if folder is None else (folder,)))
+
+    def by_fingerprint(self, fingerprint: bytes) -> AvroSchema | None:
+        """Return the schema that any library knows by this fingerprint (8 bytes, in either byte order)."""
+        return self._known.get(fingerprint)
+
+    def by_id(self, _schema_id: RegistryId) -> AvroSchema | UnusableSchema | None:
+        """Return ``None``: there is no registry."""
+        return None
 
 
 def read_schema(path: Path) -> AvroSchema:
-    """Read one ``.avsc`` file.
+    """Read one ``.avsc`` file with a record.
 
     Raises:
-        SchemaError: the file is missing or no usable schema; the message names it.
+        SchemaError: the file is missing or not a usable schema; the message names it.
     """
+    return read_schemas([path])[path]
+
+
+def read_schemas(paths: Iterable[Path]) -> dict[Path, AvroSchema]:
+    """Read ``.avsc`` files, which may use each other's named types, and the ``.avsc`` files in folders.
+
+    Raises:
+        SchemaError: a file is missing or not a usable schema; the message names it.
+    """
+    files = [file for path in paths for file in (sorted(path.rglob("*.avsc")) if path.is_dir() else [path])]
+    definitions = {file: _definition(file) for file in files}
+    schemas: dict[Path, AvroSchema] = {}
+    for file in definitions:
+        try:
+            schemas[file] = _parse(file, definitions, using=())
+        except SchemaError as error:
+            raise SchemaError(f"{file}: {error}") from error
+    return schemas
+
+
+def _parse(file: Path, definitions: dict[Path, Any], using: tuple[Path, ...]) -> AvroSchema:
+    """Parse a file; add the files that define what it uses until nothing is missing."""
+    references: list[Path] = []
+    while True:
+        try:
+            return AvroSchema.parse(definitions[file], [definitions[one] for one in references])
+        except UndefinedTypeError as missing:
+            found = _defining(missing.names, definitions)
+            if found is None or found in (file, *references, *using):
+                raise
+            references[:0] = [found]
+
+
+def _defining(names: Sequence[str], definitions: dict[Path, Any]) -> Path | None:
+    """Return the file whose top-level type has one of these names."""
+    for name in names:
+        for file, definition in definitions.items():
+            if isinstance(definition, dict) and isinstance(own := definition.get("name"), str):
+                space = definition.get("namespace")
+                if name == (own if "." in own or not space else f"{space}.{own}"):
+                    return file
+    return None
+
+
+def _definition(file: Path) -> Any:
     try:
-        return AvroSchema.parse(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, SchemaError) as error:
-        raise SchemaError(f"{path}: {error}") from error
+        return json_of(file.read_bytes())
+    except OSError as error:
+        raise SchemaError(f"{file}: {error.strerror or 'it cannot be read'}") from error
+    except SchemaError as error:
+        raise SchemaError(f"{file}: {error}") from error
+
+
+def _own(name: str) -> AvroSchema:
+    path = FOLDER / f"{name}.avsc"
+    return _folder(FOLDER)[path]
 
 
 @cache
 def engagement_event() -> AvroSchema:
     """The reader's schema of events (``EngagementEvent``)."""
-    return read_schema(FOLDER / "engagement_event.avsc")
+    return _own("engagement_event")
 
 
 @cache
 def purchase_prediction() -> AvroSchema:
-    """The schema that predictions are written with (``PurchasePrediction``)."""
-    return read_schema(FOLDER / "purchase_prediction.avsc")
+    """The schema of predictions (``PurchasePrediction``)."""
+    return _own("purchase_prediction")
 
 
 @cache
 def purchase_outcome() -> AvroSchema:
     """The reader's schema of outcomes (``PurchaseOutcome``)."""
-    return read_schema(FOLDER / "purchase_outcome.avsc")
+    return _own("purchase_outcome")
 
 
 @cache
-def known_schemas(folder: Path = FOLDER) -> dict[bytes, AvroSchema]:
-    """Every schema in a folder (``*.avsc``, sub-folders included) by its 8-byte fingerprint.
+def _folder(folder: Path) -> dict[Path, AvroSchema]:
+    return read_schemas([folder])
+
+
+@cache
+def known_schemas(*folders: Path) -> dict[bytes, AvroSchema]:
+    """Return our own schemas and those in folders by each of their fingerprints.
 
     Raises:
-        SchemaError: a file is no usable schema.
+        SchemaError: a folder is missing, a file is not a usable schema, or two schemas cannot be told apart
+            by their fingerprint.
     """
-    schemas = (read_schema(path) for path in sorted(folder.rglob("*.avsc")))
-    return {schema.fingerprint: schema for schema in schemas}
+    known: dict[bytes, AvroSchema] = {}
+    for folder in (FOLDER, *folders):
+        if not folder.is_dir():
+            raise SchemaError(f"{folder}: there is no such folder")
+        for path, schema in _folder(folder).items():
+            for fingerprint in schema.fingerprints:
+                other = known.setdefault(fingerprint, schema)
+                if _UNIT.findall(other.identity) != _UNIT.findall(schema.identity):
+                    raise SchemaError(
+                        f"{path}: {schema.name} has the fingerprint of a schema with other logical types, "
+                        "so their records cannot be told apart; use a schema registry"
+                    )
+    return known

@@ -16,7 +16,7 @@ from consumer.errors import ServiceError
 from consumer.runtime import logging as logs
 from consumer.runtime.lifeline import stop_with_parent
 from model_store.errors import ModelStoreError, TrainingDataError
-from schemas.errors import SchemaError
+from schemas.avro import SchemaError
 
 EXIT_USAGE, EXIT_BAD_INPUT, EXIT_BUG, EXIT_CONFIGURATION, EXIT_INTERRUPTED = 64, 65, 70, 78, 130
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from consumer.cli.context import Context
 from consumer.errors import BadInputError, StartupError, UsageError
 from consumer.kafka.writer_schemas import writer_schemas
-from consumer.ops.schema_check import SchemaComparison, compare_schemas, unread
+from consumer.ops.schema_check import Readability, check_schema, summarize, unread_fields
 from consumer.printable import printable
-from schemas.bundled import BundledSchemas
-from schemas.errors import SchemaError
+from schemas.avro import AvroSchema, SchemaError, type_name
 from schemas.framing import single_object_header
-from schemas.repository import FOLDER, AvroSchema, known_schemas, read_schema
+from schemas.repository import FOLDER, BundledSchemas, known_schemas, read_schemas
 
 schemas = typer.Typer(
     help="The Avro schemas: ours, and whether the platform's fit.",
@@ -24,13 +24,16 @@ schemas = typer.Typer(
     no_args_is_help=True,
 )
 
+EXIT_SOME: Final = 1
+"""Some events would end as dead letters."""
+
 _PREDICTION: Final = "PurchasePrediction"
 _TOPICS: Final = {
     "EngagementEvent": "events",
     _PREDICTION: "predictions",
     "PurchaseOutcome": "outcomes",
 }
-"""Which setting under `topics` names the topic of a record."""
+"""The setting under `topics` that names the topic of a record."""
 
 Name = Annotated[str, typer.Argument(help="A record's name or its file's, such as EngagementEvent.")]
 
@@ -59,7 +62,7 @@ def list_schemas(
 
 @schemas.command(epilog="Example: purchase-stream schemas show EngagementEvent > engagement_event.avsc")
 def show(name: Name) -> None:
-    """Print a schema, as its file has it."""
+    """Print a schema as it is in its file."""
     path, _ = _named(name)
     typer.echo(path.read_text("utf-8"), nl=False)
 
@@ -70,30 +73,102 @@ def fingerprint(
         str, typer.Argument(help="A schema file, or the name of one of ours.", metavar="FILE|NAME")
     ],
 ) -> None:
-    """Print a schema's CRC-64-AVRO fingerprint, and the ten bytes that stand before its records."""
-    parsed = _file(Path(schema)) if Path(schema).is_file() else _named(schema)[1]
+    """Print a schema's CRC-64-AVRO fingerprints, and the ten bytes before its records.
+
+    The first is the specification's; the others are those that libraries compute which keep logical types.
+    """
+    parsed = _read([Path(schema)])[Path(schema)] if Path(schema).is_file() else _named(schema)[1]
     typer.echo(f"{_hex(parsed)}  {parsed.name}")
-    typer.echo(f"frame: {single_object_header(parsed.fingerprint).hex(' ')}")
+    for one in parsed.fingerprints:
+        typer.echo(f"frame: {single_object_header(one).hex(' ')}")
 
 
-@schemas.command(epilog="Example: purchase-stream schemas check platform.avsc")
+@schemas.command(epilog="Example: purchase-stream schemas check avro/ --json")
 def check(
-    file: Annotated[Path, typer.Argument(help="The platform's schema.", metavar="FILE.avsc")],
-    against: Annotated[str, typer.Option(help="Which of ours is to be read from it.")] = "EngagementEvent",
+    context: typer.Context,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="The platform's schema, and files that it needs.", metavar="FILE.avsc|FOLDER..."),
+    ],
+    against: Annotated[str, typer.Option(help="Our schema to read its records as.")] = "EngagementEvent",
+    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
-    """Check whether records of another schema can be read as ours; ends with 65 if they cannot."""
-    writer, (_, reader) = _file(file), _named(against)
-    verdicts = compare_schemas(writer, reader)
-    typer.echo(f"{printable(writer.name)}, fingerprint {_hex(writer)}, read as {reader.name}")
-    for one in verdicts:
-        typer.echo(f"{one.verdict:<4}  {printable(one.field)}: {printable(one.what)}")
-    for name in unread(writer, reader):
-        typer.echo(f"-     {printable(name)}: nobody reads it here")
-    bad = [one.field for one in verdicts if one.verdict is SchemaComparison.NO]
-    if bad:
-        raise BadInputError(f"{file} cannot be read as {reader.name}: {', '.join(bad)}; see above")
-    if writer.fingerprint not in known_schemas():
-        typer.echo("its records are unknown_schema until it lies in schemas/, or a schema registry has it")
+    """Check whether records of another schema can be read as ours, by the stream's own rules.
+
+    Several files or a folder may define the named types of each other. Then the schemas with a record of our
+    name are checked, or all records if none has it. Exits with 0 if all records can be read, 1 if some events
+    will end as dead letters, and 65 if a schema is invalid or its records cannot be read.
+    """
+    given: Context = context.obj
+    _, reader = _named(against)
+    known = known_schemas(*filter(None, [given.settings().schemas.path]))
+    answers = [_answer(path, writer, reader, known) for path, writer in _to_check(paths, reader).items()]
+    if as_json:
+        typer.echo(json.dumps(answers, indent=2))
+    else:
+        for answer in answers:
+            _show(answer)
+    broken = [answer for answer in answers if answer["verdict"] == Readability.NO]
+    if broken:
+        bad = [one["field"] for one in broken[0]["fields"] if one["verdict"] == Readability.NO]
+        raise BadInputError(
+            f"{broken[0]['file']} cannot be read as {reader.name}: {', '.join(bad)}; see above"
+        )
+    if any(answer["verdict"] == Readability.SOME for answer in answers):
+        raise typer.Exit(EXIT_SOME)
+
+
+def _to_check(paths: list[Path], reader: AvroSchema) -> dict[Path, AvroSchema]:
+    """Read schema files; return those to check.
+
+    Raises:
+        BadInputError: A file is not a valid schema, or none has a record.
+    """
+    found = _read(paths)
+    if len(found) == 1:
+        return found
+    wanted = reader.name.rpartition(".")[2]
+    named = {path: one for path, one in found.items() if wanted in _record_names(one)}
+    chosen = named or {path: one for path, one in found.items() if one.is_record}
+    if not chosen:
+        raise BadInputError(f"no file with a record in {', '.join(map(str, paths))}; give an .avsc file")
+    return chosen
+
+
+def _record_names(schema: AvroSchema) -> list[str]:
+    """Return the short names of the record, or of the branches of a union."""
+    branches = schema.parsed if isinstance(schema.parsed, list) else [schema.parsed]
+    return [str(type_name(branch)).rpartition(".")[2] for branch in branches]
+
+
+def _answer(
+    path: Path, writer: AvroSchema, reader: AvroSchema, known: Mapping[bytes, AvroSchema]
+) -> dict[str, Any]:
+    verdicts = check_schema(writer, reader)
+    return {
+        "file": str(path),
+        "writer": writer.name,
+        "reader": reader.name,
+        "fingerprint": _hex(writer),
+        "known": writer.fingerprint in known,
+        "verdict": summarize(verdicts),
+        "fields": [{"field": one.field, "verdict": one.verdict, "what": one.what} for one in verdicts],
+        "unread": unread_fields(writer, reader),
+    }
+
+
+def _show(answer: dict[str, Any]) -> None:
+    writer = printable(answer["writer"])
+    typer.echo(f"{writer}, fingerprint {answer['fingerprint']}, read as {answer['reader']}")
+    for one in answer["fields"]:
+        typer.echo(f"{one['verdict']:<4}  {printable(one['field'])}: {printable(one['what'])}")
+    for name in answer["unread"]:
+        typer.echo(f"-     {printable(name)}: not read")
+    if not answer["known"] and answer["verdict"] != Readability.NO:
+        typer.echo(
+            "Its records are unknown_schema until the file is in the folder schemas.path, "
+            "or a schema registry has it."
+        )
 
 
 @schemas.command(epilog="Example: purchase-stream schemas register")
@@ -102,13 +177,15 @@ def register(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Which of ours; by default the one that we write.", metavar="[NAME]...", show_default=False
+            help="Our schemas to register; by default the one that we write.",
+            metavar="[NAME]...",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
     """Register schemas with the schema registry, each for the values of its topic, and print their ids.
 
-    The subject of a topic that somebody else writes is theirs, so name those on purpose only.
+    The subjects of topics that others write are not registered unless you name the schema.
     """
     given: Context = context.obj
     settings = given.settings()
@@ -119,17 +196,19 @@ def register(
     for schema in chosen:
         short = schema.name.rpartition(".")[2]
         if short not in _TOPICS:
-            raise UsageError(f"{schema.name} is of no topic of ours; register one of {', '.join(_TOPICS)}")
+            raise UsageError(
+                f"{schema.name} is not the schema of one of our topics; register one of {', '.join(_TOPICS)}"
+            )
         topic = getattr(settings.topics, _TOPICS[short])
         typer.echo(f"{topic}-value: {schema.name} has id {registry.register(topic, schema)}")
 
 
 def _ours() -> dict[Path, AvroSchema]:
-    return {path: read_schema(path) for path in FOLDER.rglob("*.avsc")}
+    return read_schemas([FOLDER])
 
 
 def _named(name: str) -> tuple[Path, AvroSchema]:
-    """Return one of our schemas, by its record's name or its file's."""
+    """Return one of our schemas by the name of its record or its file."""
     ours = _ours()
     for path, schema in ours.items():
         if name in (schema.name, schema.name.rpartition(".")[2], path.stem, path.name):
@@ -138,16 +217,16 @@ def _named(name: str) -> tuple[Path, AvroSchema]:
     raise UsageError(f"no schema {name}; one of {known}")
 
 
-def _file(path: Path) -> AvroSchema:
-    """Read somebody's schema.
+def _read(paths: list[Path]) -> dict[Path, AvroSchema]:
+    """Read schema files.
 
     Raises:
-        BadInputError: it is none.
+        BadInputError: A file is not a valid schema.
     """
     try:
-        return read_schema(path)
+        return read_schemas(paths)
     except SchemaError as error:
-        raise BadInputError(f"{error}; give an .avsc file with a record") from error
+        raise BadInputError(str(error)) from error
 
 
 def _hex(schema: AvroSchema) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -31,6 +31,17 @@ class DictionaryColumn(Generic[_T]):
 
     dictionary: Sequence[_T]
     indices: IntArray = field(repr=False)
+
+    @classmethod
+    def encode(cls, values: Iterable[_T]) -> DictionaryColumn[_T]:
+        """Encode hashable values; the dictionary is in the order of first use.
+
+        >>> DictionaryColumn.encode("abba")
+        DictionaryColumn(dictionary=['a', 'b'])
+        """
+        index_of: dict[_T, int] = {}
+        indices = [index_of.setdefault(value, len(index_of)) for value in values]
+        return cls(list(index_of), np.array(indices, np.int64))
 
     @classmethod
     def concatenate(cls, columns: Sequence[DictionaryColumn[_T]]) -> DictionaryColumn[_T]:

@@ -6,68 +6,83 @@ import json
 import time
 from collections.abc import Callable
 from typing import Any, Final
+from uuid import UUID
 
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from consumer.errors import Condition, StartupError, Unavailable
 from consumer.settings import without_credentials
-from schemas.errors import SchemaError
-from schemas.repository import AvroSchema, known_schemas
+from schemas.avro import AvroSchema, SchemaError, json_of
+from schemas.framing import RegistryId
+from schemas.repository import BundledSchemas, UnusableSchema
 
 UNKNOWN_FOR_S: Final = 60.0
-"""How long an id stays unknown before the registry is asked again: a flood of made-up ids must not
-become a flood of requests, and a schema that is registered late must be found all the same."""
+"""How long an id stays unknown before the registry is asked again. A flood of made-up ids must not become a
+flood of requests, and a schema that is registered late must still be found."""
 
-_MAX_REMEMBERED: Final = 10_000
+_MAX_CACHED: Final = 10_000
+_MAX_REFERENCES: Final = 100
+"""Schemas that one schema may refer to, directly or not."""
 _TIMEOUT_S: Final = 5
 _NOT_FOUND: Final = 404
+_SCHEMA_NOT_FOUND: Final = (40401, 40402, 40403)
+"""The registry's own codes: a 404 without one of them means that the URL is not a registry's."""
 
 
 class RegistrySchemas:
-    """Looks writer schemas up by registry id; those in ``schemas/`` also by fingerprint.
+    """Finds writer schemas by registry id or GUID, and known schemas by fingerprint.
 
     Args:
-        url: of the registry.
+        url: the registry's URL.
         client: further settings of the registry client (authentication, TLS).
-        monotonic_s: a clock for the memory of unknown ids.
+        known: the schemas that are known without a registry.
+        monotonic_s: the clock for how long ids stay unknown.
+
+    Raises:
+        StartupError: the settings are wrong.
     """
 
     reads_confluent = True
 
     def __init__(
-        self, url: str, client: dict[str, Any], monotonic_s: Callable[[], float] = time.monotonic
+        self,
+        url: str,
+        client: dict[str, Any],
+        known: BundledSchemas | None = None,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         try:
             self._client = SchemaRegistryClient({"url": url, "timeout": _TIMEOUT_S, **client})
         except (ValueError, TypeError) as error:
             raise StartupError(f"schema_registry: {error}") from error
-        self._url = url
+        self._url = without_credentials(url)
+        self._known = known or BundledSchemas()
         self._monotonic_s = monotonic_s
-        self._known: dict[int, AvroSchema] = {}
-        self._unknown_until_s: dict[int, float] = {}
+        self._found: dict[RegistryId, AvroSchema | UnusableSchema] = {}
+        self._unknown_until_s: dict[RegistryId, float] = {}
 
     def by_fingerprint(self, fingerprint: bytes) -> AvroSchema | None:
-        """Return the schema with this CRC-64-AVRO fingerprint (8 bytes, little-endian)."""
-        return known_schemas().get(fingerprint)
+        """Return the schema that any library knows by this fingerprint (8 bytes, in either byte order)."""
+        return self._known.by_fingerprint(fingerprint)
 
-    def by_id(self, schema_id: int) -> AvroSchema | None:
-        """Return the schema with this id, or ``None`` if there is no Avro record schema with it.
+    def by_id(self, schema_id: RegistryId) -> AvroSchema | UnusableSchema | None:
+        """Return the schema with this id or GUID, or ``None`` if the registry has none.
 
         Raises:
             Unavailable: the registry does not answer.
         """
-        schema = self._known.get(schema_id)
-        if schema is not None:
-            return schema
+        found = self._found.get(schema_id)
+        if found is not None:
+            return found
         if self._unknown_until_s.get(schema_id, 0.0) > self._monotonic_s():
             return None
-        schema = self._look_up(schema_id)
-        memory: dict[int, Any] = self._unknown_until_s if schema is None else self._known
-        if len(memory) >= _MAX_REMEMBERED:
-            memory.clear()
-        memory[schema_id] = self._monotonic_s() + UNKNOWN_FOR_S if schema is None else schema
-        return schema
+        found = self._look_up(schema_id)
+        if found is None:
+            _remember(self._unknown_until_s, schema_id, self._monotonic_s() + UNKNOWN_FOR_S)
+        else:
+            _remember(self._found, schema_id, found)
+        return found
 
     def register(self, topic: str, schema: AvroSchema) -> int:
         """Register the schema of a topic's values (subject ``<topic>-value``) and return its id.
@@ -76,41 +91,66 @@ class RegistrySchemas:
             Unavailable: the registry does not answer.
             StartupError: the registry refuses the schema.
         """
-        definition = Schema(json.dumps(_without_hints(schema.parsed)), "AVRO")
+        definition = Schema(json.dumps(schema.definition), "AVRO")
         try:
             return int(self._client.register_schema(f"{topic}-value", definition))
         except SchemaRegistryError as error:
-            raise StartupError(f"the schema registry refuses {schema.name}: {error}") from error
+            raise StartupError(
+                f"the schema registry refuses {schema.name} for {topic}-value: {error.error_message}"
+            ) from error
         except Exception as error:  # the HTTP library's own, of many kinds
-            raise self._away(error) from error
+            raise self._unavailable(error) from error
 
-    def _look_up(self, schema_id: int) -> AvroSchema | None:
+    def _look_up(self, schema_id: RegistryId) -> AvroSchema | UnusableSchema | None:
         try:
-            found = self._client.get_schema(schema_id)
+            if isinstance(schema_id, UUID):
+                schema = self._client.get_schema_by_guid(str(schema_id))
+            else:
+                schema = self._client.get_schema(schema_id)
+            references = self._references(schema, [])
         except SchemaRegistryError as error:
-            if error.http_status_code == _NOT_FOUND:
+            if error.http_status_code == _NOT_FOUND and error.error_code in _SCHEMA_NOT_FOUND:
                 return None
-            raise self._away(error) from error
+            raise self._unavailable(error) from error
+        except SchemaError as error:
+            return UnusableSchema(str(error))
         except Exception as error:  # the HTTP library's own, of many kinds
-            raise self._away(error) from error
-        if found.schema_type != "AVRO" or found.schema_str is None:
-            return None
+            raise self._unavailable(error) from error
+        if schema.schema_type != "AVRO" or schema.schema_str is None:
+            return UnusableSchema(f"it is a {schema.schema_type} schema, and only AVRO is read")
         try:
-            return AvroSchema.parse(json.loads(found.schema_str))
-        except (SchemaError, ValueError):
-            return None
+            return AvroSchema.parse_json(schema.schema_str, references)
+        except SchemaError as error:
+            return UnusableSchema(str(error))
 
-    def _away(self, error: Exception) -> Unavailable:
-        return Unavailable(
-            f"no answer from the schema registry at {without_credentials(self._url)}: {error}",
-            Condition.SCHEMA_REGISTRY,
-        )
+    def _references(self, schema: Schema, found: list[tuple[str, int]]) -> list[Any]:
+        """Return the definitions of the schemas that a schema refers to, each before those that use it."""
+        definitions: list[Any] = []
+        for reference in schema.references or ():
+            key = (reference.subject or "", reference.version or 0)
+            if key in found:
+                continue
+            if len(found) >= _MAX_REFERENCES:
+                raise SchemaError(f"it refers to more than {_MAX_REFERENCES} other schemas")
+            found.append(key)
+            referred = self._client.get_version(*key).schema
+            definitions += [*self._references(referred, found), json_of(referred.schema_str or "")]
+        return definitions
+
+    def _unavailable(self, error: Exception) -> Unavailable:
+        if isinstance(error, SchemaRegistryError):
+            what = f"answers with HTTP status {error.http_status_code}"
+            if error.http_status_code == _NOT_FOUND:
+                what += "; is this the URL of its API?"
+        elif "Timeout" in type(error).__name__:
+            what = f"does not answer within {_TIMEOUT_S} s"
+        else:
+            what = f"cannot be reached ({type(error).__name__})"
+        return Unavailable(f"the schema registry at {self._url} {what}", Condition.SCHEMA_REGISTRY)
 
 
-def _without_hints(node: Any) -> Any:
-    """Drop the marks that fastavro leaves in a parsed schema."""
-    if isinstance(node, dict):
-        return {key: _without_hints(value) for key, value in node.items() if not key.startswith("__")}
-    if isinstance(node, list):
-        return [_without_hints(item) for item in node]
-    return node
+def _remember(cache: dict[RegistryId, Any], schema_id: RegistryId, value: Any) -> None:
+    """Cache a value. A full cache is emptied: ids that are in use come back at once."""
+    if len(cache) >= _MAX_CACHED:
+        cache.clear()
+    cache[schema_id] = value

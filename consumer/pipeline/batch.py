@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from consumer.columnar.arrays import IntArray
 from consumer.columnar.avro import Columns
-from consumer.columnar.json import JsonColumn, join_rows, json_numbers, json_strings
+from consumer.columnar.json import JsonColumn, join_rows, json_escaped, json_numbers, json_strings
 
 Headers: TypeAlias = list[tuple[str, bytes | None]]
 """A record's headers, in order; names may repeat."""
@@ -99,6 +99,8 @@ class RecordBatch:
             ``starts[:, k]`` is where the record stops. There are no gaps between fields.
         numbers: the numeric columns by field name: int64, float64 or bool, (m,).
         texts: where the text of each string field starts, behind its length: int64 (m,) by field name.
+        nulls: bool (m,), the records in which a field is null, by field name; only fields that are null in a
+            record. Their columns hold an empty value there.
     """
 
     rows: IntArray
@@ -107,11 +109,12 @@ class RecordBatch:
     starts: IntArray = field(repr=False)
     numbers: dict[str, NDArray[Any]] = field(repr=False)
     texts: dict[str, IntArray] = field(repr=False)
+    nulls: dict[str, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of_columns(cls, rows: IntArray, columns: Columns) -> RecordBatch:
+    def of_columns(cls, rows: IntArray, columns: Columns, nulls: dict[str, NDArray[np.bool_]]) -> RecordBatch:
         """Make a batch of decoded columns, malformed records included."""
-        return cls(rows, columns.data, columns.fields, columns.starts, columns.numbers, columns.texts)
+        return cls(rows, columns.data, columns.fields, columns.starts, columns.numbers, columns.texts, nulls)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -127,13 +130,12 @@ class RecordBatch:
 
     def record(self, i: int) -> dict[str, Any]:
         """Return the i-th record as plain values, in the schema's order; a nested record is a dict."""
-        return _nested(
-            self.fields,
-            [
-                self.text(name, i) if name in self.texts else self.numbers[name][i].item()
-                for name in self.fields
-            ],
-        )
+        return _nested(self.fields, [self._value(name, i) for name in self.fields])
+
+    def _value(self, name: str, i: int) -> Any:
+        if name in self.nulls and self.nulls[name][i]:
+            return None
+        return self.text(name, i) if name in self.texts else self.numbers[name][i].item()
 
     def to_json(self) -> list[bytes]:
         """Return each record as a JSON object, in the schema's order.
@@ -149,7 +151,10 @@ class RecordBatch:
         opening, *labels = orjson.dumps(_nested(self.fields, list(names.values()))).split(b'"\\u0000"')
         pieces: list[JsonColumn] = [opening.decode()]
         for name, label in zip(self.fields, labels, strict=True):
-            if name in self.texts:
+            if name in self.nulls:
+                values = [self._value(name, i) for i in range(m)]
+                pieces.append([_value_json(value) for value in values])
+            elif name in self.texts:
                 pieces += ['"', json_strings(self.data, characters, *self.span(name)), '"']
             else:
                 pieces.append(_numbers(self.numbers[name]))
@@ -165,6 +170,7 @@ class RecordBatch:
             starts=self.starts[indexes],
             numbers={name: column[indexes] for name, column in self.numbers.items()},
             texts={name: column[indexes] for name, column in self.texts.items()},
+            nulls={name: column[indexes] for name, column in self.nulls.items() if column[indexes].any()},
         )
 
 
@@ -182,6 +188,15 @@ def _nested(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
             fields = fields.setdefault(part, {})
         fields[inner] = value
     return record
+
+
+def _value_json(value: Any) -> str:
+    """Return one value as JSON, as Latin-1 characters."""
+    if isinstance(value, str):
+        return f'"{json_escaped(value)}"'
+    return (
+        f'"{value}"' if isinstance(value, float) and not np.isfinite(value) else orjson.dumps(value).decode()
+    )
 
 
 def _numbers(column: NDArray[Any]) -> JsonColumn:

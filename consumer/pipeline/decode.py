@@ -8,7 +8,7 @@ handles one encoding only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -16,10 +16,26 @@ from consumer.columnar.arrays import IntArray, select_rows
 from consumer.columnar.avro import PAD, Columns, decode_columns, field_plan
 from consumer.columnar.dictionary import DictionaryColumn
 from consumer.pipeline.batch import RecordBatch
-from consumer.pipeline.framing import FramedRows, JoinedValues, WriterSchemas, join_values, parse_frames
-from consumer.pipeline.rejections import Code, Reason, Rejection, Rejections
-from consumer.pipeline.resolution import DecodeError, Resolution, explain_decode_error, named_types
-from schemas.repository import AvroSchema
+from consumer.pipeline.framing import (
+    FramedRows,
+    HeadersOfRows,
+    JoinedValues,
+    WriterSchemas,
+    join_values,
+    parse_frames,
+)
+from consumer.pipeline.rejections import NONE_REJECTED, Code, Reason, Rejection, Rejections
+from consumer.pipeline.resolution import (
+    Converted,
+    DecodeError,
+    Resolution,
+    ResolutionError,
+    explain_decode_error,
+)
+from schemas.avro import AvroSchema
+
+_MAX_RESOLUTIONS: Final = 1000
+"""The largest number of writer schemas whose resolution is kept."""
 
 
 class Records(NamedTuple):
@@ -30,12 +46,14 @@ class Records(NamedTuple):
         rows: int64 (m,), sorted.
         starts: int64 (m,), where each record starts.
         stops: int64 (m,), where each record must stop.
+        nulls: the rows in which a field is null, by field name.
     """
 
     data: bytes
     rows: IntArray
     starts: IntArray
     stops: IntArray
+    nulls: dict[str, list[int]]
 
 
 class Decoder:
@@ -44,16 +62,20 @@ class Decoder:
     Args:
         reader: the schema to decode to.
         writers: finds the schemas that the records were written with.
+        keep_nulls: whether fields may be null (:attr:`RecordBatch.nulls`). By default a record in which a
+            field is null is undecodable, since our schemas have no nullable field.
     """
 
-    def __init__(self, reader: AvroSchema, writers: WriterSchemas) -> None:
+    def __init__(self, reader: AvroSchema, writers: WriterSchemas, *, keep_nulls: bool = False) -> None:
         self._reader = reader
         self._writers = writers
+        self._keep_nulls = keep_nulls
         self._fields = field_plan(reader.parsed)
-        self._named = named_types(reader.parsed)
         self._resolutions: dict[str, Resolution] = {}
 
-    def decode(self, values: Sequence[bytes | None]) -> tuple[RecordBatch, Rejections]:
+    def decode(
+        self, values: Sequence[bytes | None], headers: HeadersOfRows = lambda rows: [[] for _ in rows]
+    ) -> tuple[RecordBatch, Rejections]:
         """Decode the values of one poll.
 
         1. Parse the frames: where does each record start, and which schema wrote it?
@@ -62,63 +84,78 @@ class Decoder:
 
         Args:
             values: record values; ``None`` is a tombstone.
+            headers: returns the headers of rows, which may name the schema.
 
         Returns:
             The records that could be decoded, and a rejection for every other row.
         """
         joined = join_values(values)
-        framed, unframed = parse_frames(values, joined, self._reader, self._writers)
+        framed, unframed = parse_frames(values, joined, self._reader, self._writers, headers)
         records, unresolved = self._resolve(joined, framed)
         batch, malformed = self._decode(records)
         return batch, Rejections.merged([unframed, unresolved, malformed])
 
     def _resolve(self, joined: JoinedValues, framed: Sequence[FramedRows]) -> tuple[Records, Rejections]:
-        """Locate the records of the reader's own schema, and convert those of other schemas."""
+        """Locate records in the reader's encoding, and convert the others to it."""
         data, starts, stops = joined
-        own = [frame for frame in framed if frame.schema.canonical == self._reader.canonical]
-        parts = [
-            (frame.rows, select_rows(starts, frame.rows) + frame.header_bytes, select_rows(stops, frame.rows))
-            for frame in own
-        ]
+        parts: list[tuple[IntArray, IntArray, IntArray]] = []
         converted: list[bytes] = []
         converted_rows: list[int] = []
+        nulls: dict[str, list[int]] = {}
         rejections: list[Rejection] = []
-        for frame in framed:
-            if frame.schema.canonical == self._reader.canonical:
+        for schema, rows, header_bytes in framed:
+            resolution = self._resolution(schema)
+            if resolution.is_identity:
+                parts.append((rows, select_rows(starts, rows) + header_bytes, select_rows(stops, rows)))
                 continue
-            for row in frame.rows.tolist():
-                record = self._convert(frame.schema, data[starts[row] + frame.header_bytes : stops[row]])
+            for row in rows.tolist():
+                record = self._convert(schema, resolution, data[starts[row] + header_bytes : stops[row]])
                 if isinstance(record, Reason):
                     rejections.append(Rejection(row, *record))
-                else:
-                    converted.append(record)
-                    converted_rows.append(row)
+                    continue
+                converted.append(record.data)
+                converted_rows.append(row)
+                for name in record.nulls:
+                    nulls.setdefault(name, []).append(row)
         if converted:
             appended_stops = len(data) + np.cumsum([len(record) for record in converted])
             appended_starts = np.concatenate([[len(data)], appended_stops[:-1]])
             parts.append((np.array(converted_rows), appended_starts, appended_stops))
             data = b"".join((data, *converted, PAD))
-        return Records(data, *_in_row_order(parts)), Rejections.of(rejections)
+        return Records(data, *_in_row_order(parts), nulls), Rejections.of(rejections)
 
-    def _convert(self, writer: AvroSchema, record: bytes) -> bytes | Reason:
-        """Convert a record to the reader's encoding, or return why that is impossible."""
-        resolution = self._resolutions.get(writer.canonical)
+    def _resolution(self, writer: AvroSchema) -> Resolution:
+        resolution = self._resolutions.get(writer.identity)
         if resolution is None:
-            resolution = self._resolutions[writer.canonical] = Resolution(writer.parsed, self._reader.parsed)
+            if len(self._resolutions) >= _MAX_RESOLUTIONS:
+                self._resolutions.clear()
+            resolution = self._resolutions[writer.identity] = Resolution(writer, self._reader)
+        return resolution
+
+    def _convert(self, writer: AvroSchema, resolution: Resolution, record: bytes) -> Converted | Reason:
+        """Convert a record to the reader's encoding, or return why that is impossible."""
         try:
-            converted, n_bytes = resolution.convert(record)
+            converted = resolution.convert(record)
+        except ResolutionError as error:
+            return Reason(Code.UNDECODABLE, f"{writer.name} cannot be read as {self._reader.name}: {error}.")
         except DecodeError as error:
             return _undecodable(writer, str(error))
-        return converted if n_bytes == len(record) else _trailing_bytes(len(record) - n_bytes)
+        if converted.stop != len(record):
+            return _trailing_bytes(len(record) - converted.stop)
+        if converted.nulls and not self._keep_nulls:
+            kinds = dict(self._fields)
+            problems = [f"{name}: null where a {kinds[name]} is needed" for name in converted.nulls]
+            return _undecodable(writer, "; ".join(problems))
+        return converted
 
     def _decode(self, records: Records) -> tuple[RecordBatch, Rejections]:
         """Decode records to columns; reject those that are malformed or followed by other bytes."""
-        data, rows, starts, stops = records
-        columns = decode_columns(self._fields, data, starts, stops)
-        batch = RecordBatch.of_columns(rows, columns)
+        columns = decode_columns(self._fields, records.data, records.starts, records.stops)
+        nulls = {name: np.isin(records.rows, rows) for name, rows in records.nulls.items()}
+        batch = RecordBatch.of_columns(records.rows, columns, nulls)
         bad = columns.malformed | columns.trailing
         if not bad.any():
-            return batch, Rejections.merged(())
+            return batch, NONE_REJECTED
         rejections = [_reject_trailing(records, columns), *self._reject_malformed(records, columns)]
         return batch.select_rows(np.flatnonzero(~bad)), Rejections.merged(rejections)
 
@@ -127,10 +164,7 @@ class Decoder:
 
         def reasons(indexes: Iterable[int]) -> list[Reason]:
             bodies = [records.data[records.starts[i] : records.stops[i]] for i in indexes]
-            schema = self._reader.parsed
-            return [
-                _undecodable(self._reader, explain_decode_error(schema, self._named, body)) for body in bodies
-            ]
+            return [_undecodable(self._reader, explain_decode_error(self._reader, body)) for body in bodies]
 
         early = np.flatnonzero(columns.ended_in >= 0)
         _, examples, indices = np.unique(columns.ended_in[early], return_index=True, return_inverse=True)

@@ -6,8 +6,9 @@ all values that are framed alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +17,25 @@ from consumer.columnar.arrays import IntArray
 from consumer.columnar.avro import PAD
 from consumer.columnar.dictionary import DictionaryColumn
 from consumer.columnar.text import starts_with, unaligned_view
+from consumer.pipeline.batch import Headers
 from consumer.pipeline.rejections import Code, Reason, Rejections
+from schemas.avro import AvroSchema
 from schemas.framing import (
     CONFLUENT_HEADER_BYTES,
     CONFLUENT_MARKER,
+    SCHEMA_ID_HEADER,
     SINGLE_OBJECT_HEADER_BYTES,
     SINGLE_OBJECT_MARKER,
+    RegistryId,
+    parse_schema_id_header,
 )
-from schemas.repository import AvroSchema
+from schemas.repository import UnusableSchema
 
 _SHOWN_BYTES: Final = 2
+
+
+HeadersOfRows: TypeAlias = Callable[[Sequence[int]], list[Headers]]
+"""Returns the headers of rows of the poll batch."""
 
 
 class WriterSchemas(Protocol):
@@ -34,8 +44,8 @@ class WriterSchemas(Protocol):
     def by_fingerprint(self, fingerprint: bytes) -> AvroSchema | None:
         """Return the schema with this CRC-64-AVRO fingerprint (8 bytes, little-endian)."""
 
-    def by_id(self, schema_id: int) -> AvroSchema | None:
-        """Return the schema with this registry id."""
+    def by_id(self, schema_id: RegistryId) -> AvroSchema | UnusableSchema | None:
+        """Return the schema with this registry id or GUID."""
 
     @property
     def reads_confluent(self) -> bool:
@@ -79,7 +89,11 @@ def join_values(values: Sequence[bytes | None]) -> JoinedValues:
 
 
 def parse_frames(
-    values: Sequence[bytes | None], joined: JoinedValues, reader: AvroSchema, writers: WriterSchemas
+    values: Sequence[bytes | None],
+    joined: JoinedValues,
+    reader: AvroSchema,
+    writers: WriterSchemas,
+    headers: HeadersOfRows,
 ) -> tuple[list[FramedRows], Rejections]:
     """Find the writer schema of each value.
 
@@ -88,6 +102,7 @@ def parse_frames(
         joined: the same values, joined.
         reader: the reader's own schema, known without a look-up.
         writers: finds other schemas.
+        headers: returns the headers of rows; not called for rows in single-object encoding.
 
     Returns:
         Every row once: with its writer schema, or rejected.
@@ -97,53 +112,86 @@ def parse_frames(
 
     def by_fingerprint(number: np.uint64) -> AvroSchema | None:
         fingerprint = number.tobytes()
-        return reader if fingerprint == reader.fingerprint else writers.by_fingerprint(fingerprint)
+        return reader if fingerprint in reader.fingerprints else writers.by_fingerprint(fingerprint)
 
     single = (lengths >= SINGLE_OBJECT_HEADER_BYTES) & starts_with(SINGLE_OBJECT_MARKER, data, starts)
-    framed, rejected = _find_schemas(
+    framed, unknown = _find_schemas(
         np.flatnonzero(single),
         SINGLE_OBJECT_HEADER_BYTES,
-        unaligned_view(data, "<u8")[starts[single] + len(SINGLE_OBJECT_MARKER)],
+        _encode_ids(unaligned_view(data, "<u8")[starts[single] + len(SINGLE_OBJECT_MARKER)]),
         by_fingerprint,
         lambda fingerprint: f"No schema with fingerprint {int(fingerprint):016x} is known.",
     )
     if single.all():
-        return framed, rejected
-    confluent = np.zeros(len(values), np.bool_)
+        return framed, unknown
+    others = [row for row in np.flatnonzero(~single).tolist() if values[row] is not None]
+    in_headers = _schema_id_headers(others, headers)
+    by_id: list[FramedRows] = []
+    unknown_ids: list[Rejections] = []
+    is_framed = single
     if writers.reads_confluent:
+        bare = np.isin(np.arange(len(values)), list(in_headers))
         confluent = (lengths >= CONFLUENT_HEADER_BYTES) & starts_with(CONFLUENT_MARKER, data, starts)
-    by_id, unknown_ids = _find_schemas(
-        np.flatnonzero(confluent),
-        CONFLUENT_HEADER_BYTES,
-        unaligned_view(data, ">u4")[starts[confluent] + len(CONFLUENT_MARKER)],
-        lambda schema_id: writers.by_id(int(schema_id)),
-        lambda schema_id: f"The schema registry has no Avro record with id {schema_id}.",
-    )
-    unframed = _reject_unframed(values, np.flatnonzero(~(single | confluent)), writers)
-    return [*framed, *by_id], Rejections.merged([rejected, unknown_ids, unframed])
+        confluent &= ~bare
+        is_framed = single | bare | confluent
+        ids = _encode_ids(unaligned_view(data, ">u4")[starts[confluent] + len(CONFLUENT_MARKER)]).map(int)
+        for rows, header_bytes, column in (
+            (np.flatnonzero(confluent), CONFLUENT_HEADER_BYTES, ids),
+            (np.flatnonzero(bare), 0, DictionaryColumn.encode(in_headers.values())),
+        ):
+            found, not_found = _find_schemas(rows, header_bytes, column, writers.by_id, _unknown_id)
+            by_id += found
+            unknown_ids.append(not_found)
+    unframed = _reject_unframed(values, np.flatnonzero(~is_framed), in_headers, writers)
+    return [*framed, *by_id], Rejections.merged([unknown, *unknown_ids, unframed])
+
+
+def _schema_id_headers(rows: list[int], headers: HeadersOfRows) -> dict[int, RegistryId]:
+    """Return the id or GUID of the rows that name their schema in a header, sorted by row."""
+    found: dict[int, RegistryId] = {}
+    for row, names in zip(rows, headers(rows), strict=True):
+        for name, value in names:
+            if name == SCHEMA_ID_HEADER and (schema_id := parse_schema_id_header(value)) is not None:
+                found[row] = schema_id
+    return found
 
 
 def _find_schemas(
     rows: IntArray,
     header_bytes: int,
-    ids: NDArray[Any],
-    find: Callable[[Any], AvroSchema | None],
+    ids: DictionaryColumn[Any],
+    find: Callable[[Any], AvroSchema | UnusableSchema | None],
     unknown: Callable[[Any], str],
 ) -> tuple[list[FramedRows], Rejections]:
     """Look each distinct id up once, and reject the rows of unknown ones."""
-    if not len(rows):
-        return [], Rejections.merged(())
-    column = _encode_ids(ids)
-    schemas = column.map(find)
+    schemas = ids.map(find)
     framed = [
         FramedRows(schema, rows[schemas.indices == k], header_bytes)
         for k, schema in enumerate(schemas.dictionary)
-        if schema is not None
+        if isinstance(schema, AvroSchema)
     ]
-    is_unknown = np.array([schema is None for schema in schemas.dictionary], np.bool_)
+    is_unknown = np.array([not isinstance(schema, AvroSchema) for schema in schemas.dictionary], np.bool_)
     unknown_rows = np.flatnonzero(is_unknown[schemas.indices])
-    reasons = column.map(lambda number: Reason(Code.UNKNOWN_SCHEMA, unknown(number)))
-    return framed, Rejections.without_event(rows[unknown_rows], reasons.select_rows(unknown_rows))
+    reasons = [
+        Reason(
+            Code.UNKNOWN_SCHEMA,
+            f"The schema with {_id_text(schema_id)} cannot be used: {schema.reason}."
+            if isinstance(schema, UnusableSchema)
+            else unknown(schema_id),
+        )
+        for schema_id, schema in zip(ids.dictionary, schemas.dictionary, strict=True)
+    ]
+    return framed, Rejections.without_event(
+        rows[unknown_rows], DictionaryColumn(reasons, ids.indices[unknown_rows])
+    )
+
+
+def _unknown_id(schema_id: RegistryId) -> str:
+    return f"The schema registry has no schema with {_id_text(schema_id)}."
+
+
+def _id_text(schema_id: RegistryId) -> str:
+    return f"{'GUID' if isinstance(schema_id, UUID) else 'id'} {schema_id}"
 
 
 def _encode_ids(ids: NDArray[Any]) -> DictionaryColumn[Any]:
@@ -153,30 +201,32 @@ def _encode_ids(ids: NDArray[Any]) -> DictionaryColumn[Any]:
     >>> [int(n) for n in column.dictionary], column.indices
     ([7, 3, 9], array([0, 0, 2, 0, 1]))
     """
-    others = np.flatnonzero(ids != ids[0])
+    others = np.flatnonzero(ids != ids[:1])
     distinct, inverse = np.unique(ids[others], return_inverse=True)
     indices = np.zeros(len(ids), np.int64)
     indices[others] = inverse + 1
-    return DictionaryColumn([ids[0], *distinct], indices)
+    return DictionaryColumn([*ids[:1], *distinct], indices)
 
 
-def _reject_unframed(values: Sequence[bytes | None], rows: IntArray, writers: WriterSchemas) -> Rejections:
-    """Reject tombstones and values that start with no known frame; values that start alike share a reason."""
-    unframed = [values[row] for row in rows.tolist()]
-    starts = [None if value is None else (value[:_SHOWN_BYTES], len(value)) for value in unframed]
-    distinct = {start: k for k, start in enumerate(dict.fromkeys(starts))}
-    reasons = [_unframed(*start, writers) if start else _TOMBSTONE for start in distinct]
-    indices = np.array([distinct[start] for start in starts], np.int64)
-    return Rejections.without_event(rows, DictionaryColumn(reasons, indices))
+def _reject_unframed(
+    values: Sequence[bytes | None],
+    rows: IntArray,
+    in_headers: Mapping[int, RegistryId],
+    writers: WriterSchemas,
+) -> Rejections:
+    """Reject tombstones and values that start with no known frame."""
+    reasons = [_unframed(values[row], writers, has_id=row in in_headers) for row in rows.tolist()]
+    return Rejections.without_event(rows, DictionaryColumn.encode(reasons))
 
 
-_TOMBSTONE: Final = Reason(Code.TOMBSTONE, "The record has no value (a tombstone).")
-
-
-def _unframed(start: bytes, n_bytes: int, writers: WriterSchemas) -> Reason:
-    if start.startswith(CONFLUENT_MARKER) and not writers.reads_confluent:
+def _unframed(value: bytes | None, writers: WriterSchemas, *, has_id: bool) -> Reason:
+    if value is None:
+        return Reason(Code.TOMBSTONE, "The record has no value (a tombstone).")
+    if has_id:
+        detail = f"The header {SCHEMA_ID_HEADER} names the schema, but no schema registry is set."
+    elif value.startswith(CONFLUENT_MARKER) and not writers.reads_confluent:
         detail = "The value is in Confluent framing, but no schema registry is set."
     else:
-        shown = start.hex(" ") or "nothing"
-        detail = f"The value ({n_bytes} bytes, starting with {shown}) has no complete Avro frame."
+        shown = value[:_SHOWN_BYTES].hex(" ") or "nothing"
+        detail = f"The value ({len(value)} bytes, starting with {shown}) has no complete Avro frame."
     return Reason(Code.UNKNOWN_FRAMING, detail)

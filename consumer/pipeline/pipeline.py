@@ -69,7 +69,7 @@ class Pipeline:
             scored_at_ms: milliseconds since the epoch, written to the predictions.
             lap: called with ``decode``, ``validate``, ``score`` and ``encode`` as each ends.
         """
-        decoded, undecodable = self.decoder.decode(raw.values)
+        decoded, undecodable = self.decoder.decode(raw.values, raw.headers)
         lap("decode")
         valid, invalid = validate(decoded)
         lap("validate")

@@ -26,6 +26,11 @@ CROSS_FIELD_DETAIL: Final = "practice_exams_passed cannot exceed practice_exams_
 
 _ID_MAX_CHARACTERS: Final = 128
 _COUNTRY_MIN_CHARACTERS, _COUNTRY_MAX_CHARACTERS = 2, 64
+OCCURRED_AT_MIN_MS: Final = 946_684_800_000
+"""2000-01-01T00:00:00.000Z: seconds that are sent as milliseconds lie before it."""
+OCCURRED_AT_MAX_MS: Final = 253_402_300_799_999
+"""9999-12-31T23:59:59.999Z: microseconds lie behind it, and so does what calendars cannot hold."""
+
 _UTF8_MAX_BYTES: Final = 4
 """The most bytes that one character takes."""
 _ASCII_END: Final = 0x80
@@ -54,7 +59,7 @@ class StudentInputs(BaseModel):
 class _Identity(BaseModel):
     event_id: _Id
     student_id: _Id
-    occurred_at: int
+    occurred_at: Annotated[int, Field(ge=OCCURRED_AT_MIN_MS, le=OCCURRED_AT_MAX_MS)]
 
 
 class EngagementEvent(StudentInputs, _Identity):
@@ -117,20 +122,29 @@ def _violation_signatures(events: RecordBatch) -> IntArray:
     """Number the ways in which events violate rules: events with the same number share their reason.
 
     pydantic's words depend on which limit a value exceeds, never on the value. So the number has one
-    base-3 digit per field, 0 for valid, 1 and 2 for either limit, and a last base-2 digit for the
-    cross-field rule. Of four fields a, b, c, d, an event with c below its limit and d above has
-    ``0012`` in base 3, and its number is ``2 * 5 + 0 = 10`` if the cross-field rule holds.
+    base-4 digit per field, 0 for valid, 1 and 2 for either limit and 3 for null, and a last base-2 digit
+    for the cross-field rule. Of four fields a, b, c, d, an event with c below its limit and d above has
+    ``0012`` in base 4, and its number is ``2 * 6 + 0 = 12`` if the cross-field rule holds.
     """
     signatures = np.zeros(len(events), np.int64)
     for name, min_characters, max_characters in _TEXT_LIMITS:
         n_characters = _count_characters(events, name, max_characters)
         digit = (n_characters < min_characters) + 2 * (n_characters > max_characters)
-        signatures = 3 * signatures + digit
+        signatures = 4 * signatures + np.where(_is_null(events, name), 3, digit)
+    times_ms = events.numbers["occurred_at"]
+    digit = (times_ms < OCCURRED_AT_MIN_MS) + 2 * (times_ms > OCCURRED_AT_MAX_MS)
+    signatures = 4 * signatures + np.where(_is_null(events, "occurred_at"), 3, digit)
     for name in NUMERIC_INPUT_FIELDS:
         column = events.numbers[name]
-        signatures = 3 * signatures + np.where(np.isfinite(column), column < 0, 2)
+        digit = np.where(np.isfinite(column), column < 0, 2)
+        signatures = 4 * signatures + np.where(_is_null(events, name), 3, digit)
     more_passed = events.numbers["practice_exams_passed"] > events.numbers["practice_exams_started"]
     return 2 * signatures + more_passed
+
+
+def _is_null(events: RecordBatch, name: str) -> NDArray[np.bool_]:
+    """Return the events in which a field is null: bool (m,)."""
+    return events.nulls.get(name, np.zeros(len(events), np.bool_))
 
 
 def _count_characters(events: RecordBatch, name: str, max_characters: int) -> IntArray:
@@ -165,6 +179,10 @@ def _violation_candidates(events: RecordBatch) -> NDArray[np.bool_]:
         candidates |= (n_bytes < min_characters) | (n_bytes > max_characters)
     # The country is the last text. A single character above ASCII can have as many bytes as a valid code.
     candidates |= _starts_above_ascii(events, "student_country") & (n_bytes <= _UTF8_MAX_BYTES)
+    for is_null in events.nulls.values():
+        candidates |= is_null
+    times_ms = events.numbers["occurred_at"]
+    candidates |= (times_ms < OCCURRED_AT_MIN_MS) | (times_ms > OCCURRED_AT_MAX_MS)
     for name in NUMERIC_INPUT_FIELDS:
         column = events.numbers[name]
         candidates |= ~(column >= 0)  # true for NaN, too

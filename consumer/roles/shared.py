@@ -21,9 +21,8 @@ from consumer.settings import Settings
 from model_store.countries import country_code
 from model_store.loading import LoadedModel
 from model_store.store import ModelStore
-from schemas.bundled import BundledSchemas
 from schemas.framing import confluent_header, single_object_header
-from schemas.repository import engagement_event, purchase_prediction
+from schemas.repository import BundledSchemas, engagement_event, purchase_prediction
 
 
 def pipeline(settings: Settings, models: ModelReloader) -> Pipeline:
@@ -39,7 +38,7 @@ def pipeline(settings: Settings, models: ModelReloader) -> Pipeline:
     else:
         header = confluent_header(writers.register(settings.topics.predictions, purchase_prediction()))
     return Pipeline(
-        decoder=Decoder(engagement_event(), writers),
+        decoder=Decoder(engagement_event(), writers, keep_nulls=True),
         models=models,
         countries=CountryNumbers(country_code),
         header=header,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final, Protocol, TypedDict
 
-from fastavro import schemaless_writer
+from fastavro import parse_schema, schemaless_writer
 
 from consumer.errors import Unavailable
 from consumer.pipeline.batch import RawBatch
@@ -254,6 +254,7 @@ class Predictor:
 def _raw_batch(requests: Sequence[PredictionRequest], now_ms: int) -> RawBatch:
     """Encode requests as events."""
     schema = engagement_event()
+    parsed = parse_schema(schema.parsed)
     header = single_object_header(schema.fingerprint)
     values, keys = [], []
     for request in requests:
@@ -262,7 +263,7 @@ def _raw_batch(requests: Sequence[PredictionRequest], now_ms: int) -> RawBatch:
         event: dict[str, Any] = request.model_dump()
         event |= {"event_id": event_id, "student_id": student_id, "occurred_at": now_ms}
         record = BytesIO()
-        schemaless_writer(record, schema.parsed, event)
+        schemaless_writer(record, parsed, event)
         values.append(header + record.getvalue())
         keys.append(student_id.encode())
     n = len(requests)

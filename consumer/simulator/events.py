@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any, Final
 
-from fastavro import schemaless_writer
+from fastavro import parse_schema, schemaless_writer
 
 from consumer.simulator.faults import EVENT_FAULTS, EventFault
 from model_store.inputs import INPUT_NAMES, INTEGER_INPUTS
@@ -40,10 +40,15 @@ class OutgoingEvent:
     code: str | None
 
 
+@cache
+def _parsed() -> Any:
+    """Return the schema as fastavro parses it."""
+    return parse_schema(engagement_event().parsed)
+
+
 def encode_event(fields: dict[str, Any]) -> bytes:
     """Encode an ``EngagementEvent`` in single-object encoding."""
-    schema = engagement_event()
-    return single_object_header(schema.fingerprint) + _encode(schema.parsed, fields)
+    return single_object_header(engagement_event().fingerprint) + _encode(_parsed(), fields)
 
 
 def student_inputs(students: TrainingTable) -> list[dict[str, Any]]:

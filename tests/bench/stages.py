@@ -19,8 +19,7 @@ from consumer.scorer.processing import StageTimer
 from consumer.simulator.events import events
 from model_store.store import ModelStore
 from model_store.synthetic import generate_students
-from schemas.bundled import BundledSchemas
-from schemas.repository import purchase_prediction
+from schemas.repository import BundledSchemas, purchase_prediction
 
 BATCH_EVENTS = 10_000
 REPEATS = 31

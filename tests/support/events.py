@@ -6,6 +6,7 @@ The bytes are fastavro's, so that what our own codecs say is always held against
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -13,9 +14,11 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from hypothesis import strategies as st
 
 from consumer.pipeline.batch import Headers, RawBatch
+from consumer.pipeline.validate import OCCURRED_AT_MAX_MS, OCCURRED_AT_MIN_MS
 from model_store.inputs import INPUT_NAMES
-from schemas.framing import single_object_header
-from schemas.repository import FOLDER, AvroSchema, engagement_event, purchase_prediction
+from schemas.avro import AvroSchema
+from schemas.framing import RegistryId, single_object_header
+from schemas.repository import FOLDER, engagement_event, purchase_prediction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +40,7 @@ VALID_EVENTS: Final = st.fixed_dictionaries(
     {
         "event_id": st.text(min_size=1, max_size=128),
         "student_id": st.text(min_size=1, max_size=128),
-        "occurred_at": INT64,
+        "occurred_at": st.integers(OCCURRED_AT_MIN_MS, OCCURRED_AT_MAX_MS),
         "student_country": st.sampled_from(["NA", "US", "United States", "nam", "Île"])
         | st.text(min_size=2, max_size=64),
         "days_on_platform": COUNTS,
@@ -71,6 +74,23 @@ def definition(name: str = "engagement_event") -> Any:
     """Return one of our schemas as a JSON value of the caller's own, logical types left out."""
     text = (FOLDER / f"{name}.avsc").read_text("utf-8")
     return json.loads(text, object_hook=lambda node: {k: v for k, v in node.items() if k != "logicalType"})
+
+
+@dataclass
+class Writers:
+    """Writer schemas by registry id, and by every fingerprint."""
+
+    schemas: dict[RegistryId, AvroSchema] = field(default_factory=dict)
+    reads_confluent: bool = True
+
+    def by_fingerprint(self, fingerprint: bytes) -> AvroSchema | None:
+        """Find a schema."""
+        known = {one: schema for schema in self.schemas.values() for one in schema.fingerprints}
+        return known.get(fingerprint)
+
+    def by_id(self, schema_id: RegistryId) -> AvroSchema | None:
+        """Find a schema."""
+        return self.schemas.get(schema_id)
 
 
 _EVENT: Final = parse_schema(definition())

@@ -19,8 +19,7 @@ from consumer.monitor.loop import Monitor, open_log_and_topic
 from consumer.pipeline.decode import Decoder
 from consumer.runtime.readiness import Readiness
 from consumer.settings import AuditSettings, KafkaSettings, Settings, TopicSettings
-from schemas.bundled import BundledSchemas
-from schemas.repository import purchase_prediction
+from schemas.repository import BundledSchemas, purchase_prediction
 from tests.support.events import decoded_prediction, prediction
 
 if TYPE_CHECKING:

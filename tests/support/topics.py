@@ -10,7 +10,8 @@ from confluent_kafka import Producer
 
 from model_store.inputs import INPUT_NAMES, INTEGER_INPUTS
 from model_store.synthetic import generate_students
-from schemas.repository import AvroSchema, purchase_outcome, purchase_prediction
+from schemas.avro import AvroSchema
+from schemas.repository import purchase_outcome, purchase_prediction
 from tests.support.events import encoded, framed
 
 if TYPE_CHECKING:

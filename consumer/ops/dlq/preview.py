@@ -19,7 +19,7 @@ class RejectionPreview:
     """
 
     def __init__(self, writers: WriterSchemas) -> None:
-        self._decoder = Decoder(engagement_event(), writers)
+        self._decoder = Decoder(engagement_event(), writers, keep_nulls=True)
 
     def __call__(self, events: Sequence[OriginalEvent]) -> list[str | None]:
         """Return the code that each event would be rejected with; ``None`` would be accepted.

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from consumer.errors import InvariantError, ServiceError, StartupError, Unavailable
 from model_store.errors import ModelStoreError
-from schemas.errors import SchemaError
+from schemas.avro import SchemaError
 
 CONFIGURATION: Final = StartupError.exit_code
 OUTAGE: Final = Unavailable.exit_code

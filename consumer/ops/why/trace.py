@@ -167,7 +167,7 @@ class EventTracer:
         self._client = client_config.common(settings.kafka)
         self._admin = ClusterAdmin(self._client)
         self._store = ModelStore(settings.model_store.path, settings.model_store.model)
-        self._event_decoder = Decoder(engagement_event(), writers)
+        self._event_decoder = Decoder(engagement_event(), writers, keep_nulls=True)
         self._prediction_decoder = Decoder(purchase_prediction(), writers)
 
     def trace(self, partition: int, offset: int) -> EventTrace:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import struct
+from io import BytesIO
 from typing import Any, cast
 
 import numpy as np
 import pytest
-from fastavro import parse_schema
+from fastavro import parse_schema, schemaless_reader
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from consumer.columnar.avro import PAD, Columns, decode_columns, field_plan
 from consumer.pipeline.resolution import DecodeError, Resolution
+from schemas.avro import AvroSchema
 from tests.support.events import INT64, VALID_EVENTS, definition, encoded, event
 
 _VALUES = {
@@ -59,11 +61,11 @@ def _bits(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _accepted_by_the_walk(schema: Any, record: bytes) -> bool:
+    own = AvroSchema.parse(schema)
     try:
-        _, used = Resolution(schema, schema).convert(record)
+        return Resolution(own, own).convert(record).stop == len(record)
     except DecodeError:
         return False
-    return used == len(record)
 
 
 @given(events=st.lists(VALID_EVENTS, max_size=5))
@@ -116,9 +118,8 @@ def test_the_decoder_accepts_exactly_what_the_strict_walk_accepts(
     assert not (columns.malformed & columns.trailing).any()
     assert _bits(_row(schema, columns, 0)) == _bits(_row(schema, columns, 2))
     if not bad[1]:
-        converted, _ = Resolution(schema, schema).convert(mangled)
-        # Not every encoding is the shortest, so what fastavro writes is decoded once more.
-        assert _bits(_row(schema, columns, 1)) == _bits(_row(schema, _decode(schema, [converted]), 0))
+        fields = cast("dict[str, Any]", schemaless_reader(BytesIO(mangled), schema))
+        assert _bits(_row(schema, columns, 1)) == _bits(fields)
 
 
 def test_an_event_cut_at_any_byte_is_malformed_and_its_neighbours_are_not() -> None:

@@ -25,8 +25,7 @@ from consumer.runtime.http import HttpServer
 from consumer.settings import TopicSettings
 from model_store.inputs import INPUT_NAMES
 from model_store.store import ModelStore
-from schemas.bundled import BundledSchemas
-from schemas.repository import purchase_prediction
+from schemas.repository import BundledSchemas, purchase_prediction
 from tests.support.axe import axe_script, violations
 from tests.support.browser import EXECUTABLE, Chromium
 from tests.support.events import prediction

@@ -33,8 +33,7 @@ from consumer.roles.monitor import champion_since
 from consumer.runtime.readiness import ActiveCondition
 from consumer.settings import DriftSettings, OutcomeSettings, TopicSettings
 from model_store.countries import country_code
-from schemas.bundled import BundledSchemas
-from schemas.repository import purchase_prediction
+from schemas.repository import BundledSchemas, purchase_prediction
 
 View = dict[str, Any]
 

@@ -16,8 +16,7 @@ from consumer.dashboard.routes import page_routes
 from consumer.errors import Unavailable
 from consumer.pipeline.decode import Decoder
 from consumer.settings import TopicSettings
-from schemas.bundled import BundledSchemas
-from schemas.repository import purchase_prediction
+from schemas.repository import BundledSchemas, purchase_prediction
 from tests.support.events import prediction
 from tests.unit.dashboard.test_page import EVIL, letter
 

@@ -41,7 +41,7 @@ OLDER: dict[str, Any] = {
 EVENT: dict[str, Any] = {
     "event_id": "e",
     "student_id": "s",
-    "occurred_at": 5,
+    "occurred_at": 1_700_000_000_123,
     "student_country": "NA",
     "days_on_platform": 1,
     "minutes_watched": 2.5,
@@ -137,15 +137,25 @@ def test_an_id_that_the_registry_does_not_have_is_asked_for_once_a_minute(regist
     assert not decoder.decode([framed(8)])[1]
 
 
-def test_a_schema_that_is_no_avro_record_is_unknown(registry: Registry) -> None:
-    """Protobuf, a bare string schema, and one that would exhaust the reader."""
+def test_a_schema_that_cannot_be_used_is_refused_with_the_reason(registry: Registry) -> None:
+    """Protobuf, a bare string schema, and one that lacks a type."""
     registry.schemas |= {
         1: {"schema": "syntax = 'proto3';", "schemaType": "PROTOBUF"},
         2: {"schema": '"string"'},
-        3: {"schema": json.dumps({"type": "record", "name": "R", "fields": [{"name": "r", "type": "R"}]})},
+        3: {"schema": json.dumps({"type": "record", "name": "R", "fields": [{"name": "r", "type": "S"}]})},
     }
     writers = RegistrySchemas(registry.url, {})
-    assert [writers.by_id(n) for n in (1, 2, 3)] == [None, None, None]
+    decoder = Decoder(engagement_event(), writers)
+    _, rejections = decoder.decode([framed(n) for n in (1, 2, 3)])
+    protobuf, text, incomplete = ((one.code.value, str(one.detail)) for one in rejections)
+    assert protobuf == (
+        "unknown_schema",
+        "The schema with id 1 cannot be used: it is a PROTOBUF schema, and only AVRO is read.",
+    )
+    assert text[0] == "undecodable"
+    assert text[1].endswith(": string where a record EngagementEvent is needed.")
+    assert incomplete[0] == "unknown_schema"
+    assert 'id 3 cannot be used: the type "S" is not defined' in incomplete[1]
 
 
 def test_an_outage_of_the_registry_is_no_ones_fault(registry: Registry) -> None:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from consumer.monitor.audit.lines import audit_lines
 from consumer.pipeline.decode import Decoder
-from schemas.framing import single_object_header
-from schemas.repository import AvroSchema, purchase_prediction
+from schemas.avro import AvroSchema
+from schemas.framing import RegistryId, single_object_header
+from schemas.repository import purchase_prediction
 
 LONGS = st.integers(-(2**63), 2**63 - 1)
 INTS = st.integers(-(2**31), 2**31 - 1)
@@ -82,7 +83,7 @@ class NoSchemas:
     def by_fingerprint(self, fingerprint: bytes) -> AvroSchema | None:
         """Know none."""
 
-    def by_id(self, schema_id: int) -> AvroSchema | None:
+    def by_id(self, schema_id: RegistryId) -> AvroSchema | None:
         """Know none."""
 
 

@@ -19,8 +19,9 @@ from consumer.pipeline.decode import Decoder
 from consumer.runtime.readiness import Readiness
 from consumer.settings import TopicSettings
 from model_store import files
-from schemas.framing import CONFLUENT_MARKER, SINGLE_OBJECT_HEADER_BYTES
-from schemas.repository import AvroSchema, purchase_prediction
+from schemas.avro import AvroSchema
+from schemas.framing import CONFLUENT_MARKER, SINGLE_OBJECT_HEADER_BYTES, RegistryId
+from schemas.repository import purchase_prediction
 from tests.support.events import prediction
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Registry:
     def by_fingerprint(self, fingerprint: bytes) -> AvroSchema | None:
         """Know none."""
 
-    def by_id(self, schema_id: int) -> AvroSchema | None:  # noqa: ARG002 - the port's
+    def by_id(self, schema_id: RegistryId) -> AvroSchema | None:  # noqa: ARG002 - the port's
         """Know one schema, if up."""
         if not self.is_up:
             raise Unavailable("the registry is down", Condition.SCHEMA_REGISTRY)

@@ -6,15 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from typer.testing import CliRunner
 
 from consumer.cli import app
 from consumer.errors import BadInputError, StartupError, UsageError
-from consumer.ops.schema_check import SchemaComparison, compare_schemas, unread
+from consumer.ops.schema_check import Readability, check_schema, unread_fields
 from consumer.pipeline.decode import Decoder
-from schemas.repository import AvroSchema, engagement_event
-from tests.support.events import definition, encoded, event, framed
+from consumer.pipeline.validate import validate
+from schemas.avro import AvroSchema
+from schemas.repository import engagement_event
+from tests.support.events import Writers, definition, encoded, event, framed
 
 ENUM = {"type": "enum", "name": "C", "symbols": ["US", "NA"]}
 
@@ -32,82 +35,74 @@ def platform(name: str = "purchase_stream.EngagementEvent", **types: Any) -> Avr
     return AvroSchema.parse(schema)
 
 
-def verdict_of(writer: AvroSchema, field: str) -> tuple[SchemaComparison, str]:
+def verdict_of(writer: AvroSchema, field: str) -> tuple[Readability, str]:
     """Return what is said of one field."""
     return next(
-        (one.verdict, one.what) for one in compare_schemas(writer, engagement_event()) if one.field == field
+        (one.verdict, one.what) for one in check_schema(writer, engagement_event()) if one.field == field
     )
 
 
 @pytest.mark.parametrize(
     ("field", "theirs", "verdict"),
     [
-        ("event_id", "string", SchemaComparison.YES),
-        ("event_id", "bytes", SchemaComparison.YES),
-        ("event_id", "long", SchemaComparison.NO),
-        ("event_id", ENUM, SchemaComparison.NO),
-        ("event_id", ["null", "string"], SchemaComparison.SOME),
-        ("event_id", ["string", "bytes"], SchemaComparison.YES),
-        ("event_id", ["null", "long"], SchemaComparison.NO),
-        ("days_on_platform", "int", SchemaComparison.YES),
-        ("days_on_platform", "double", SchemaComparison.NO),
-        ("days_on_platform", "boolean", SchemaComparison.NO),
-        ("days_on_platform", ["int", "string"], SchemaComparison.SOME),
-        ("minutes_watched", "int", SchemaComparison.YES),
-        ("minutes_watched", "long", SchemaComparison.YES),
-        ("minutes_watched", "float", SchemaComparison.YES),
-        ("minutes_watched", "string", SchemaComparison.NO),
-        ("minutes_watched", {"type": "array", "items": "double"}, SchemaComparison.NO),
-        ("minutes_watched", None, SchemaComparison.NO),
-        ("occurred_at", {"type": "long", "logicalType": "timestamp-micros"}, SchemaComparison.NO),
-        ("occurred_at", {"type": "long", "logicalType": "timestamp-millis"}, SchemaComparison.YES),
-        ("occurred_at", "long", SchemaComparison.YES),
+        ("event_id", "string", Readability.YES),
+        ("event_id", "bytes", Readability.YES),
+        ("event_id", "long", Readability.NO),
+        ("event_id", ENUM, Readability.NO),
+        ("event_id", ["null", "string"], Readability.SOME),
+        ("event_id", ["string", "bytes"], Readability.YES),
+        ("event_id", ["null", "long"], Readability.NO),
+        ("days_on_platform", "int", Readability.YES),
+        ("days_on_platform", "double", Readability.NO),
+        ("days_on_platform", "boolean", Readability.NO),
+        ("days_on_platform", ["int", "string"], Readability.SOME),
+        ("minutes_watched", "int", Readability.YES),
+        ("minutes_watched", "long", Readability.YES),
+        ("minutes_watched", "float", Readability.YES),
+        ("minutes_watched", "string", Readability.NO),
+        ("minutes_watched", {"type": "array", "items": "double"}, Readability.NO),
+        ("minutes_watched", None, Readability.NO),
+        ("occurred_at", {"type": "long", "logicalType": "timestamp-micros"}, Readability.YES),
+        ("occurred_at", {"type": "long", "logicalType": "time-micros"}, Readability.NO),
+        ("occurred_at", {"type": "long", "logicalType": "timestamp-millis"}, Readability.YES),
+        ("occurred_at", "long", Readability.YES),
     ],
 )
-def test_promotions_are_those_of_the_specification(
-    field: str, theirs: Any, verdict: SchemaComparison
-) -> None:
+def test_promotions_are_those_of_the_specification(field: str, theirs: Any, verdict: Readability) -> None:
     """Avro 1.12, "Schema Resolution"; and a unit that would silently be taken for another is refused."""
     assert verdict_of(platform(**{field: theirs}), field)[0] is verdict
 
 
 def test_what_is_said_to_fit_is_decoded() -> None:
-    """The same event from the platform's bytes; null, where only some fit, is undecodable."""
+    """The same event from the platform's bytes; a null is field_invalid, with the event in its letter."""
     writer = platform(
         student_id=["null", "string"], days_on_platform="int", minutes_watched="float", campus=ENUM
     )
-    assert {one.verdict for one in compare_schemas(writer, engagement_event())} == {
-        SchemaComparison.YES,
-        SchemaComparison.SOME,
+    assert {one.verdict for one in check_schema(writer, engagement_event())} == {
+        Readability.YES,
+        Readability.SOME,
     }
-    assert unread(writer, engagement_event()) == ["campus"]
-
-    class Known:
-        """Knows the platform's schema."""
-
-        reads_confluent = False
-
-        def by_fingerprint(self, _fingerprint: bytes) -> AvroSchema:
-            """Return it."""
-            return writer
-
-        def by_id(self, _schema_id: int) -> None:
-            """Know no ids."""
+    assert unread_fields(writer, engagement_event()) == ["campus"]
 
     values = [
         framed(encoded(event(campus="NA", student_id=student), writer.parsed), writer)
         for student in ("s", None)
     ]
-    decoded, rejections = Decoder(engagement_event(), Known()).decode(values)
-    assert decoded.record(0) == event(student_id="s")
-    assert [(one.row, one.code) for one in rejections] == [(1, "undecodable")]
+    decoder = Decoder(engagement_event(), Writers({1: writer}), keep_nulls=True)
+    valid, invalid = validate(decoder.decode(values)[0])
+    assert valid.record(0) == event(student_id="s")
+    (rejection,) = invalid
+    assert (rejection.row, rejection.code) == (1, "field_invalid")
+    assert rejection.detail == [
+        {"type": "string_type", "loc": ["event", "student_id"], "msg": "Input should be a valid string"}
+    ]
+    assert orjson.loads(rejection.event or b"") == event(student_id=None)
 
 
 def test_a_record_of_another_name_is_refused_for_its_name() -> None:
     """Each field would fit."""
-    *fields, whole = compare_schemas(platform("purchase_stream.Other"), engagement_event())
-    assert {one.verdict for one in fields} == {SchemaComparison.YES}
-    assert (whole.verdict, "named Other" in whole.what) == (SchemaComparison.NO, True)
+    (whole,) = check_schema(platform("purchase_stream.Other"), engagement_event())
+    assert (whole.verdict, "named purchase_stream.Other" in whole.what) == (Readability.NO, True)
 
 
 def test_a_field_of_nearly_the_name_is_pointed_at() -> None:

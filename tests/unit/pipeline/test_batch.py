@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from consumer.pipeline.batch import EVENT_FIELDS
 from consumer.pipeline.decode import Decoder
-from schemas.bundled import BundledSchemas
-from schemas.repository import engagement_event
+from schemas.repository import BundledSchemas, engagement_event
 from tests.support.events import INT64, definition, encoded, event, framed
 
 _DECODER = Decoder(engagement_event(), BundledSchemas())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,26 +11,11 @@ from hypothesis import strategies as st
 from consumer.pipeline.batch import EVENT_FIELDS
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.rejections import Code
-from consumer.pipeline.resolution import explain_decode_error, named_types
-from schemas.framing import confluent_header, single_object_header
-from schemas.repository import AvroSchema, engagement_event, purchase_outcome
-from tests.support.events import VALID_EVENTS, definition, encoded, event, framed, good
-
-
-@dataclass
-class Registry:
-    """Writer schemas by registry id."""
-
-    schemas: dict[int, AvroSchema] = field(default_factory=dict)
-    reads_confluent: bool = True
-
-    def by_fingerprint(self, fingerprint: bytes) -> AvroSchema | None:
-        """Find a schema."""
-        return {schema.fingerprint: schema for schema in self.schemas.values()}.get(fingerprint)
-
-    def by_id(self, schema_id: int) -> AvroSchema | None:
-        """Find a schema."""
-        return self.schemas.get(schema_id)
+from consumer.pipeline.resolution import explain_decode_error
+from schemas.avro import AvroSchema
+from schemas.framing import RegistryId, confluent_header, single_object_header
+from schemas.repository import engagement_event, purchase_outcome
+from tests.support.events import VALID_EVENTS, Writers, definition, encoded, event, framed, good
 
 
 def _older() -> AvroSchema:
@@ -44,7 +28,7 @@ def _older() -> AvroSchema:
 
 OURS, OLDER, OUTCOME, BODY = engagement_event(), _older(), purchase_outcome(), encoded(event())
 OLDER_BODY = encoded(event(tenant="t"), OLDER.parsed)
-REGISTRY = Decoder(OURS, Registry({1: OURS, 2: OLDER, 3: OUTCOME}))
+REGISTRY = Decoder(OURS, Writers({1: OURS, 2: OLDER, 3: OUTCOME}))
 
 BAD = [
     pytest.param(None, Code.TOMBSTONE, "no value", id="tombstone"),
@@ -85,7 +69,12 @@ REGISTRY_BAD = [
     pytest.param(
         confluent_header(2) + OLDER_BODY + b"??", Code.TRAILING_BYTES, "2 bytes", id="older trailing"
     ),
-    pytest.param(confluent_header(3) + b"\x02a\x01\x02", Code.UNDECODABLE, "resolve", id="another record"),
+    pytest.param(
+        confluent_header(3) + b"\x02a\x01\x02",
+        Code.UNDECODABLE,
+        "EngagementEvent is needed",
+        id="another record",
+    ),
     pytest.param(framed(OLDER_BODY[:-1], OLDER), Code.UNDECODABLE, "ends early", id="single object, older"),
 ]
 
@@ -148,8 +137,8 @@ def test_a_batch_without_events_decodes_to_none(decoder: Decoder, values: list[b
 def test_an_outage_of_the_registry_fails_the_batch_and_no_event() -> None:
     """An exception from the look-up is nobody's data fault."""
 
-    class Down(Registry):
-        def by_id(self, schema_id: int) -> AvroSchema | None:
+    class Down(Writers):
+        def by_id(self, schema_id: RegistryId) -> AvroSchema | None:
             raise TimeoutError(schema_id)
 
     with pytest.raises(TimeoutError):
@@ -214,6 +203,6 @@ def test_a_record_is_refused_with_the_words_of_the_strict_walk(body: bytes) -> N
     _, rejections = REGISTRY.decode([framed(body)])
     for rejection in rejections:
         if rejection.code is Code.UNDECODABLE:
-            why = explain_decode_error(OURS.parsed, named_types(OURS.parsed), body)
+            why = explain_decode_error(OURS, body)
             assert rejection.detail == f"Not a record of {OURS.name}: {why}."
-            assert why != "the bytes are none of its records"
+            assert why != "the bytes are not one of its records"

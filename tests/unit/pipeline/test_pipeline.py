@@ -120,7 +120,8 @@ def test_a_prediction_carries_event_model_and_source(pipeline: Pipeline) -> None
         {"minutes_watched": -0.0, "minutes_spent_on_exams": -0.0, "days_on_platform": 0},
         {"minutes_watched": 5e-324},
         {"student_country": "\x00\x00", "event_id": "\u202e", "student_id": "../../etc/passwd"},
-        {"occurred_at": -(2**63)},
+        {"occurred_at": 946_684_800_000},
+        {"occurred_at": 253_402_300_799_999},
     ],
     ids=str,
 )

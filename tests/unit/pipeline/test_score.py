@@ -16,8 +16,7 @@ from consumer.pipeline.decode import Decoder
 from consumer.pipeline.rejections import Code
 from consumer.pipeline.score import MAX_REMEMBERED, CountryNumbers, ModelFails, featurize, score
 from model_store.countries import UNKNOWN_COUNTRY, country_code
-from schemas.bundled import BundledSchemas
-from schemas.repository import engagement_event
+from schemas.repository import BundledSchemas, engagement_event
 from tests.support.events import encoded, event, framed
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -23,9 +24,9 @@ from consumer.pipeline.validate import (
     validate,
 )
 from model_store.inputs import INPUT_NAMES
-from schemas.bundled import BundledSchemas
-from schemas.repository import engagement_event
-from tests.support.events import INT64, VALID_EVENTS, encoded, event, framed
+from schemas.avro import AvroSchema
+from schemas.repository import BundledSchemas, engagement_event
+from tests.support.events import INT64, VALID_EVENTS, Writers, definition, encoded, event, framed
 
 NUMBERS = INPUT_NAMES[1:]
 COUNTS = ("days_on_platform", "courses_started", "practice_exams_started", "practice_exams_passed")
@@ -52,11 +53,16 @@ _TEXTS = st.builds(
 )
 _DOUBLES = st.floats() | st.sampled_from([math.nan, math.inf, -math.inf, -0.0, 5e-324, -5e-324, 1e308])
 _LONGS = INT64 | st.integers(-2, 2) | st.just(2**63 - 1)
+_TIMES = (
+    INT64
+    | st.integers(946_684_799_999, 946_684_800_001)
+    | st.integers(-1, 1).map(lambda d: 253_402_300_799_999 + d)
+)
 _ANY_EVENTS = st.fixed_dictionaries(
     {
         "event_id": _TEXTS,
         "student_id": _TEXTS,
-        "occurred_at": INT64,
+        "occurred_at": _TIMES,
         "student_country": _TEXTS | st.text(max_size=3),
         **dict.fromkeys(COUNTS, _LONGS),
         **dict.fromkeys(MINUTES, _DOUBLES),
@@ -100,6 +106,7 @@ _BROKEN_ALIKE = st.fixed_dictionaries(
         **dict.fromkeys(("event_id", "student_id", "student_country"), _FEW_TEXTS),
         **dict.fromkeys(COUNTS, _FEW_COUNTS),
         **dict.fromkeys(MINUTES, _FEW_MINUTES),
+        "occurred_at": st.sampled_from([-1, 0, 946_684_799_999, 946_684_800_000, 2**62]),
     },
 ).map(lambda changes: event(**changes))
 """Few values at and around every limit: many events of a batch break the same ones with other values."""
@@ -200,13 +207,54 @@ def test_texts_at_their_limits_are_accepted(name: str, text: str) -> None:
 
 
 def test_every_broken_field_is_listed_in_the_order_of_the_schema() -> None:
-    """A producer that gets nine fields wrong learns of nine."""
-    broken = event(event_id="", student_id="", student_country="x", **dict.fromkeys(NUMBERS, -1))
+    """A producer that gets ten fields wrong learns of ten."""
+    texts = {"event_id": "", "student_id": "", "student_country": "x"}
+    broken = event(occurred_at=1_700_000_000, **texts, **dict.fromkeys(NUMBERS, -1))
     _, (rejection,) = validate(_batch(broken))
     assert isinstance(rejection.detail, list)
-    assert [problem["loc"] for problem in rejection.detail] == [
-        ["event", name] for name in broken if name != "occurred_at"
-    ]
+    assert [problem["loc"] for problem in rejection.detail] == [["event", name] for name in broken]
+
+
+@pytest.mark.parametrize(
+    ("unit", "occurred_at", "kind"),
+    [
+        ("seconds", 1_700_000_000, "greater_than_equal"),
+        ("microseconds", 1_700_000_000_123_000, "less_than_equal"),
+        ("nanoseconds", 1_700_000_000_123_000_000, "less_than_equal"),
+        ("before 2000", 946_684_799_999, "greater_than_equal"),
+        ("year 10000", 253_402_300_800_000, "less_than_equal"),
+    ],
+)
+def test_a_time_in_another_unit_is_noticed(unit: str, occurred_at: int, kind: str) -> None:
+    """And no time that no calendar holds reaches a reader."""
+    _, (rejection,) = validate(_batch(event(occurred_at=occurred_at)))
+    assert rejection.code is Code.FIELD_INVALID, unit
+    assert isinstance(rejection.detail, list)
+    assert [(one["type"], one["loc"]) for one in rejection.detail] == [(kind, ["event", "occurred_at"])]
+
+
+@pytest.mark.parametrize("nulls", [["courses_started"], ["event_id", "minutes_watched"], list(event())])
+def test_a_null_is_a_field_that_is_not_valid(nulls: list[str]) -> None:
+    """Pydantic's own words, beside the other broken fields, with the event in the letter."""
+    writer = AvroSchema.parse(
+        definition()
+        | {"fields": [{"name": f["name"], "type": ["null", f["type"]]} for f in definition()["fields"]]}
+    )
+    decoder = Decoder(engagement_event(), Writers({1: writer}), keep_nulls=True)
+    events = [event(), event() | dict.fromkeys(nulls), event(days_on_platform=-1) | dict.fromkeys(nulls)]
+    decoded, undecodable = decoder.decode([framed(encoded(one, writer.parsed), writer) for one in events])
+    assert not undecodable
+    valid, rejections = validate(decoded)
+    assert [valid.record(i) for i in range(len(valid))] == [event()]
+    assert [(one.code, one.detail) for one in rejections] == list(map(broken_rule, events[1:]))
+    assert [json.loads(one.event or b"") for one in rejections] == events[1:]
+    _, refused = Decoder(engagement_event(), Writers({1: writer})).decode(
+        [framed(encoded(events[1], writer.parsed), writer)]
+    )
+    kind = {"string": "string", "double": "double"}.get(
+        {f["name"]: f["type"] for f in definition()["fields"]}[nulls[0]], "long"
+    )
+    assert f"{nulls[0]}: null where a {kind} is needed" in str(next(iter(refused)).detail)
 
 
 def test_the_rule_across_fields_has_its_exact_sentence() -> None:

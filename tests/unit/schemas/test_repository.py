@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-from schemas.bundled import BundledSchemas
-from schemas.errors import SchemaError
+from schemas.avro import AvroSchema, SchemaError
 from schemas.framing import confluent_header, single_object_header
 from schemas.repository import (
     FOLDER,
-    AvroSchema,
+    BundledSchemas,
     engagement_event,
     known_schemas,
     purchase_outcome,
     purchase_prediction,
     read_schema,
+    read_schemas,
 )
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def test_an_outcome_has_the_fields_of_the_contract() -> None:
 def test_every_file_in_the_folder_is_found_by_its_fingerprint() -> None:
     """A record of any published version, in whichever sub-folder, can be read."""
     known = known_schemas()
-    assert len(known) == len(list(FOLDER.rglob("*.avsc")))
-    assert all(fingerprint == schema.fingerprint for fingerprint, schema in known.items())
+    assert len({schema.name for schema in known.values()}) == len(list(FOLDER.rglob("*.avsc")))
+    assert all(fingerprint in schema.fingerprints for fingerprint, schema in known.items())
 
 
 def test_older_versions_in_sub_folders_are_found(tmp_path: Path) -> None:
@@ -130,7 +130,11 @@ def test_older_versions_in_sub_folders_are_found(tmp_path: Path) -> None:
     path = tmp_path / "old" / "thing.avsc"
     path.parent.mkdir()
     path.write_text('{"type": "record", "name": "Thing", "fields": []}')
-    assert [schema.name for schema in known_schemas(tmp_path).values()] == ["Thing"]
+    assert "Thing" in {schema.name for schema in known_schemas(tmp_path).values()}
+    bundled = BundledSchemas(tmp_path)
+    thing = read_schema(path)
+    assert bundled.by_fingerprint(thing.fingerprint[::-1]) is not None
+    assert bundled.by_fingerprint(engagement_event().fingerprint) is engagement_event()
 
 
 def test_the_bundled_schemas_know_fingerprints_and_no_ids() -> None:
@@ -150,29 +154,50 @@ def test_docs_and_logical_types_do_not_change_a_fingerprint() -> None:
     assert AvroSchema.parse(plain).fingerprint == AvroSchema.parse(told).fingerprint
 
 
-@pytest.mark.parametrize(
-    "definition",
-    [
-        "string",
-        ["null", "string"],
-        5,
-        None,
-        {},
-        {"type": "array", "items": "int"},
-        {"type": "enum", "name": "E", "symbols": ["A"]},
-        {"type": "record", "name": "R", "fields": [{"name": "f", "type": "nonsense"}]},
-        {"type": "record", "name": "R", "fields": [{"name": "f", "type": {"type": ["null", "int"]}}]},
-        {"type": "record", "name": "R\ud800", "fields": []},
-    ],
-    ids=repr,
-)
-def test_what_is_no_record_schema_is_refused(definition: Any) -> None:
-    """Whatever a registry may answer, the error is ours."""
-    with pytest.raises(SchemaError):
-        AvroSchema.parse(definition)
+FINGERPRINTS = {
+    "specification": "97ada3c08c3c4470",
+    "type as an object": "903b8f221629bf1d",
+    "logical type kept": "2ebdd83fc53fd2c7",
+}
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b'"int"'])
+@pytest.mark.parametrize("published", FINGERPRINTS.values(), ids=FINGERPRINTS)
+def test_a_schema_is_known_by_the_fingerprint_of_every_library(published: str) -> None:
+    """Java and Node; Rust and goavro; hamba/avro: in either byte order, they name the same schema."""
+    for crc in (bytes.fromhex(published), bytes.fromhex(published)[::-1]):
+        assert BundledSchemas().by_fingerprint(crc) is engagement_event()
+    assert engagement_event().fingerprints[0].hex() == FINGERPRINTS["specification"]
+
+
+def test_two_schemas_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    """By the specification, microseconds have the fingerprint of milliseconds."""
+    text = (FOLDER / "engagement_event.avsc").read_text("utf-8")
+    copy = tmp_path / "copy.avsc"
+    copy.write_text(text)
+    assert BundledSchemas(tmp_path).by_fingerprint(bytes(8)) is None
+    other = tmp_path / "other" / "micros.avsc"
+    other.parent.mkdir()
+    other.write_text(text.replace("timestamp-millis", "timestamp-micros"))
+    with pytest.raises(SchemaError, match=r"micros\.avsc.*cannot be told apart"):
+        BundledSchemas(other.parent)
+
+
+def test_files_may_use_each_others_types(tmp_path: Path) -> None:
+    """In whatever order they are given; a type that no file defines is named."""
+    user = {"type": "record", "name": "a.User", "fields": [{"name": "plan", "type": "a.Plan"}]}
+    event = {"type": "record", "name": "Event", "namespace": "a", "fields": [{"name": "u", "type": "User"}]}
+    plan = {"type": "enum", "name": "Plan", "namespace": "a", "symbols": ["FREE"]}
+    for name, definition in (("event", event), ("user", user), ("plan", plan)):
+        (tmp_path / f"{name}.avsc").write_text(json.dumps(definition))
+    found = read_schemas([tmp_path / "event.avsc", tmp_path / "user.avsc", tmp_path / "plan.avsc"])
+    whole = event | {"fields": [{"name": "u", "type": user | {"fields": [{"name": "plan", "type": plan}]}}]}
+    assert found[tmp_path / "event.avsc"].canonical == AvroSchema.parse(whole).canonical
+    assert len(read_schemas([tmp_path])) == 3
+    with pytest.raises(SchemaError, match=r'event\.avsc: the type "User" is not defined'):
+        read_schema(tmp_path / "event.avsc")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"[" * 100_000, b"1" * 5000])
 def test_an_unusable_file_is_named(tmp_path: Path, content: bytes | None) -> None:
     """The error says which file is missing or wrong."""
     path = tmp_path / "broken.avsc"

@@ -31,9 +31,8 @@ from consumer.serve.predictor import Prediction, Predictor
 from consumer.serve.requests import PredictionRequest
 from consumer.settings import ServeSettings
 from model_store.countries import country_code
-from schemas.bundled import BundledSchemas
 from schemas.framing import SINGLE_OBJECT_HEADER_BYTES, single_object_header
-from schemas.repository import engagement_event, purchase_prediction
+from schemas.repository import BundledSchemas, engagement_event, purchase_prediction
 
 STUDENT: dict[str, Any] = {
     "student_country": "NA",
@@ -124,7 +123,7 @@ def test_a_prediction_is_the_streams_own_to_the_last_bit(client: TestClient, pip
     """The same inputs as an event of the stream get the same probability and decision."""
     answer = client.post("/predict", json=STUDENT).json()
     record = BytesIO()
-    event = STUDENT | {"event_id": "e", "student_id": "s", "occurred_at": 0}
+    event = STUDENT | {"event_id": "e", "student_id": "s", "occurred_at": 1_700_000_000_000}
     fastavro.schemaless_writer(record, engagement_event().parsed, event)
     value = single_object_header(engagement_event().fingerprint) + record.getvalue()
     raw = RawBatch("t", [0] * 9, list(range(9)), [b"s"] * 9, [value] * 9, lambda _: [], lambda _: [])

@@ -14,8 +14,7 @@ from consumer.pipeline.validate import validate
 from consumer.simulator.events import OutgoingEvent, broken_count, codes_of_broken, encode_event, events
 from consumer.simulator.faults import EVENT_FAULTS
 from model_store.synthetic import generate_students
-from schemas.bundled import BundledSchemas
-from schemas.repository import engagement_event
+from schemas.repository import BundledSchemas, engagement_event
 
 RUN_ID = "0123456789abcdef0123"
 STUDENTS = generate_students(40, seed=1)

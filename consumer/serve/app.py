@@ -156,11 +156,11 @@ def _outage(outage: Unavailable) -> Response:
 def _with_idempotency_key(parsed: PredictionRequest, request: Request) -> PredictionRequest:
     """Use the header ``Idempotency-Key`` as the event id if the body names none."""
     key = request.headers.get(IDEMPOTENCY_HEADER)
-    if key is None or parsed.event_id is not None:
+    if key is None:
         return parsed
     if not 1 <= len(key) <= MAX_ID_CHARACTERS:
         raise error_at(["header", IDEMPOTENCY_HEADER], f"Use 1 to {MAX_ID_CHARACTERS} characters")
-    return parsed.model_copy(update={"event_id": key})
+    return parsed if parsed.event_id else parsed.model_copy(update={"event_id": key})
 
 
 async def _parse(executor: ThreadPoolExecutor, parse: Callable[[bytes], T], body: bytes) -> T:

@@ -302,6 +302,7 @@ def test_a_retried_request_is_one_prediction(client: TestClient, fakes: Fakes) -
     assert client.post("/predict", json=STUDENT, headers={"idempotency-key": "e-1"}).json() == first
     assert client.post("/batch_predict", json=[named, named]).json() == [first, first]
     assert len(fakes.published) == 1
+    assert client.post("/predict", json=named, headers={"idempotency-key": "k" * 129}).status_code == 422
     other = client.post("/batch_predict", json={"records": [STUDENT, named | {"minutes_watched": 1.0}]})
     assert other.status_code == 422
     assert other.json()["detail"][0]["loc"] == ["body", "records", 1, "event_id"]

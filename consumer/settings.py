@@ -82,7 +82,17 @@ def _bootstrap_servers(value: Any) -> Any:
     return value
 
 
+def _web_address(value: Any) -> Any:
+    text = str(value)
+    if not re.match(r"https?://[^/]", text):
+        raise ValueError("write an address that starts with http:// or https://")
+    if without_credentials(text) != text:
+        raise ValueError("must not contain credentials; everybody who opens the dashboard would see them")
+    return value
+
+
 LocalPath = Annotated[Path, BeforeValidator(_local_path)]
+WebAddress = Annotated[str, BeforeValidator(_web_address)]
 
 
 class _Section(BaseModel):
@@ -162,6 +172,15 @@ class ServeSettings(_Section):
     """The most records in one request."""
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     """The largest request body."""
+
+
+class LinkSettings(_Section):
+    """Addresses that the dashboard links to."""
+
+    prometheus: WebAddress | None = None
+    grafana: WebAddress | None = None
+    runbooks: WebAddress | None = None
+    """The folder of the runbooks. The name of a runbook and ``.md`` are appended."""
 
 
 class LogSettings(_Section):
@@ -253,6 +272,7 @@ class Settings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     http: HttpSettings = HttpSettings()
     serve: ServeSettings = ServeSettings()
+    links: LinkSettings = LinkSettings()
     log: LogSettings = LogSettings()
     batch: BatchSettings = BatchSettings()
     training: TrainingSettings = TrainingSettings()

@@ -13,6 +13,7 @@ from consumer.dashboard.records import RecordPages
 from consumer.dashboard.rendering import render, static_text
 from consumer.dashboard.view import page
 from consumer.errors import ServiceError
+from consumer.settings import Settings
 
 _MEDIA_TYPES: Final = {
     "page.css": "text/css; charset=utf-8",
@@ -32,10 +33,13 @@ _HEADERS: Final = {
 }
 
 
-def page_routes(answer: Callable[[], dict[str, Any]], records: RecordPages) -> list[BaseRoute]:
+def page_routes(
+    settings: Settings, answer: Callable[[], dict[str, Any]], records: RecordPages
+) -> list[BaseRoute]:
     """Return the routes.
 
     Args:
+        settings: where the page's content comes from.
         answer: returns what the monitor knows, see :func:`consumer.monitor.view.page_view`; called from
             the HTTP thread.
         records: finds single records; called from a thread of its own, because Kafka is asked.
@@ -43,7 +47,7 @@ def page_routes(answer: Callable[[], dict[str, Any]], records: RecordPages) -> l
     contents = {name: static_text(name) for name in _MEDIA_TYPES}
 
     async def answer_page(_: Request) -> Response:
-        return _html("page.html", page(answer()))
+        return _html("page.html", page(answer(), settings))
 
     def answer_rejection(request: Request) -> Response:
         return _record("rejection.html", "dead letter", records.rejection, request)

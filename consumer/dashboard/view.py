@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from consumer.dashboard.charts import gauge, history, shares
 from consumer.dashboard.rendering import number, percent, precise_percent, title
+from consumer.settings import Settings
 from model_store.inputs import INPUT_NAMES, INTEGER_INPUTS
 
 _CSS_CLASSES: Final = {"not_well": "bad", "attention": "warn", "well": "good"}
@@ -15,11 +16,12 @@ _SCORE: Final = "score"
 _UNITS: Final = {"minutes_watched": " min", "minutes_spent_on_exams": " min", "days_on_platform": " days"}
 
 
-def page(answer: Mapping[str, Any]) -> dict[str, Any]:
+def page(answer: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """Return everything that the page's templates read.
 
     Args:
         answer: what the monitor knows, see :func:`consumer.monitor.view.page_view`.
+        settings: where it comes from, and what to link to.
     """
     trigger, rejected = answer["trigger"], answer["rejections"]["total"]
     decided = rejected + answer["predictions"]["total"]
@@ -29,6 +31,23 @@ def page(answer: Mapping[str, Any]) -> dict[str, Any]:
         "rejected_ratio": rejected / decided if decided else None,
         "history": _history(answer["predictions"]["per_second"]),
         "cards": series_cards(trigger) if answer["model"] else [],
+        "sources": sources(settings),
+        "links": settings.links,
+    }
+
+
+def sources(settings: Settings) -> dict[str, str]:
+    """Return where the page's content comes from, by title."""
+    topics = settings.topics
+    return {
+        "Kafka": settings.kafka.bootstrap_servers,
+        "Consumer group": settings.kafka.group_id,
+        "Events": topics.events,
+        "Predictions": topics.predictions,
+        "Dead letters": topics.dead_letters,
+        "Outcomes": topics.outcomes,
+        "Audit log": str(settings.audit.path),
+        "Models": f"{settings.model_store.model} in {settings.model_store.path}",
     }
 
 

@@ -166,7 +166,7 @@ def build_monitor(
     routes = [
         *status_routes(readiness, health.current, model_monitor.snapshot),
         *monitoring_routes(model_monitor.snapshot, settings.drift, settings.outcomes),
-        *page_routes(page, records),
+        *page_routes(settings, page, records),
     ]
     return MonitorRole(monitor, model_monitor, stream, health, control, routes)
 

@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from consumer.errors import StartupError
-from consumer.settings import ENV_PREFIX, BatchSettings, Settings, load, masked
+from consumer.settings import ENV_PREFIX, BatchSettings, LinkSettings, Settings, load, masked
 
 
 @pytest.fixture(autouse=True)
@@ -329,3 +330,14 @@ def test_the_readme_shows_the_defaults() -> None:
             assert str(value) == expected, row
             checked += 1
     assert checked > 15
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["javascript:alert(1)", "grafana:3000", "//grafana", "https://", "https://admin:secret@grafana"],
+)
+def test_the_dashboard_links_to_web_addresses_only(address: str) -> None:
+    """A link is an http or https address, without credentials that every reader would see."""
+    with pytest.raises(ValidationError):
+        LinkSettings(grafana=address)
+    assert LinkSettings(grafana="https://grafana.example/d/1").grafana == "https://grafana.example/d/1"

@@ -22,7 +22,7 @@ from consumer.monitor.outcomes.join import OutcomesSnapshot
 from consumer.monitor.outcomes.quality import Comparison, OutcomeSums, QualityVerdict
 from consumer.pipeline.decode import Decoder
 from consumer.runtime.http import HttpServer
-from consumer.settings import TopicSettings
+from consumer.settings import LinkSettings, Settings, TopicSettings
 from model_store.inputs import INPUT_NAMES
 from model_store.store import ModelStore
 from schemas.repository import BundledSchemas, purchase_prediction
@@ -34,6 +34,7 @@ from tests.unit.dashboard.test_page import EVIL, NOW_S, View, letter, view_of
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium: apt-get install chromium")
 
 HOSTILE = f"{EVIL}\u202e\0\n{'w' * 100}"
+SETTINGS = Settings(links=LinkSettings(grafana="http://grafana:3000/d/purchase-stream"))
 LOOKS = {"light": (1200, "light"), "dark-phone": (360, "dark")}
 
 
@@ -82,7 +83,7 @@ def record_pages() -> RecordPages:
 def serve() -> Iterator[Callable[[View], str]]:
     """A function that serves a view and returns its address."""
     views: list[View] = []
-    server = HttpServer(page_routes(lambda: views[-1], record_pages()), "127.0.0.1", 0)
+    server = HttpServer(page_routes(SETTINGS, lambda: views[-1], record_pages()), "127.0.0.1", 0)
     server.start()
 
     def served(view: View) -> str:

@@ -31,7 +31,7 @@ from consumer.pipeline.decode import Decoder
 from consumer.pipeline.rejections import NONE_REJECTED
 from consumer.roles.monitor import champion_since
 from consumer.runtime.readiness import ActiveCondition
-from consumer.settings import DriftSettings, OutcomeSettings, TopicSettings
+from consumer.settings import DriftSettings, OutcomeSettings, Settings, TopicSettings
 from model_store.countries import country_code
 from schemas.repository import BundledSchemas, purchase_prediction
 
@@ -89,7 +89,7 @@ def view_of(
 
 def shown(answer: View) -> str:
     """Return the page."""
-    return render("page.html", page(answer)).decode()
+    return render("page.html", page(answer, Settings())).decode()
 
 
 def no_records() -> RecordPages:
@@ -233,7 +233,7 @@ def test_the_time_of_the_last_promotion(trained: Any, empty_store: Any) -> None:
 @pytest.fixture
 def client(trained: Any) -> TestClient:
     """A client of the page's routes."""
-    return TestClient(Starlette(routes=page_routes(lambda: view_of(trained.store), no_records())))
+    return TestClient(Starlette(routes=page_routes(Settings(), lambda: view_of(trained.store), no_records())))
 
 
 def test_the_page_is_served_with_a_strict_policy(client: TestClient) -> None:

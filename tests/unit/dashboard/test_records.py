@@ -15,7 +15,7 @@ from consumer.dashboard.records import RAW_SHOWN_BYTES, RecordPages, StoredRecor
 from consumer.dashboard.routes import page_routes
 from consumer.errors import Unavailable
 from consumer.pipeline.decode import Decoder
-from consumer.settings import TopicSettings
+from consumer.settings import Settings, TopicSettings
 from schemas.repository import BundledSchemas, purchase_prediction
 from tests.support.events import prediction
 from tests.unit.dashboard.test_page import EVIL, letter
@@ -39,7 +39,7 @@ def client_of(value: bytes | None, *, headers: list[tuple[str, bytes | None]] | 
             headers=headers or [],
         )
 
-    return TestClient(Starlette(routes=page_routes(dict, pages(read))))
+    return TestClient(Starlette(routes=page_routes(Settings(), dict, pages(read))))
 
 
 def pages(read: Any) -> RecordPages:
@@ -164,7 +164,7 @@ def test_a_missing_broker_is_said() -> None:
     def read(_topic: str, _partition: int, _offset: int) -> StoredRecord | None:
         raise Unavailable("no Kafka answers at localhost:9092")
 
-    answer = TestClient(Starlette(routes=page_routes(dict, pages(read)))).get("/rejections/0/17")
+    answer = TestClient(Starlette(routes=page_routes(Settings(), dict, pages(read)))).get("/rejections/0/17")
     assert answer.status_code == 503
     assert "no Kafka answers at localhost:9092" in answer.text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -12,6 +13,7 @@ import typer
 from consumer.cli.context import Context
 from consumer.errors import BadInputError, StartupError, UsageError
 from consumer.kafka.writer_schemas import writer_schemas
+from consumer.ops.asyncapi import asyncapi
 from consumer.ops.schema_check import Readability, check_schema, summarize, unread_fields
 from consumer.printable import printable
 from schemas.avro import AvroSchema, SchemaError, type_name
@@ -201,6 +203,13 @@ def register(
             )
         topic = getattr(settings.topics, _TOPICS[short])
         typer.echo(f"{topic}-value: {schema.name} has id {registry.register(topic, schema)}")
+
+
+@schemas.command("asyncapi", epilog="Example: purchase-stream schemas asyncapi > asyncapi.json")
+def asyncapi_document(context: typer.Context) -> None:
+    """Print an AsyncAPI 3 document of the topics: payloads, keys, headers, an example of each dead letter."""
+    given: Context = context.obj
+    typer.echo(json.dumps(asyncapi(given.settings(), version("purchase-stream")), indent=2))
 
 
 def _ours() -> dict[Path, AvroSchema]:

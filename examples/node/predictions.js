@@ -5,11 +5,11 @@ const fs = require('node:fs');
 const path = require('node:path');
 const avro = require('avsc');
 const { CompressionCodecs, CompressionTypes, Kafka, logLevel } = require('kafkajs');
-const lz4 = require('lz4js');
+const lz4 = require('lz4-napi');
 
 // Purchase Stream compresses with lz4, and kafkajs brings gzip only.
 CompressionCodecs[CompressionTypes.LZ4] = () => ({
-  decompress: async (buffer) => Buffer.from(lz4.decompress(buffer)),
+  decompress: async (buffer) => Buffer.from(lz4.decompressFrameSync(buffer)),
 });
 
 const { env } = process;

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.interop.clients import CLIENTS, Client
+from consumer.ops.asyncapi import asyncapi
+from consumer.settings import Settings
+from tests.interop.clients import CLIENTS, HERE, Client
 from tests.support.events import decoded_prediction, good
 
 pytestmark = [pytest.mark.broker, pytest.mark.interop]
@@ -107,3 +109,22 @@ def test_the_examples_read_predictions(
         for fields in published
         if fields["predicted_purchase"]
     ]
+
+
+def test_the_asyncapi_document_is_valid() -> None:
+    """AsyncAPI's own parser, with its Avro plug-in, finds no error."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm")
+    node = CLIENTS[1]
+    node.compile()
+    document = json.dumps(asyncapi(Settings(), "0.1.0"))
+    done = subprocess.run(
+        ["node", "validate_asyncapi.js"],  # noqa: S607 - the program that was just looked up
+        cwd=HERE / node.folder,
+        input=document,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

@@ -6,7 +6,7 @@ const fs = require('node:fs');
 const path = require('node:path');
 const avro = require('avsc');
 const kafkajs = require('kafkajs');
-const lz4 = require('lz4js');
+const lz4 = require('lz4-napi');
 const snappy = require('snappyjs');
 const zstd = require('@bokuweb/zstd-wasm');
 
@@ -18,7 +18,7 @@ const codec = (compress, decompress) => () => ({
   compress: async (encoder) => Buffer.from(compress(encoder.buffer)),
   decompress: async (buffer) => Buffer.from(decompress(buffer)),
 });
-CompressionCodecs[CompressionTypes.LZ4] = codec(lz4.compress, lz4.decompress);
+CompressionCodecs[CompressionTypes.LZ4] = codec(lz4.compressFrameSync, lz4.decompressFrameSync);
 CompressionCodecs[CompressionTypes.Snappy] = codec(snappy.compress, snappy.uncompress);
 CompressionCodecs[CompressionTypes.ZSTD] = codec(zstd.compress, zstd.decompress);
 

@@ -49,6 +49,7 @@ VERBS: Final = {
     "doctor": Verb("doctor", "Check everything that the roles need, one line per check."),
     "topics": Verb("topics", "The Kafka topics."),
     "schemas": Verb("schemas", "The Avro schemas: ours, and whether the platform's fit."),
+    "events": Verb("events", "Check events offline, as the stream would."),
     "train": Verb(
         "models", "Train a model and add it to the store; without --data, train on generated students."
     ),

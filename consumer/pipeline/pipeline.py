@@ -12,6 +12,7 @@ from consumer.columnar.arrays import select_rows
 from consumer.pipeline.batch import RawBatch
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.encode import encode_predictions
+from consumer.pipeline.framing import HeadersOfRows
 from consumer.pipeline.rejections import Rejections
 from consumer.pipeline.score import Model, Scored, score
 from consumer.pipeline.validate import validate
@@ -36,6 +37,18 @@ class PipelineResult:
     predictions: Sequence[bytes] = field(repr=False)
     rejections: Rejections = field(repr=False)
     scored: Scored = field(repr=False)
+
+
+def find_rejections(decoder: Decoder, values: Sequence[bytes | None], headers: HeadersOfRows) -> Rejections:
+    """Return what the stream would reject before scoring: undecodable and invalid events.
+
+    Args:
+        decoder: decodes events.
+        values: record values; ``None`` is a tombstone.
+        headers: returns the headers of rows.
+    """
+    decoded, undecodable = decoder.decode(values, headers)
+    return Rejections.merged([undecodable, validate(decoded)[1]])
 
 
 class Models(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from consumer.ops.dlq.dead_letter import OriginalEvent
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas
-from consumer.pipeline.validate import validate
+from consumer.pipeline.pipeline import find_rejections
 from schemas.repository import engagement_event
 
 
@@ -28,7 +28,10 @@ class RejectionPreview:
             Unavailable: The schema registry is down.
         """
         codes: list[str | None] = [None] * len(events)
-        decoded, undecodable = self._decoder.decode([event.value for event in events])
-        for rejection in (*undecodable, *validate(decoded)[1]):
+        for rejection in find_rejections(
+            self._decoder,
+            [event.value for event in events],
+            lambda rows: [events[row].headers for row in rows],
+        ):
             codes[rejection.row] = rejection.code.value
         return codes

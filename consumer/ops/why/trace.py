@@ -13,6 +13,7 @@ import numpy as np
 from consumer.errors import BadInputError, StartupError
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin
+from consumer.kafka.consumer import headers_of
 from consumer.kafka.reader import Record
 from consumer.ops.dlq.dead_letter import DeadLetterRecord
 from consumer.ops.dlq.plan import ReplayPosition
@@ -207,7 +208,9 @@ class EventTracer:
 
     def _decode_event(self, record: Record) -> FoundEvent:
         value = record.value()
-        decoded, rejections = self._event_decoder.decode([value])
+        decoded, rejections = self._event_decoder.decode(
+            [value], lambda rows: [headers_of(record) for _ in rows]
+        )
         fields = decoded.record(0) if len(decoded) else None
         if fields is not None:
             rejections = validate(decoded)[1]

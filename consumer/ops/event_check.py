@@ -1,0 +1,253 @@
+"""Check files of events offline: each event gets the answer that the stream would give it.
+
+A file is an Avro container, JSON Lines with the fields of one event per line, or one value as it would be in
+the topic. Its events become values with a registry id in a header, and go through the stream's own code.
+"""
+
+from __future__ import annotations
+
+import bz2
+import json
+import lzma
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from consumer.errors import BadInputError
+from consumer.pipeline.batch import Headers
+from consumer.pipeline.decode import Decoder
+from consumer.pipeline.framing import WriterSchemas
+from consumer.pipeline.pipeline import find_rejections
+from consumer.pipeline.rejections import Rejection
+from consumer.pipeline.resolution import DecodeError, Walk, encode_long
+from schemas.avro import AvroSchema, SchemaError
+from schemas.framing import (
+    CONFLUENT_MARKER,
+    SCHEMA_ID_HEADER,
+    SINGLE_OBJECT_MARKER,
+    RegistryId,
+    confluent_header,
+)
+from schemas.repository import engagement_event
+
+_CONTAINER_MAGIC: Final = b"Obj\x01"
+_SYNC_BYTES: Final = 16
+_BATCH_EVENTS: Final = 10_000
+_MAX_BLOCK_BYTES: Final = 256 * 1024 * 1024
+_CODECS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "null": bytes,
+    "deflate": lambda data: zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, _MAX_BLOCK_BYTES),
+    "bzip2": lambda data: bz2.BZ2Decompressor().decompress(data, _MAX_BLOCK_BYTES),
+    "xz": lambda data: lzma.LZMADecompressor().decompress(data, _MAX_BLOCK_BYTES),
+}
+_JSON_TYPES: Final = ("null", "boolean", "long", "double", "string", {"type": "map", "values": "null"})
+"""What a value in JSON may be: a field of our record is read from a union of these."""
+_LONG_LIMIT: Final = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class EventFile:
+    """The events of a file.
+
+    Attributes:
+        unit: what one event is called there: ``record``, ``line`` or ``value``.
+        numbers: the number of each event.
+        values: the values of the events.
+        schema_ids: the id by which each event names its writer schema; ``None`` if its frame does.
+        schemas: the writer schemas by id.
+    """
+
+    unit: str
+    numbers: Sequence[int]
+    values: Sequence[bytes] = field(repr=False)
+    schema_ids: Sequence[int | None] = field(repr=False)
+    schemas: Mapping[int, AvroSchema] = field(repr=False)
+
+    def check(self, known: WriterSchemas) -> Iterator[tuple[int, Rejection | None]]:
+        """Yield the number of each event, and its rejection if the stream would reject it.
+
+        Args:
+            known: finds schemas by fingerprint.
+        """
+        decoder = Decoder(engagement_event(), _Given(self.schemas, known), keep_nulls=True)
+        for start in range(0, len(self.values), _BATCH_EVENTS):
+            stop = start + _BATCH_EVENTS
+            ids = self.schema_ids[start:stop]
+            headers = partial(_headers, ids)
+            rejections = find_rejections(decoder, self.values[start:stop], headers)
+            rejected = {rejection.row: rejection for rejection in rejections}
+            for row, number in enumerate(self.numbers[start:stop]):
+                yield number, rejected.get(row)
+
+
+class _Given:
+    """Finds the schemas of a file by id, and known schemas by fingerprint."""
+
+    def __init__(self, schemas: Mapping[int, AvroSchema], known: WriterSchemas) -> None:
+        self._schemas = schemas
+        self._known = known
+        self.reads_confluent = bool(schemas)
+
+    def by_fingerprint(self, fingerprint: bytes) -> AvroSchema | None:
+        """Return a known schema."""
+        return self._known.by_fingerprint(fingerprint)
+
+    def by_id(self, schema_id: RegistryId) -> AvroSchema | None:
+        """Return a schema of the file. With one schema, every id names it."""
+        if len(self._schemas) == 1:
+            return next(iter(self._schemas.values()))
+        return self._schemas.get(schema_id) if isinstance(schema_id, int) else None
+
+
+def _headers(schema_ids: Sequence[int | None], rows: Sequence[int]) -> list[Headers]:
+    ids = [schema_ids[row] for row in rows]
+    return [[] if one is None else [(SCHEMA_ID_HEADER, confluent_header(one))] for one in ids]
+
+
+def read_events(path: Path, schema: AvroSchema | None) -> EventFile:
+    """Read the events of a file.
+
+    Args:
+        path: the file.
+        schema: the writer schema of a value that is in Confluent framing, or in none.
+
+    Raises:
+        BadInputError: the file cannot be read, or is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadInputError(f"{path}: {error.strerror or 'it cannot be read'}") from error
+    try:
+        if data.startswith(_CONTAINER_MAGIC):
+            return _read_container(data)
+        if data.lstrip()[:1] == b"{":
+            return _read_lines(data)
+    except (DecodeError, SchemaError) as error:
+        raise BadInputError(f"{path}: {error}") from error
+    is_bare = schema is not None and not data.startswith((SINGLE_OBJECT_MARKER, CONFLUENT_MARKER))
+    return EventFile("value", [1], [data], [0 if is_bare else None], {} if schema is None else {0: schema})
+
+
+def _read_container(data: bytes) -> EventFile:
+    """Read an Avro object container file (Avro specification, "Object Container Files")."""
+    walk = Walk(data, AvroSchema.parse("null"))
+    metadata, at = _read_metadata(walk, len(_CONTAINER_MAGIC))
+    schema = AvroSchema.parse_json(metadata.get("avro.schema", b""))
+    codec = metadata.get("avro.codec", b"null").decode("ascii", "replace")
+    if codec not in _CODECS:
+        raise DecodeError(
+            f"the codec {codec} cannot be read; write the file with one of {', '.join(_CODECS)}"
+        )
+    sync_stop = walk.need(at, _SYNC_BYTES)
+    sync, at = data[at:sync_stop], sync_stop
+    values: list[bytes] = []
+    while at < len(data):
+        count, at = walk.varint(at)
+        size, at = walk.varint(at)
+        if count < 0 or size < 0:
+            raise DecodeError(f"damaged after record {len(values)}: a block of negative size")
+        stop = walk.need(at, size)
+        values += _split(_decompressed(codec, data[at:stop], len(values)), count, schema, len(values))
+        at = walk.need(stop, _SYNC_BYTES)
+        if data[stop:at] != sync:
+            raise DecodeError(f"damaged after record {len(values)}: the block's end mark is missing")
+    return EventFile("record", range(1, len(values) + 1), values, [0] * len(values), {0: schema})
+
+
+def _read_metadata(walk: Walk, at: int) -> tuple[dict[str, bytes], int]:
+    metadata: dict[str, bytes] = {}
+    while True:
+        count, at = walk.varint(at)
+        if count == 0:
+            return metadata, at
+        if count < 0:
+            _, at = walk.varint(at)
+        for _ in range(abs(count)):
+            parts = []
+            for _ in range(2):
+                length, at = walk.varint(at)
+                stop = walk.need(at, max(length, 0))
+                parts.append(walk.data[at:stop])
+                at = stop
+            metadata[parts[0].decode("utf-8", "replace")] = parts[1]
+
+
+def _decompressed(codec: str, block: bytes, n_before: int) -> bytes:
+    try:
+        return _CODECS[codec](block)
+    except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
+        raise DecodeError(f"damaged after record {n_before}: the block is not {codec} data") from error
+
+
+def _split(block: bytes, count: int, schema: AvroSchema, n_before: int) -> list[bytes]:
+    """Split a block into its records."""
+    walk, at = Walk(block, schema), 0
+    records: list[bytes] = []
+    for n in range(count):
+        try:
+            stop = walk.skip(schema.parsed, at)
+        except DecodeError as error:
+            raise DecodeError(f"damaged in record {n_before + n + 1}: {error}") from error
+        records.append(block[at:stop])
+        at = stop
+    if at != len(block):
+        raise DecodeError(f"damaged after record {n_before + count}: {len(block) - at} bytes are left over")
+    return records
+
+
+def _read_lines(data: bytes) -> EventFile:
+    """Read JSON Lines. A value is sent as the Avro type that its JSON has."""
+    wanted = [spec["name"] for spec in engagement_event().parsed["fields"]]
+    numbers: list[int] = []
+    values: list[bytes] = []
+    shapes: dict[tuple[str, ...], int] = {}
+    ids: list[int | None] = []
+    for number, line in enumerate(data.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DecodeError(f"line {number} is not JSON") from error
+        if not isinstance(fields, dict):
+            raise DecodeError(f"line {number} is not a JSON object")
+        present = tuple(name for name in wanted if name in fields)
+        numbers.append(number)
+        values.append(b"".join(_encode_json(fields[name]) for name in present))
+        ids.append(shapes.setdefault(present, len(shapes)))
+    return EventFile("line", numbers, values, ids, {k: _json_schema(shape) for shape, k in shapes.items()})
+
+
+def _json_schema(names: Sequence[str]) -> AvroSchema:
+    """Return the schema of events with these fields, each of any JSON type."""
+    fields = [{"name": name, "type": list(_JSON_TYPES)} for name in names]
+    return AvroSchema.parse({"type": "record", "name": engagement_event().name, "fields": fields})
+
+
+def _encode_json(value: Any) -> bytes:
+    """Encode a JSON value as the branch of its type."""
+    match value:
+        case None:
+            return encode_long(0)
+        case bool():
+            return encode_long(1) + bytes([value])
+        case int() if -_LONG_LIMIT <= value < _LONG_LIMIT:
+            return encode_long(2) + encode_long(value)
+        case int() | float():
+            return encode_long(3) + struct.pack("<d", _as_double(value))
+        case str():
+            text = value.encode("utf-8", "surrogatepass")
+            return encode_long(4) + encode_long(len(text)) + text
+    return encode_long(5) + encode_long(0)
+
+
+def _as_double(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
@@ -18,9 +19,11 @@ from consumer.kafka import client_config
 from consumer.kafka.admin import Ranges
 from consumer.kafka.writer_schemas import writer_schemas
 from consumer.ops.dlq.dead_letter import CODES, DeadLetterRecord, NotReplayable, original_event
-from consumer.ops.dlq.plan import Replayed, accept_all
+from consumer.ops.dlq.plan import Replayed, ReplayItem, accept_all
 from consumer.ops.dlq.preview import RejectionPreview
+from consumer.ops.dlq.repair import Repair
 from consumer.ops.dlq.replay import NewestEvents, Replay
+from consumer.ops.dlq.signature import collect_signatures
 from consumer.ops.dlq.topic import list_dead_letters, ranges_since, read_dead_letter, read_dead_letters
 from consumer.printable import hex_lines, printable
 from consumer.settings import Settings
@@ -32,6 +35,7 @@ dlq = typer.Typer(
 )
 
 _REASON_CHARACTERS: Final = 110
+_MAX_REASONS: Final = 10
 
 Codes = Annotated[
     list[str] | None,
@@ -86,6 +90,32 @@ def list_letters(
         reason = shortened(dead_letter.reason, _REASON_CHARACTERS)
         position, written_at = dead_letter.position, dead_letter.written_at
         typer.echo(f"{position}  {written_at}  {dead_letter.code}  event {dead_letter.source}  {reason}")
+
+
+@dlq.command(epilog="Example: purchase-stream dlq stats --since 7d")
+def stats(
+    context: typer.Context,
+    since: Since = None,
+    partition: Partition = None,
+    as_json: Json = False,
+) -> None:
+    """Count the dead letters by signature: code, field, schema and producer.
+
+    The producer is the event's header `ce_source`, or `producer`.
+    """
+    settings = _settings(context)
+    topic = settings.topics.dead_letters
+    found = collect_signatures(_read(settings, since, partition))
+    if as_json:
+        entries = [{**signature._asdict(), **asdict(stats)} for signature, stats in found.items()]
+        typer.echo(json.dumps({"topic": topic, "signatures": entries}, indent=2))
+        return
+    total = sum(stats.count for stats in found.values())
+    typer.echo(f"{topic}: {total} dead letter{'' if total == 1 else 's'}, {len(found)} signatures")
+    for signature, stats in found.items():
+        code, field, schema, producer = map(printable, signature)
+        typer.echo(f"{stats.count:>9}  {code}  field {field}  schema {schema}  producer {producer}")
+        typer.echo(f"{'':>9}  first {stats.first} {stats.first_at}, last {stats.last} {stats.last_at}")
 
 
 @dlq.command(epilog="Example: purchase-stream dlq show 0:1234")
@@ -151,21 +181,90 @@ def replay(
     _run(work, settings, dry_run=dry_run)
 
 
-def _run(work: Replay, settings: Settings, *, dry_run: bool) -> None:
-    """Run a replay, and print what happened to the dead letters."""
+@dlq.command(
+    epilog="Example: purchase-stream dlq repair --code field_invalid --cast courses_started --dry-run"
+)
+def repair(
+    context: typer.Context,
+    position: Position = None,
+    code: Codes = None,
+    since: Since = None,
+    partition: Partition = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Give a field a value. Repeatable.", metavar="FIELD=VALUE"),
+    ] = None,
+    cast: Annotated[
+        list[str] | None,
+        typer.Option(help="Convert a field to its type, such as '12' to 12. Repeatable.", metavar="FIELD"),
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="Remove a field. Repeatable.", metavar="FIELD")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="The largest number of events to send.", min=1, metavar="N")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="The largest number of events per second.", min=0.1, metavar="EVENTS/S"),
+    ] = None,
+    skip_stale: Annotated[
+        bool, typer.Option("--skip-stale", help="Skip events whose student has sent a newer one since.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; print each change.")] = False,
+) -> None:
+    """Change the fields of rejected events, and send those that would be accepted then, exactly once.
+
+    Works on the fields that the scorer decoded, or on values that are JSON. Dead letters that the change
+    does not make acceptable stay due. A repaired dead letter counts as replayed.
+    """
+    codes, settings = _codes(code), _settings(context)
+    change = Repair.parse(drop or [], cast or [], assignments or [])
+    events_topic, reasons = settings.topics.events, Counter[str]()
+    work = Replay(
+        settings,
+        codes=codes,
+        limit=limit,
+        selected=_selected(settings, position, since, partition),
+        restore=lambda dead_letter: change.restore(dead_letter, events_topic),
+        preview=RejectionPreview(writer_schemas(settings)),
+        is_stale=NewestEvents(settings).supersede if skip_stale else lambda _: False,
+        rate=rate,
+        on_refused=lambda _, reason: reasons.update([reason]),
+        keep_refused=True,
+    )
+
+    def print_change(item: ReplayItem) -> None:
+        changes = "; ".join(change.difference(item.dead_letter, events_topic)) or "no change"
+        typer.echo(printable(f"{item.dead_letter.position}  {item.dead_letter.code}  {changes}"))
+
+    _execute(work, print_change if dry_run else None)
+    for line in _summarize(work.replayed, events_topic, dry_run=dry_run):
+        typer.echo(line)
+    for reason, count in reasons.most_common(_MAX_REASONS):
+        typer.echo(printable(f"{count} not repaired: {reason}"), err=True)
+
+
+def _execute(work: Replay, on_dry_run: Callable[[ReplayItem], None] | None) -> None:
+    """Run a replay; in a dry run, call a function with each event that would be sent."""
     try:
-        if dry_run:
-            for _ in work.dry_run():
-                pass
-        else:
+        if on_dry_run is None:
             work.run()
+        else:
+            for item in work.dry_run():
+                on_dry_run(item)
     except KeyboardInterrupt:
         raise typer.Abort from None  # what was committed stays, and the next run resumes after it
+    for lost in work.replayed.expired:
+        typer.echo(f"expired before they were replayed: dead letters {lost}", err=True)
+
+
+def _run(work: Replay, settings: Settings, *, dry_run: bool) -> None:
+    """Run a replay, and print what happened to the dead letters."""
+    _execute(work, (lambda _: None) if dry_run else None)
     done = work.replayed
     for line in _summarize(done, settings.topics.events, dry_run=dry_run):
         typer.echo(line)
-    for lost in done.expired:
-        typer.echo(f"expired before they were replayed: dead letters {lost}", err=True)
     if refused := done.refused.total():
         what = "dead letter does" if refused == 1 else "dead letters do"
         raise BadInputError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +15,10 @@ import orjson
 import pytest
 from confluent_kafka import Producer
 
+from consumer.pipeline.batch import Headers
 from consumer.pipeline.rejections import Code
 from tests.support.dead_letters import KINDS, events_of, reject, replayed
-from tests.support.events import good
+from tests.support.events import event, good
 
 pytestmark = pytest.mark.broker
 
@@ -95,3 +98,93 @@ def test_showing_one_tells_all_of_it(deploy: Callable[..., Any]) -> None:
     assert missing.returncode == 65
     assert "no dead letter at 0:7" in missing.stderr
     assert cli(service, "dlq", "show", "seven").returncode == 64
+
+
+def test_signatures_count_what_is_there(deploy: Callable[..., Any]) -> None:
+    """With the first and the last of each, as text and as JSON."""
+    service = deploy(partitions=2)
+    reject(service, events_of(30))
+    shown = cli(service, "dlq", "stats").stdout.splitlines()
+    assert shown[0] == f"{service.topics['DEAD_LETTERS']}: 30 dead letters, 3 signatures"
+    found = json.loads(cli(service, "dlq", "stats", "--json").stdout)["signatures"]
+    assert [(entry["count"], entry["schema"], entry["producer"]) for entry in found] == [(10, "-", "-")] * 3
+    assert {(entry["first"], entry["last"]) for entry in found} == {
+        (f"0:{n}", f"0:{27 + n}") for n in range(3)
+    }
+
+
+def test_a_repair_shows_the_difference_before_it_sends(deploy: Callable[..., Any]) -> None:
+    """And sends only what would be accepted then."""
+    service = deploy(partitions=1)
+    fields = event() | {"days_on_platform": "12"}
+    values = [orjson.dumps(fields), orjson.dumps(fields | {"minutes_watched": -1.0}), b"no JSON"]
+    reject(service, [((0, b"k", value, []), Code.UNKNOWN_FRAMING) for value in values])
+    command = ("dlq", "repair", "--cast", "days_on_platform")
+    dry = cli(service, *command, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert '0:0  unknown_framing  days_on_platform: "12" -> 12' in dry.stdout
+    assert "1 event would be sent" in dry.stdout
+    service.read(service.topics["EVENTS"], 0)
+    done = cli(service, *command)
+    assert f"1 event sent to {service.topics['EVENTS']}" in done.stdout
+    assert "unknown_framing: 1 would be rejected again as field_invalid; not sent" in done.stdout
+    assert "1 not repaired: its event could not be decoded" in done.stderr
+    assert replayed(service, 1) == [(0, b"k", good(days_on_platform=12), [])]
+    both = cli(service, *command, "--set", "minutes_watched=1", "0:1")
+    assert f"1 event sent to {service.topics['EVENTS']}" in both.stdout
+    replayed(service, 2)
+    assert cli(service, "dlq", "repair").returncode == 64
+
+
+def test_nothing_in_a_dead_letter_reaches_the_terminal(deploy: Callable[..., Any]) -> None:
+    """Under a terminal of its own: names and values, escaped, whatever they hold."""
+    service = deploy(partitions=1)
+    evil = "\x1b]0;pwned\x07\x1b[2J\u202e\r"
+    body = {
+        "status": 422,
+        "code": f"undecodable{evil}",
+        "detail": [{evil: evil}],
+        "rejected_at": evil,
+        "source": {"topic": evil, "partition": 0, "offset": 0},
+        "event": {evil: evil},
+        "raw": "eA==",
+        "raw_truncated": evil,
+        "raw_sha256": evil,
+    }
+    producer = Producer({"bootstrap.servers": service.servers})
+    headers: Headers = [(evil, evil.encode()), ("dlq.error.dropped", evil.encode())]
+    for value in (orjson.dumps(body), orjson.dumps(body | {"detail": evil, "event": evil}), evil.encode()):
+        producer.produce(service.topics["DEAD_LETTERS"], value, evil.encode(), 0, headers=[*headers])
+    assert producer.flush(10) == 0
+    for verb in (
+        ("show", "0:0"),
+        ("show", "0:1"),
+        ("show", "0:2"),
+        ("list",),
+        ("stats",),
+        ("replay", "--dry-run"),
+    ):
+        shown = under_terminal(service, "dlq", *verb)
+        assert not [c for c in shown.replace("\r\n", "\n") if not (c.isprintable() or c == "\n")], verb
+        assert shown
+
+
+def under_terminal(service: Any, *arguments: str) -> str:
+    """Run the command on a terminal; return what the terminal gets."""
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(  # noqa: S603 - every word is ours
+        [sys.executable, "-m", "consumer", *arguments],
+        env=os.environ | service.environment,
+        cwd=service.folder,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    output = b""
+    with contextlib.suppress(OSError):  # Linux reports the end of the other side as an error
+        while part := os.read(controller, 65536):
+            output += part
+    os.close(controller)
+    process.wait(30)
+    return output.decode()

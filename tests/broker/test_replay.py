@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import time
@@ -21,10 +22,17 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in __al
 from consumer.errors import FatalError, Unavailable
 from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.producer import TransactionalProducer
-from consumer.ops.dlq.replay import Replay, group_of
-from consumer.pipeline.rejections import Code
+from consumer.ops.dlq.preview import RejectionPreview
+from consumer.ops.dlq.replay import NewestEvents, Replay, group_of
+from consumer.pipeline.dead_letter import dead_letters
+from consumer.pipeline.decode import Decoder
+from consumer.pipeline.rejections import Code, Rejections
+from consumer.pipeline.validate import validate
 from consumer.settings import KafkaSettings, Settings, TopicSettings
+from schemas.bundled import BundledSchemas
+from schemas.repository import engagement_event
 from tests.support.dead_letters import KINDS, Event, events_of, in_order, reject, replayed
+from tests.support.events import good, raw_batch
 
 pytestmark = pytest.mark.broker
 
@@ -188,6 +196,103 @@ def test_an_event_that_the_broker_does_not_take_costs_its_neighbours_nothing(
     assert sum(work.run().sent.values()) == 9
     assert [text.split()[0] for text in refused] == ["0:4"]
     assert in_order(replayed(service, 9)) == in_order([event for event, _ in rejected])
+
+
+def test_what_would_be_rejected_again_stays_due(deploy: Callable[..., Any]) -> None:
+    """Only acceptable events are sent; when the missing schema is there, the others follow, each once."""
+    service = deploy(partitions=2)
+    foreign = b"\xc3\x01" + b"\xff" * 8 + good()[10:]
+    rejected: list[tuple[Event, Code]] = [
+        ((n % 2, b"k-%d" % n, foreign if n % 3 else good(event_id=f"e-{n}"), []), Code.UNKNOWN_SCHEMA)
+        for n in range(60)
+    ]
+    reject(service, rejected)
+    settings, preview = settings_of(service), RejectionPreview(BundledSchemas())
+    for expected in (20, 0):
+        work = Replay(settings, preview=preview, batch_events=7)
+        assert sum(work.run().sent.values()) == expected
+        assert work.replayed.held == {("unknown_schema", "unknown_schema"): 40}
+    assert sum(Replay(settings, batch_events=7).run().sent.values()) == 40
+    found = replayed(service, 60)
+    assert sorted(found, key=repr) == sorted((event for event, _ in rejected), key=repr)
+
+
+def test_a_partition_a_span_and_a_single_one_can_be_selected(deploy: Callable[..., Any]) -> None:
+    """What is not selected stays due."""
+    service = deploy(partitions=2)
+    reject(service, events_of(30))
+    settings = settings_of(service)
+    assert Replay(settings, selected={0: (12, 13)}).run().sent == {KINDS[0]: 1}
+    assert not Replay(settings, selected={0: (12, 13)}).run().sent
+    assert sum(Replay(settings, selected={0: (25, 30)}).run().sent.values()) == 5
+    assert not Replay(settings, selected={1: (0, 0)}).run().sent
+    assert sum(Replay(settings).run().sent.values()) == 24
+    replayed(service, 30)
+
+
+def test_a_rate_is_kept(deploy: Callable[..., Any]) -> None:
+    """Sixty events at 30 a second take two seconds."""
+    service = deploy(partitions=1)
+    reject(service, [((0, b"k", b"v", []), Code.MODEL_FAILED)] * 60)
+    began_s = time.monotonic()
+    assert sum(Replay(settings_of(service), rate=30).run().sent.values()) == 60
+    assert 1.8 < time.monotonic() - began_s < 20
+
+
+def test_an_event_that_a_newer_one_supersedes_can_be_skipped(deploy: Callable[..., Any]) -> None:
+    """Skipped ones count as handled."""
+    service = deploy(partitions=1)
+    service.produce([(b"old", b"1", 0), (b"new", b"2", 0), (b"old", b"3", 0)])
+    reject(service, [((0, b"old", b"1", []), Code.UNDECODABLE), ((0, b"new", b"2", []), Code.UNDECODABLE)])
+    settings = settings_of(service)
+    work = Replay(settings, is_stale=NewestEvents(settings).supersede)
+    assert (work.run().sent, work.replayed.stale) == ({Code.UNDECODABLE: 1}, {Code.UNDECODABLE: 1})
+    assert replayed(service, 4)[-1] == (0, b"new", b"2", [])
+    assert not Replay(settings).run().sent
+
+
+def test_repairs_that_are_killed_send_each_event_once(deploy: Callable[..., Any]) -> None:
+    """And the two replays that follow send only what the repair left."""
+    service = deploy(partitions=2)
+    bad: list[Event] = [
+        (n % 2, b"k-%d" % n, good(event_id=f"e-{n}", minutes_watched=-1.0), []) for n in range(8000)
+    ]
+    rejected_now(service, bad)
+    topic, command = service.topics["DEAD_LETTERS"], ("dlq", "repair", "--set", "minutes_watched=1.5")
+    for _ in range(2):
+        process, seen = service.start(*command), _progress(service, topic)
+        deadline_s = time.monotonic() + 60
+        while process.poll() is None and _progress(service, topic) == seen and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert service.start(*command).wait(90) == 0, service.logs()
+    assert service.start("dlq", "replay").wait(90) == 0, service.logs()
+    found = replayed(service, 8000)
+    expected = {(n % 2, b"k-%d" % n, good(event_id=f"e-{n}", minutes_watched=1.5)) for n in range(8000)}
+    assert {event[:3] for event in found} == expected
+
+
+def rejected_now(service: Any, events: list[Event]) -> None:
+    """Write the dead letters that a scorer would write for events."""
+    producer = Producer({"bootstrap.servers": service.servers})
+    raw = raw_batch(
+        [event[2] for event in events],
+        keys=[event[1] for event in events],
+        headers=[event[3] for event in events],
+        partitions=[event[0] for event in events],
+    )
+    decoded, undecodable = Decoder(engagement_event(), BundledSchemas()).decode(raw.values)
+    rejections = Rejections.merged([undecodable, validate(decoded)[1]])
+    for item in dead_letters(
+        rejections,
+        dataclasses.replace(raw, topic=service.topics["EVENTS"]),
+        group="g",
+        rejected_at_ms=1_790_000_000_000,
+        max_bytes=1_000_000,
+    ):
+        producer.produce(service.topics["DEAD_LETTERS"], item.value, item.key, 0, headers=[*item.headers])
+    assert producer.flush(20) == 0
 
 
 def _set_max_message_bytes(service: Any, limit: int) -> None:

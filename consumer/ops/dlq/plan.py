@@ -236,6 +236,7 @@ class ReplayPlan:
         preview: Returns which events would be rejected again. Those are not sent, and stay due.
         is_stale: Returns whether an event's student has sent a newer one. Those count as handled.
         on_refused: Called with each dead letter that cannot be replayed.
+        keep_refused: Whether such dead letters stay due. Otherwise they count as handled.
     """
 
     def __init__(
@@ -247,6 +248,7 @@ class ReplayPlan:
         preview: Preview = accept_all,
         is_stale: Callable[[ReplayItem], bool] = lambda _: False,
         on_refused: OnRefused = lambda _, __: None,
+        keep_refused: bool = False,
     ) -> None:
         self.codes = tuple(codes) or CODES
         self.replayed = Replayed()
@@ -258,6 +260,7 @@ class ReplayPlan:
         self._preview = preview
         self._is_stale = is_stale
         self._on_refused = on_refused
+        self._keep_refused = keep_refused
         self._reported: set[str] = set()
 
     def resume_from(
@@ -317,6 +320,8 @@ class ReplayPlan:
                 self.replayed.passed += code not in self.codes
             elif isinstance(item, NotReplayable):
                 self.refuse(dead_letter, str(item))
+                if self._keep_refused:
+                    self._hold(dead_letter)
             elif (new_code := codes[where]) is not None:
                 self.replayed.held[code, new_code] += 1
                 self._hold(dead_letter)

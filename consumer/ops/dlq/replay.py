@@ -60,6 +60,7 @@ class Replay:
         is_stale: Returns whether an event is superseded; such events are skipped.
         rate: The largest number of events per second; by default unlimited.
         on_refused: Called with each dead letter that cannot be replayed, and the reason.
+        keep_refused: Whether such dead letters stay due. Otherwise they count as handled.
         batch_events: The largest number of events in a transaction.
         open_producer: Creates the producer; tests pass one that dies at a chosen step.
     """
@@ -76,6 +77,7 @@ class Replay:
         is_stale: Callable[[ReplayItem], bool] = lambda _: False,
         rate: float | None = None,
         on_refused: OnRefused = lambda _, __: None,
+        keep_refused: bool = False,
         batch_events: int = BATCH_EVENTS,
         open_producer: Callable[[dict[str, Any]], TransactionalProducer] = TransactionalProducer,
     ) -> None:
@@ -99,6 +101,7 @@ class Replay:
             preview=preview,
             is_stale=is_stale,
             on_refused=on_refused,
+            keep_refused=keep_refused,
         )
 
     @property

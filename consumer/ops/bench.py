@@ -72,7 +72,7 @@ class _Always:
 def pipeline_of(model: Model) -> Pipeline:
     """Return the pipeline with a model and without a schema registry."""
     return Pipeline(
-        Decoder(engagement_event(), BundledSchemas()),
+        Decoder(engagement_event(), BundledSchemas(), keep_nulls=True),
         _Always(model),
         CountryNumbers(country_code),
         single_object_header(purchase_prediction().fingerprint),

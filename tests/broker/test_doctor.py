@@ -10,7 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in __all__
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 
 from consumer.kafka.client_config import transactional_producer
 from consumer.kafka.trial import try_commit
@@ -69,7 +75,14 @@ def test_what_is_wrong_is_named_with_the_code_of_the_contract(deploy: Callable[.
 def test_a_group_without_scorers_is_a_warning(deploy: Callable[..., Any]) -> None:
     """There is something to decide, and nobody to do it."""
     service = deploy()
-    service.produce([(b"k", good(), 0)])
+    service.produce([(b"k", good(), 0), (b"k", good(), 0)])
+    code, checks, _ = doctor(service)
+    assert (code, checks["group"][0]["status"]) == (0, "ok")
+    assert "is new" in checks["group"][0]["found"]
+    events = service.topics["EVENTS"]
+    group = Consumer({"bootstrap.servers": service.servers, "group.id": events})
+    group.commit(offsets=[TopicPartition(events, 0, 1)], asynchronous=False)
+    group.close()
     code, checks, _ = doctor(service)
     assert (code, checks["group"][0]["status"]) == (0, "warn")
     assert "1 events to decide" in checks["group"][0]["found"]
@@ -77,8 +90,6 @@ def test_a_group_without_scorers_is_a_warning(deploy: Callable[..., Any]) -> Non
 
 def test_a_transaction_that_stays_open_is_noticed(deploy: Callable[..., Any]) -> None:
     """Committed readers cannot get at what is behind it."""
-    from confluent_kafka import Producer  # noqa: PLC0415 - only here
-
     service = deploy()
     hanging = Producer({"bootstrap.servers": service.servers, "transactional.id": service.topics["EVENTS"]})
     hanging.init_transactions(20)
@@ -102,3 +113,22 @@ def test_the_clock_is_read_off_the_commit(deploy: Callable[..., Any], *, exactly
     trial = try_commit(config, service.topics["EVENTS"], name, exactly_once=exactly_once)
     assert trial.broker_ahead_s is not None
     assert abs(trial.broker_ahead_s) < 0.5
+
+
+def test_more_in_sync_replicas_than_there_are_is_a_warning(deploy: Callable[..., Any]) -> None:
+    """Kafka 4.1 takes such a topic's records all the same."""
+    service = deploy()
+    topic, admin = service.topics["PREDICTIONS"], AdminClient({"bootstrap.servers": service.servers})
+    change = ConfigEntry("min.insync.replicas", "2", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[change])
+    for done in admin.incremental_alter_configs([resource]).values():
+        done.result(10)
+    code, checks, _ = doctor(service)
+    assert code == 0
+    (said,) = [check for check in checks["topics"] if topic in check["found"]]
+    assert (said["status"], "min.insync.replicas is 2" in said["found"]) == ("warn", True)
+    failures: list[object] = []
+    producer = Producer({"bootstrap.servers": service.servers, "acks": "all", "message.timeout.ms": 5000})
+    producer.produce(topic, b"x", on_delivery=lambda error, _: failures.append(error))
+    producer.flush(10)
+    assert failures == [None]

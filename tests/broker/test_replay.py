@@ -29,8 +29,7 @@ from consumer.pipeline.decode import Decoder
 from consumer.pipeline.rejections import Code, Rejections
 from consumer.pipeline.validate import validate
 from consumer.settings import KafkaSettings, Settings, TopicSettings
-from schemas.bundled import BundledSchemas
-from schemas.repository import engagement_event
+from schemas.repository import BundledSchemas, engagement_event
 from tests.support.dead_letters import KINDS, Event, events_of, in_order, reject, replayed
 from tests.support.events import good, raw_batch
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ import orjson
 from consumer.errors import StartupError
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin
+from consumer.kafka.consumer import headers_of
 from consumer.kafka.reader import Record, TopicReader
 from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.audit.log import segment_paths
@@ -246,16 +247,24 @@ def find_events(
     ranges = admin.committed_ranges(topic)
     starts = admin.offsets_since(topic, ranges, since_ms)
     recent = {p: (max(start, starts.get(p, stop)), stop) for p, (start, stop) in ranges.items()}
-    decoder, encoded_id = Decoder(engagement_event(), writers), event_id.encode()
+    decoder = Decoder(engagement_event(), writers, keep_nulls=True)
     found: list[tuple[int, int]] = []
     with contextlib.closing(TopicReader(config, topic)) as reader:
         for records in reader.read_ranges(recent):
-            # Every framing holds the id as plain bytes, so only these records are worth decoding.
-            likely = [record for record in records if encoded_id in (record.value() or b"")]
-            decoded, _ = decoder.decode([record.value() for record in likely])
-            found += [
-                (likely[row].partition(), likely[row].offset())
-                for i, row in enumerate(decoded.rows.tolist())
-                if decoded.record(i)["event_id"] == event_id
-            ]
+            found += _positions_of(records, event_id, decoder)
     return sorted(found)
+
+
+def _positions_of(records: Sequence[Record], event_id: str, decoder: Decoder) -> list[tuple[int, int]]:
+    """Return partition and offset of the records with an event id."""
+    # Every framing holds the id as plain bytes, so only records with these bytes are worth decoding.
+    encoded_id = event_id.encode()
+    likely = [record for record in records if encoded_id in (record.value() or b"")]
+    decoded, _ = decoder.decode(
+        [record.value() for record in likely], lambda rows: [headers_of(likely[row]) for row in rows]
+    )
+    return [
+        (likely[row].partition(), likely[row].offset())
+        for i, row in enumerate(decoded.rows.tolist())
+        if decoded.record(i)["event_id"] == event_id
+    ]

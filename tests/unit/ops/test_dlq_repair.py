@@ -18,8 +18,7 @@ from consumer.pipeline.dead_letter import dead_letters
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.rejections import Rejections
 from consumer.pipeline.validate import validate
-from schemas.bundled import BundledSchemas
-from schemas.repository import engagement_event
+from schemas.repository import BundledSchemas, engagement_event
 from tests.support.events import TOPIC, event, good, raw_batch
 
 

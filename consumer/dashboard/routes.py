@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -11,8 +12,10 @@ from starlette.routing import BaseRoute, Route
 
 from consumer.dashboard.records import RecordPages
 from consumer.dashboard.rendering import render, static_text
-from consumer.dashboard.view import page
+from consumer.dashboard.search import find_predictions
+from consumer.dashboard.view import page, series_cards
 from consumer.errors import ServiceError
+from consumer.monitor.recent import RecentRejection
 from consumer.settings import Settings
 
 _MEDIA_TYPES: Final = {
@@ -25,7 +28,7 @@ _HEADERS: Final = {
     # Only our own files, and nothing inline: a browser runs no text that reaches the page.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
-        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -33,27 +36,57 @@ _HEADERS: Final = {
 }
 
 
-def page_routes(
-    settings: Settings, answer: Callable[[], dict[str, Any]], records: RecordPages
-) -> list[BaseRoute]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DashboardData:
+    """What the dashboard shows. Each function is called when somebody looks, from an HTTP thread.
+
+    Attributes:
+        page: returns what the monitor knows, see :func:`consumer.monitor.view.page_view`.
+        window: returns a recent window of drift by its number, see
+            :func:`consumer.monitor.view.window_answer`.
+        find_rejections: returns the latest rejections of an event id or a student id, newest first.
+        records: finds single records; asks Kafka.
+    """
+
+    page: Callable[[], dict[str, Any]]
+    window: Callable[[int], dict[str, Any] | None]
+    find_rejections: Callable[[str], Sequence[RecentRejection]]
+    records: RecordPages
+
+
+def page_routes(settings: Settings, data: DashboardData) -> list[BaseRoute]:
     """Return the routes.
 
     Args:
-        settings: where the page's content comes from.
-        answer: returns what the monitor knows, see :func:`consumer.monitor.view.page_view`; called from
-            the HTTP thread.
-        records: finds single records; called from a thread of its own, because Kafka is asked.
+        settings: where the content comes from.
+        data: the content.
     """
     contents = {name: static_text(name) for name in _MEDIA_TYPES}
 
     async def answer_page(_: Request) -> Response:
-        return _html("page.html", page(answer(), settings))
+        return _html("page.html", page(data.page(), settings))
+
+    async def answer_window(request: Request) -> Response:
+        number = request.path_params["number"]
+        answer = data.window(number)
+        if answer is None:
+            problem = f"Only the latest windows are kept, and window {number} is not among them."
+            return _html("problem.html", {"headline": "No such window", "problem": problem}, 404)
+        return _html("window.html", {"trigger": answer, "cards": series_cards(answer)})
+
+    # The functions below read files or ask Kafka. Starlette runs them in threads, because they are not async.
+
+    def answer_search(request: Request) -> Response:
+        text = request.query_params.get("q", "").strip()
+        predictions = find_predictions(settings.audit.path, text) if text else []
+        rejections = data.find_rejections(text) if text else []
+        return _html("search.html", {"text": text, "predictions": predictions, "rejections": rejections})
 
     def answer_rejection(request: Request) -> Response:
-        return _record("rejection.html", "dead letter", records.rejection, request)
+        return _record("rejection.html", "dead letter", data.records.rejection, request)
 
     def answer_prediction(request: Request) -> Response:
-        return _record("prediction.html", "prediction", records.prediction, request)
+        return _record("prediction.html", "prediction", data.records.prediction, request)
 
     async def answer_file(request: Request) -> Response:
         name = request.path_params["name"]
@@ -63,6 +96,8 @@ def page_routes(
 
     return [
         Route("/", answer_page),
+        Route("/windows/{number:int}", answer_window),
+        Route("/search", answer_search),
         Route("/rejections/{partition:int}/{offset:int}", answer_rejection),
         Route("/predictions/{partition:int}/{offset:int}", answer_prediction),
         Route("/static/{name}", answer_file),

@@ -21,6 +21,8 @@ from consumer.pipeline.rejections import Code
 HISTORY_S: Final = 120
 RATE_OVER_S: Final = 10
 ROWS_SHOWN: Final = 10
+REJECTIONS_KEPT: Final = 1000
+"""The dead letters that can be searched."""
 ROWS_TIMED: Final = 1000
 _OTHER_CODE: Final = "other"
 _CODES: Final = frozenset(Code)
@@ -177,6 +179,8 @@ class RecentRejection:
     """A dead letter.
 
     Attributes:
+        partition: Its partition in the dead-letter topic.
+        offset: Its offset there.
         rejected_at: Its ``rejected_at``, RFC 3339.
         code: Its code, or ``other`` if the code is unknown.
         detail: Its detail in one line.
@@ -185,6 +189,8 @@ class RecentRejection:
         source: Topic, partition and offset of the event: ``topic[0]@17``.
     """
 
+    partition: int
+    offset: int
     rejected_at: str
     code: str
     detail: str
@@ -204,23 +210,30 @@ class RejectionLog:
         self._now_s = now_s
         self._counts: Counter[str] = Counter()
         self._seconds: deque[tuple[int, int]] = deque(maxlen=HISTORY_S + 1)
-        self._last: list[RecentRejection] = []
+        self._kept: list[RecentRejection] = []
 
-    def add(self, values: Sequence[bytes | None], *, counted: Sequence[bool]) -> None:
+    def add(
+        self,
+        values: Sequence[bytes | None],
+        positions: Sequence[tuple[int, int]],
+        *,
+        counted: Sequence[bool],
+    ) -> None:
         """Take in dead letters.
 
         Args:
             values: Their record values, in order.
+            positions: Their partitions and offsets in the dead-letter topic.
             counted: Whether each one counts. Those from before the start are only listed.
         """
         rejections = []
-        for value, counts in zip(values, counted, strict=True):
+        for value, position, counts in zip(values, positions, counted, strict=True):
             if value is None:
                 continue
-            rejections.append(_parse_rejection(value))
+            rejections.append(_parse_rejection(value, *position))
             if counts:
                 self._counts[rejections[-1].code] += 1
-        self._last = [*reversed(rejections), *self._last][:ROWS_SHOWN]
+        self._kept = [*reversed(rejections), *self._kept][:REJECTIONS_KEPT]
         _count_second(self._seconds, int(self._now_s()), sum(counted))
 
     @property
@@ -236,15 +249,21 @@ class RejectionLog:
     @property
     def last(self) -> Sequence[RecentRejection]:
         """The latest dead letters, newest first."""
-        return self._last
+        return self._kept[:ROWS_SHOWN]
+
+    def find(self, text: str) -> Sequence[RecentRejection]:
+        """Return the kept dead letters whose event id or student id is a text, newest first."""
+        return [kept for kept in self._kept if text in (kept.event_id, kept.student_id)]
 
 
-def _parse_rejection(value: bytes) -> RecentRejection:
+def _parse_rejection(value: bytes, partition: int, offset: int) -> RecentRejection:
     """Parse a dead letter. Any other bytes in the topic are shown as far as possible."""
     dead_letter = _mapping(_parsed(value))
     source, event = _mapping(dead_letter.get("source")), _mapping(dead_letter.get("event"))
     code = dead_letter.get("code")
     return RecentRejection(
+        partition=partition,
+        offset=offset,
         rejected_at=str(dead_letter.get("rejected_at", "")),
         code=code if isinstance(code, str) and code in _CODES else _OTHER_CODE,
         detail=_detail(dead_letter.get("detail")),

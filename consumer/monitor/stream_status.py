@@ -197,6 +197,10 @@ class StreamStatusPoller:
             rejections_problem=self._rejections_problem,
         )
 
+    def find_rejections(self, text: str) -> Sequence[RecentRejection]:
+        """Return the latest dead letters of an event id or a student id, newest first. Thread-safe."""
+        return self._rejections.find(text)
+
     def _follow_progress(self) -> None:
         progress = Progress(self._now_s())
         markers = _TransactionMarkers(self._client_config, self._admin, self._events)
@@ -245,9 +249,9 @@ class StreamStatusPoller:
             reasons = [condition.reason for condition in readiness.active().values()]
             self._rejections_problem = "; ".join(reasons)
             if batch is not None:
-                coordinates = zip(batch.partitions.tolist(), batch.offsets.tolist(), strict=True)
-                counted = [offset >= count_from.get(p, 0) for p, offset in coordinates]
-                self._rejections.add(batch.values, counted=counted)
+                positions = list(zip(batch.partitions.tolist(), batch.offsets.tolist(), strict=True))
+                counted = [offset >= count_from.get(p, 0) for p, offset in positions]
+                self._rejections.add(batch.values, positions, counted=counted)
             self._next_offsets = tail.next_offsets
 
 

@@ -86,9 +86,20 @@ def condition_view(condition: Condition, active: ActiveCondition) -> dict[str, A
 
 def drift_answer(model: ModelSnapshot, settings: DriftSettings) -> dict[str, Any]:
     """Compare the last closed window with training; the running window before the first one closes."""
+    return _drift_answer(model, settings, model.drift.latest or _running(model.drift, settings))
+
+
+def window_answer(model: ModelSnapshot, settings: DriftSettings, number: int) -> dict[str, Any] | None:
+    """Compare a recent window with training, by its number; ``None`` if there is no such window."""
+    shown = next((window for window in model.drift.recent if window.number == number), None)
+    return _drift_answer(model, settings, shown) if shown else None
+
+
+def _drift_answer(
+    model: ModelSnapshot, settings: DriftSettings, shown: WindowVerdict | None
+) -> dict[str, Any]:
     drift = model.drift
     running = _running(drift, settings)
-    shown = drift.latest or running
     return {
         "status": shown.status if shown else DriftStatus.UNKNOWN,
         **_summary(drift, shown),

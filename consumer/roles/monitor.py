@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from consumer.dashboard.records import RecordPages, RecordReader
-from consumer.dashboard.routes import page_routes
+from consumer.dashboard.routes import DashboardData, page_routes
 from consumer.kafka import client_config
 from consumer.kafka.background_producer import ControlProducer
 from consumer.kafka.writer_schemas import writer_schemas
@@ -30,7 +30,14 @@ from consumer.monitor.retraining import RetrainingNotifier
 from consumer.monitor.snapshot import ModelSnapshot, MonitorSnapshot
 from consumer.monitor.state import catch_up, read_state
 from consumer.monitor.stream_status import StreamStatusPoller
-from consumer.monitor.view import condition_view, drift_answer, health_view, page_view, trigger_answer
+from consumer.monitor.view import (
+    condition_view,
+    drift_answer,
+    health_view,
+    page_view,
+    trigger_answer,
+    window_answer,
+)
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas
 from consumer.roles.shared import role_registry
@@ -166,7 +173,15 @@ def build_monitor(
     routes = [
         *status_routes(readiness, health.current, model_monitor.snapshot),
         *monitoring_routes(model_monitor.snapshot, settings.drift, settings.outcomes),
-        *page_routes(settings, page, records),
+        *page_routes(
+            settings,
+            DashboardData(
+                page=page,
+                window=lambda number: window_answer(model_monitor.snapshot(), settings.drift, number),
+                find_rejections=stream.find_rejections,
+                records=records,
+            ),
+        ),
     ]
     return MonitorRole(monitor, model_monitor, stream, health, control, routes)
 
@@ -259,8 +274,14 @@ def monitoring_routes(
         outcomes: The outcome settings.
     """
 
-    async def answer_drift(_: Request) -> Response:
-        return JSONResponse(drift_answer(snapshot(), drift))
+    async def answer_drift(request: Request) -> Response:
+        number = request.query_params.get("window")
+        if number is None:
+            return JSONResponse(drift_answer(snapshot(), drift))
+        answer = window_answer(snapshot(), drift, int(number)) if number.isdecimal() else None
+        if answer is None:
+            return JSONResponse({"detail": f"No recent window has the number {number}."}, 404)
+        return JSONResponse(answer)
 
     async def answer_trigger(_: Request) -> Response:
         return JSONResponse(trigger_answer(snapshot(), drift, outcomes))

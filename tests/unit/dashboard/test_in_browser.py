@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,20 +17,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consumer.dashboard.records import RecordPages, StoredRecord
+from consumer.dashboard.records import StoredRecord
 from consumer.dashboard.routes import page_routes
 from consumer.monitor.outcomes.join import OutcomesSnapshot
 from consumer.monitor.outcomes.quality import Comparison, OutcomeSums, QualityVerdict
-from consumer.pipeline.decode import Decoder
+from consumer.monitor.recent import RecentRejection, RejectionLog
 from consumer.runtime.http import HttpServer
 from consumer.settings import LinkSettings, Settings, TopicSettings
 from model_store.inputs import INPUT_NAMES
 from model_store.store import ModelStore
-from schemas.repository import BundledSchemas, purchase_prediction
 from tests.support.axe import axe_script, violations
 from tests.support.browser import EXECUTABLE, Chromium
 from tests.support.events import prediction
-from tests.unit.dashboard.test_page import EVIL, NOW_S, View, letter, view_of
+from tests.unit.dashboard.test_page import EVIL, NOW_S, View, data_of, letter, view_of
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium: apt-get install chromium")
 
@@ -45,8 +45,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
         yield chromium
 
 
-def record_pages() -> RecordPages:
-    """Return pages of records: offset 0 is usual, offset 1 is hostile."""
+def read_record(topic: str, partition: int, offset: int) -> StoredRecord:
+    """Return a record: offset 0 is usual, offset 1 is hostile."""
     raw = base64.b64encode(bytes(range(256)) * 20).decode()
     detail = [
         {"type": "greater_than_equal", "loc": ["event", "minutes_watched"], "msg": "Input should be ≥ 0"}
@@ -57,33 +57,38 @@ def record_pages() -> RecordPages:
     hostile = letter(
         code="field_invalid", detail=[problem], event={HOSTILE: HOSTILE}, raw=raw, source={"topic": HOSTILE}
     )
-    hostile_prediction = prediction(event_id=HOSTILE[:128], student_id=HOSTILE[:128])
+    predictions = [prediction(), prediction(event_id=HOSTILE[:128], student_id=HOSTILE[:128])]
+    values = [usual, hostile] if topic == TopicSettings().dead_letters else predictions
+    headers = [("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), (HOSTILE, None)]
+    return StoredRecord(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        timestamp_ms=int(NOW_S * 1000),
+        key=HOSTILE.encode() if offset else b"s-1",
+        value=values[offset],
+        headers=headers[: 1 + offset],
+    )
 
-    def read(topic: str, partition: int, offset: int) -> StoredRecord | None:
-        letters, predictions = [usual, hostile], [prediction(), hostile_prediction]
-        values = letters if topic == TopicSettings().dead_letters else predictions
-        headers = [
-            ("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
-            (HOSTILE, None),
-        ]
-        return StoredRecord(
-            topic=topic,
-            partition=partition,
-            offset=offset,
-            timestamp_ms=int(NOW_S * 1000),
-            key=HOSTILE.encode() if offset else b"s-1",
-            value=values[offset],
-            headers=headers[: 1 + offset],
-        )
 
-    return RecordPages(read, TopicSettings(), Decoder(purchase_prediction(), BundledSchemas()))
+def find_rejections(_: str) -> list[RecentRejection]:
+    """Return a usual and a hostile rejection."""
+    rejections = RejectionLog()
+    rejections.add([letter(), letter(detail=HOSTILE)], [(0, 0), (0, 1)], counted=[True, True])
+    return list(rejections.last)
 
 
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Callable[[View], str]]:
     """A function that serves a view and returns its address."""
     views: list[View] = []
-    server = HttpServer(page_routes(SETTINGS, lambda: views[-1], record_pages()), "127.0.0.1", 0)
+    data = data_of(
+        lambda: views[-1],
+        read_record,
+        window=lambda _: views[-1]["trigger"],
+        find_rejections=find_rejections,
+    )
+    server = HttpServer(page_routes(SETTINGS, data), "127.0.0.1", 0)
     server.start()
 
     def served(view: View) -> str:
@@ -158,12 +163,20 @@ def test_each_state_is_accessible(
 
 
 @pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("path", ["rejections/0/0", "rejections/0/1", "predictions/0/0", "predictions/0/1"])
-def test_each_record_is_accessible(
-    browser: Chromium, serve: Callable[[View], str], request: pytest.FixtureRequest, path: str, look: str
+@pytest.mark.parametrize(
+    "path",
+    ["rejections/0/0", "rejections/0/1", "predictions/0/0", "predictions/0/1", "windows/5", "search?q=s-1"],
+)
+def test_each_subpage_is_accessible(
+    browser: Chromium,
+    serve: Callable[[View], str],
+    states: dict[str, View],
+    request: pytest.FixtureRequest,
+    path: str,
+    look: str,
 ) -> None:
-    """The same holds for the pages of single records."""
-    check(browser, request, serve({}) + path, look, path.replace("/", "-"))
+    """The same holds for records, past windows and the search."""
+    check(browser, request, serve(states["drift"]) + path, look, re.sub("[/?=]", "-", path))
 
 
 def check(browser: Chromium, request: pytest.FixtureRequest, url: str, look: str, name: str) -> None:

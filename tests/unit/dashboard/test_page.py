@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,9 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from consumer.dashboard.records import RecordPages
+from consumer.dashboard.records import ReadRecord, RecordPages
 from consumer.dashboard.rendering import render
-from consumer.dashboard.routes import page_routes
+from consumer.dashboard.routes import DashboardData, page_routes
 from consumer.dashboard.view import page
 from consumer.errors import Condition
 from consumer.kafka.reader import PolledRecords
@@ -39,6 +41,7 @@ View = dict[str, Any]
 
 EVIL = '"><script>alert(1)</script>'
 NOW_S = 1_800_000_000.0
+DRIFT_SETTINGS = DriftSettings(window_students=500)
 
 
 def committed(predictions: Any) -> CommittedBatch:
@@ -46,6 +49,16 @@ def committed(predictions: Any) -> CommittedBatch:
     n = len(predictions)
     records = PolledRecords(np.zeros(n, np.int64), np.arange(n), [b""] * n, {0: n})
     return CommittedBatch(records, predictions, NONE_REJECTED)
+
+
+def model_snapshot(store: Any, *batches: Any, outcomes: OutcomesSnapshot | None = None) -> ModelSnapshot:
+    """Return what is known about the model after these predictions."""
+    drift = Drift(Baselines(store), country_code, DRIFT_SETTINGS)
+    drift.refresh_champion()
+    for batch in batches:
+        drift.add(batch, student_hashes(batch), versions_of(batch))
+    now, outcomes = drift.snapshot(), outcomes or OutcomesSnapshot()
+    return ModelSnapshot(drift=now, outcomes=outcomes, recommendation=recommend(now, outcomes, 2), at_s=NOW_S)
 
 
 def view_of(
@@ -56,24 +69,17 @@ def view_of(
     **conditions: str,
 ) -> View:
     """Return what the monitor knows after these predictions and dead letters."""
-    settings = DriftSettings(window_students=500)
-    drift = Drift(Baselines(store), country_code, settings)
-    drift.refresh_champion()
     recent = RecentPredictions("events", "predictions", lambda: NOW_S)
     for batch in batches:
-        drift.add(batch, student_hashes(batch), versions_of(batch))
         recent.observe(committed(batch))
     rejections = RejectionLog()
-    rejections.add(letters, counted=[True] * len(letters))
-    now, outcomes = drift.snapshot(), outcomes or OutcomesSnapshot()
+    rejections.add(letters, [(0, i) for i in range(len(letters))], counted=[True] * len(letters))
     snapshot = MonitorSnapshot(
         at_s=NOW_S,
         conditions={
             Condition(name): ActiveCondition(reason, NOW_S - 90) for name, reason in conditions.items()
         },
-        model=ModelSnapshot(
-            drift=now, outcomes=outcomes, recommendation=recommend(now, outcomes, 2), at_s=NOW_S
-        ),
+        model=model_snapshot(store, *batches, outcomes=outcomes),
         recent=recent.snapshot(),
         stream=StreamSnapshot(
             lag_events=0,
@@ -84,7 +90,7 @@ def view_of(
             rejections_problem="",
         ),
     )
-    return page_view(snapshot, assess(snapshot), settings, OutcomeSettings())
+    return page_view(snapshot, assess(snapshot), DRIFT_SETTINGS, OutcomeSettings())
 
 
 def shown(answer: View) -> str:
@@ -92,10 +98,18 @@ def shown(answer: View) -> str:
     return render("page.html", page(answer, Settings())).decode()
 
 
-def no_records() -> RecordPages:
-    """Return pages of a Kafka that has no record."""
+def data_of(
+    page: Callable[[], View], read: ReadRecord = lambda _topic, _partition, _offset: None, **changes: Any
+) -> DashboardData:
+    """Return a dashboard's data over a page and a function that reads records."""
     decoder = Decoder(purchase_prediction(), BundledSchemas())
-    return RecordPages(lambda _topic, _partition, _offset: None, TopicSettings(), decoder)
+    data = DashboardData(
+        page=page,
+        window=lambda _number: None,
+        find_rejections=lambda _text: [],
+        records=RecordPages(read, TopicSettings(), decoder),
+    )
+    return dataclasses.replace(data, **changes)
 
 
 def letter(**changes: Any) -> bytes:
@@ -193,14 +207,14 @@ def test_no_markup_is_inline_script_or_style(trained: Any, predict: Any) -> None
 def test_anything_in_the_dead_letter_topic_can_be_shown(value: bytes) -> None:
     """A record that is no dead letter counts as ``other`` and breaks nothing."""
     rejections = RejectionLog()
-    rejections.add([None, value], counted=[True, True])
+    rejections.add([None, value], [(0, 1), (0, 2)], counted=[True, True])
     assert rejections.counts == {"other": 1}
 
 
 def test_older_dead_letters_are_shown_but_not_counted() -> None:
     """Rejections from before the monitor's start are listed but not counted."""
     rejections = RejectionLog()
-    rejections.add([letter(detail="old"), letter(detail="new")], counted=[False, True])
+    rejections.add([letter(detail="old"), letter(detail="new")], [(0, 1), (1, 0)], counted=[False, True])
     assert rejections.counts == {"rule_violated": 1}
     assert [last.detail for last in rejections.last] == ["new", "old"]
 
@@ -233,7 +247,7 @@ def test_the_time_of_the_last_promotion(trained: Any, empty_store: Any) -> None:
 @pytest.fixture
 def client(trained: Any) -> TestClient:
     """A client of the page's routes."""
-    return TestClient(Starlette(routes=page_routes(Settings(), lambda: view_of(trained.store), no_records())))
+    return TestClient(Starlette(routes=page_routes(Settings(), data_of(lambda: view_of(trained.store)))))
 
 
 def test_the_page_is_served_with_a_strict_policy(client: TestClient) -> None:

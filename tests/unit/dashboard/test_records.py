@@ -1,26 +1,28 @@
-"""The pages of a single dead letter and a single prediction."""
+"""The pages of single records, past windows and the search."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from consumer.dashboard.records import RAW_SHOWN_BYTES, RecordPages, StoredRecord
+from consumer.dashboard.records import RAW_SHOWN_BYTES, StoredRecord
 from consumer.dashboard.routes import page_routes
 from consumer.errors import Unavailable
-from consumer.pipeline.decode import Decoder
-from consumer.settings import Settings, TopicSettings
-from schemas.repository import BundledSchemas, purchase_prediction
+from consumer.monitor.recent import RejectionLog
+from consumer.monitor.view import window_answer
+from consumer.settings import AuditSettings, Settings
+from model_store.inputs import INPUT_NAMES
 from tests.support.events import prediction
-from tests.unit.dashboard.test_page import EVIL, letter
-
-TOPICS = TopicSettings()
+from tests.unit.dashboard.test_page import DRIFT_SETTINGS, EVIL, data_of, letter, model_snapshot
+from tests.unit.dashboard.test_search import lines
 
 
 def client_of(value: bytes | None, *, headers: list[tuple[str, bytes | None]] | None = None) -> TestClient:
@@ -39,12 +41,7 @@ def client_of(value: bytes | None, *, headers: list[tuple[str, bytes | None]] | 
             headers=headers or [],
         )
 
-    return TestClient(Starlette(routes=page_routes(Settings(), dict, pages(read))))
-
-
-def pages(read: Any) -> RecordPages:
-    """Return the pages over a function that reads records."""
-    return RecordPages(read, TOPICS, Decoder(purchase_prediction(), BundledSchemas()))
+    return TestClient(Starlette(routes=page_routes(Settings(), data_of(dict, read))))
 
 
 def test_a_rejection_shows_its_event() -> None:
@@ -164,7 +161,9 @@ def test_a_missing_broker_is_said() -> None:
     def read(_topic: str, _partition: int, _offset: int) -> StoredRecord | None:
         raise Unavailable("no Kafka answers at localhost:9092")
 
-    answer = TestClient(Starlette(routes=page_routes(Settings(), dict, pages(read)))).get("/rejections/0/17")
+    answer = TestClient(Starlette(routes=page_routes(Settings(), data_of(dict, read)))).get(
+        "/rejections/0/17"
+    )
     assert answer.status_code == 503
     assert "no Kafka answers at localhost:9092" in answer.text
 
@@ -175,3 +174,41 @@ def test_a_rejection_whose_json_is_deep_or_wide_has_a_page() -> None:
     html = client_of(json.dumps(body).encode()).get("/rejections/0/17").text
     assert "[1,{&#34;b&#34;:null}]" in html
     assert "<bdi>true</bdi>" in html
+
+
+def test_a_search_lists_predictions_and_rejections(tmp_path: Path) -> None:
+    """Both are listed with links to their pages; the text that was searched for stays text."""
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(lines(("e-1", "s-1"), ("e-2", "s-2")))
+    rejections = RejectionLog()
+    rejections.add([letter(), letter(event={"student_id": "s-9"})], [(3, 40), (3, 41)], counted=[True, True])
+    settings = Settings(audit=AuditSettings(path=log))
+    client = TestClient(
+        Starlette(routes=page_routes(settings, data_of(dict, find_rejections=rejections.find)))
+    )
+    html = client.get("/search", params={"q": " s-1 "}).text
+    assert 'href="/predictions/0/0"' in html
+    assert 'href="/predictions/0/1"' not in html
+    assert 'href="/rejections/3/40"' in html
+    assert 'href="/rejections/3/41"' not in html
+    assert 'value="s-1"' in html
+    html = client.get("/search", params={"q": EVIL}).text
+    assert "<script>alert" not in html
+    assert "Nothing found for" in html
+    assert "Nothing found" not in client.get("/search").text
+
+
+def test_a_past_window_has_a_page(trained: Any, predict: Any) -> None:
+    """A recent window is shown with its own verdicts; any other number is not found."""
+    drifted = np.argsort(trained.students[:, INPUT_NAMES.index("days_on_platform")])[-500:].tolist()
+    model = model_snapshot(trained.store, predict(range(500)), predict(drifted))
+
+    def window(number: int) -> dict[str, Any] | None:
+        return window_answer(model, DRIFT_SETTINGS, number)
+
+    client = TestClient(Starlette(routes=page_routes(Settings(), data_of(dict, window=window))))
+    assert "▲" not in client.get("/windows/1").text
+    assert "▲" in client.get("/windows/2").text
+    assert client.get("/windows/2").text.count("<article") == 9
+    for number in (0, 3, 10**30):
+        assert client.get(f"/windows/{number}").status_code == 404

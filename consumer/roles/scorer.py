@@ -56,7 +56,10 @@ def run_scorer(settings: Settings, worker: int = 0) -> None:
             partition_counts={name: description.partitions for name, description in topics.items()},
             group=settings.kafka.group_id,
         ),
-        max_dead_letter_bytes=topics[settings.topics.dead_letters].max_message_bytes,
+        max_dead_letter_bytes=min(
+            topics[settings.topics.dead_letters].max_message_bytes,
+            client_config.max_message_bytes(settings.kafka),
+        ),
         telemetry=telemetry,
         readiness=readiness,
         heartbeat=heartbeat,

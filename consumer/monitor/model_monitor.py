@@ -78,7 +78,7 @@ class ModelMonitor:
         self._save_due = _Interval(SAVE_EVERY_S, clock_s)
         self._next_offsets: dict[int, int] = {}
         self._recommendation: Recommendation | None = None
-        self._changed = False
+        self._changed = self._save_failing = False
         self._snapshot = self._make_snapshot()
 
     def snapshot(self) -> ModelSnapshot:
@@ -153,7 +153,7 @@ class ModelMonitor:
             self.save()
 
     def save(self) -> None:
-        """Save the state if it changed. If the disk refuses, log it; the next save tries again."""
+        """Save the state if it changed. If the disk refuses, log it once; the next save tries again."""
         if not self._changed:
             return
         drift, seen = self._drift.saved()
@@ -169,9 +169,17 @@ class ModelMonitor:
         try:
             write_state(self._state_path, state, {"seen": seen, **arrays})
         except OSError as error:
-            log.warning("cannot save the state of drift", path=str(self._state_path), reason=error.strerror)
+            if not self._save_failing:
+                log.warning(
+                    "cannot save the state of drift; retrying",
+                    path=str(self._state_path),
+                    reason=error.strerror,
+                )
+            self._save_failing = True
         else:
-            self._changed = False
+            if self._save_failing:
+                log.info("the state of drift is saved again", path=str(self._state_path))
+            self._changed = self._save_failing = False
 
     def close(self) -> None:
         """Save the state and disconnect from the outcomes topic."""

@@ -217,8 +217,8 @@ class RetrainingNotifier:
             self._in_flight = False
             if problem is None:
                 self.announced = announced
-                return
-            self._retry_at_s = self._now_s() + RETRY_S
-            log.warning("cannot announce the recommendation", action=action, reason=problem, retry_s=RETRY_S)
+            elif not self._retry_at_s:  # say it once, however often it fails
+                log.warning("cannot announce the recommendation; retrying", action=action, reason=problem)
+            self._retry_at_s = 0.0 if problem is None else self._now_s() + RETRY_S
 
         self._topic.send(self._model.encode(), orjson.dumps(value), on_delivered)

@@ -1,4 +1,4 @@
-"""Committed predictions → lines of the audit log: one JSON object each, in their order. Pure."""
+"""Committed predictions → audit log lines: one JSON object per prediction, in order. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from consumer.pipeline.batch import NUMERIC_INPUT_FIELDS, RecordBatch
 
 _YEAR_0001_MS: Final = -62_135_596_800_000
 _YEAR_9999_END_MS: Final = 253_402_300_799_999
-"""RFC 3339 has four digits for the year (section 5.6)."""
+"""RFC 3339 years have four digits (section 5.6)."""
 
 
 def audit_lines(
@@ -25,20 +25,20 @@ def audit_lines(
     partitions: Sequence[int] | IntArray,
     offsets: Sequence[int] | IntArray,
 ) -> bytes:
-    """Write one line per prediction.
+    """Format one line per prediction.
 
-    A number that is not finite becomes ``null``, and a time outside the years 1 to 9999, for which
-    RFC 3339 has no form, stays a number of milliseconds: the line is written in any case.
+    Every prediction gets a line: a number that is not finite becomes ``null``, and a time outside the
+    years 1 to 9999, which RFC 3339 cannot express, stays a number of milliseconds.
 
     Args:
-        predictions: m decoded predictions, in the schema ``PurchasePrediction``.
-        source_topic: the topic of the events.
-        output_topic: the topic that the predictions were read from.
-        partitions: output partition of each row of the poll batch.
-        offsets: output offset of each row of the poll batch.
+        predictions: m decoded predictions in the schema ``PurchasePrediction``.
+        source_topic: The events topic.
+        output_topic: The predictions topic.
+        partitions: Output partition of each row of the batch.
+        offsets: Output offset of each row of the batch.
 
     Returns:
-        m lines in UTF-8, each ended by a line feed.
+        m lines in UTF-8, each with a line feed at its end.
     """
     m = len(predictions)
     if m == 0:
@@ -76,11 +76,11 @@ def audit_lines(
 
 def _times(times_ms: IntArray) -> JsonColumn:
     """Return milliseconds since the Unix epoch, int64 (m,), as ``"2026-01-31T12:00:00.000Z"``."""
-    # Many predictions share a time, and forming one takes longer than anything else here.
-    distinct_ms, which = np.unique(times_ms, return_inverse=True)
-    formed = (distinct_ms >= _YEAR_0001_MS) & (distinct_ms <= _YEAR_9999_END_MS)
-    texts = np.datetime_as_string(np.where(formed, distinct_ms, 0).astype("datetime64[ms]"), timezone="UTC")
+    # Many predictions share a time, and formatting a time is the slowest step here.
+    distinct_ms, indices = np.unique(times_ms, return_inverse=True)
+    in_range = (distinct_ms >= _YEAR_0001_MS) & (distinct_ms <= _YEAR_9999_END_MS)
+    texts = np.datetime_as_string(np.where(in_range, distinct_ms, 0).astype("datetime64[ms]"), timezone="UTC")
     column = [f'"{text}"' for text in texts]
-    for i in np.flatnonzero(~formed).tolist():
+    for i in np.flatnonzero(~in_range).tolist():
         column[i] = str(distinct_ms[i])
-    return column[0] if len(column) == 1 else DictionaryColumn(column, which)
+    return column[0] if len(column) == 1 else DictionaryColumn(column, indices)

@@ -73,6 +73,7 @@ class OutcomesFeed:
         self._decoder = decoder
         self._clock_s = clock_s
         self._poll_at_s = clock_s()
+        self._unavailable = False
         self._next_offsets = dict(tail.next_offsets)
 
     def read(self) -> bool:
@@ -86,13 +87,18 @@ class OutcomesFeed:
                 return False
             outcomes, rejections = self._decoder.decode(batch.values)
         except Unavailable as outage:
-            log.warning("cannot read outcomes now; retrying", reason=str(outage))
+            if not self._unavailable:
+                log.warning("cannot read outcomes now; retrying", reason=str(outage))
+            self._unavailable = True
             self._poll_at_s = self._clock_s() + _POLL_EVERY_S
             return False
         except (StartupError, FatalError) as error:
             log.warning("outcomes are no longer read", reason=str(error))
             self.state = str(error)
             return False
+        if self._unavailable:
+            log.info("outcomes are read again")
+            self._unavailable = False
         self.join.count_undecodable(len(rejections))
         if len(outcomes):
             self._join_outcomes(outcomes)

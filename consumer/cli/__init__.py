@@ -48,6 +48,7 @@ VERBS: Final = {
     "check": Verb("roles", "Print the effective settings, secrets masked."),
     "doctor": Verb("doctor", "Check everything that the roles need, one line per check."),
     "topics": Verb("topics", "The Kafka topics."),
+    "acls": Verb("acls", "Print the rights on Kafka that a role needs, and no more."),
     "schemas": Verb("schemas", "The Avro schemas: ours, and whether the platform's fit."),
     "events": Verb("events", "Check events offline, as the stream would."),
     "train": Verb(

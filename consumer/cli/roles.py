@@ -26,7 +26,7 @@ def score(
     ] = 0,
 ) -> None:
     """Consume events, publish predictions and dead letters."""
-    from consumer.roles.scorer import run_scorer  # noqa: PLC0415 - each role imports only what it needs
+    from consumer.roles.scorer import run_scorer  # noqa: PLC0415 - a role imports what it needs, and no more
 
     given: Context = context.obj
     settings = given.settings()
@@ -50,7 +50,7 @@ def serve(context: typer.Context) -> None:
 
 
 def for_worker(settings: Settings, worker: int) -> Settings:
-    """Return the settings of a worker. From worker 1 on, the number is added to the instance id."""
+    """Give a scorer its own instance id: the configured one, and the worker's number after the first."""
     if worker == 0:
         return settings
     kafka = settings.kafka.model_copy(update={"instance_id": f"{settings.kafka.instance_id}-{worker}"})

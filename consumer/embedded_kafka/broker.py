@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from consumer.embedded_kafka.jars import BROKER_FOLDER, INSTALL_ADVICE, kafka_jars
-from consumer.embedded_kafka.properties import Node, choose_nodes, server_properties
+from consumer.embedded_kafka.properties import LOOPBACK, Node, choose_nodes, server_properties
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka.admin import ClusterAdmin
 from consumer.runtime import lifeline
@@ -45,6 +45,7 @@ class EmbeddedKafka:
         brokers: 1, or 3 for replication factor 3 and two in-sync replicas.
         heap_mb: The Java heap of each node.
         properties: Broker properties to add or override.
+        listeners: The security protocol of further listeners for clients, by listener name.
         remove_data: Remove the data when the context exits or this process dies.
     """
 
@@ -55,13 +56,15 @@ class EmbeddedKafka:
         brokers: int = 1,
         heap_mb: int = 512,
         properties: Mapping[str, str] | None = None,
+        listeners: Mapping[str, str] | None = None,
         remove_data: bool = False,
     ) -> None:
         self._data_dir = data_dir.absolute()
-        self._nodes = {node.node_id: node for node in choose_nodes(brokers)}
+        self._nodes = {node.node_id: node for node in choose_nodes(brokers, list(listeners or {}))}
         self._advertised = {number: node.client_address for number, node in self._nodes.items()}
         self._heap_mb = heap_mb
         self._properties = dict(properties or {})
+        self._listeners = dict(listeners or {})
         self._remove_data = remove_data
         self._cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         self._processes: dict[int, subprocess.Popen[str]] = {}
@@ -80,6 +83,10 @@ class EmbeddedKafka:
     def client_address(self, node: int) -> str:
         """Return the ``host:port`` where the node listens for clients, whatever it advertises."""
         return self._nodes[node].client_address
+
+    def listener_address(self, listener: str, node: int = 1) -> str:
+        """Return the ``host:port`` of a further listener."""
+        return f"{LOOPBACK}:{self._nodes[node].extra_ports[listener]}"
 
     def pid(self, node: int) -> int:
         """Return the process id of the node's java."""
@@ -184,6 +191,7 @@ class EmbeddedKafka:
             log_dir=folder / "data",
             advertised=self._advertised[number],
             extra=self._properties,
+            protocols=self._listeners,
         )
         properties.write_text(text, encoding="utf-8")
         java = self._java()

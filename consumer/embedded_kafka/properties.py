@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class Node:
     client_port: int
     internal_port: int
     controller_port: int
+    extra_ports: Mapping[str, int] = field(default_factory=dict)
+    """The ports of further listeners, by listener name."""
 
     @property
     def client_address(self) -> str:
@@ -49,19 +51,31 @@ def free_port() -> int:
         return port
 
 
-def choose_nodes(brokers: int) -> list[Node]:
-    """Return nodes, numbered from 1, each with three free ports."""
+def choose_nodes(brokers: int, listeners: Sequence[str] = ()) -> list[Node]:
+    """Return nodes, numbered from 1, with free ports for the three listeners and for further ones."""
     ports: set[int] = set()
-    while len(ports) < 3 * brokers:
+    while len(ports) < (3 + len(listeners)) * brokers:
         ports.add(free_port())
     return [
-        Node(node_id=n, client_port=ports.pop(), internal_port=ports.pop(), controller_port=ports.pop())
+        Node(
+            node_id=n,
+            client_port=ports.pop(),
+            internal_port=ports.pop(),
+            controller_port=ports.pop(),
+            extra_ports={name: ports.pop() for name in listeners},
+        )
         for n in range(1, brokers + 1)
     ]
 
 
 def server_properties(
-    node: Node, nodes: Sequence[Node], *, log_dir: Path, advertised: str, extra: Mapping[str, str]
+    node: Node,
+    nodes: Sequence[Node],
+    *,
+    log_dir: Path,
+    advertised: str,
+    extra: Mapping[str, str],
+    protocols: Mapping[str, str] | None = None,
 ) -> str:
     """Return the node's ``server.properties``.
 
@@ -71,7 +85,11 @@ def server_properties(
         log_dir: The folder for the topics' data.
         advertised: The ``host:port`` that clients connect to.
         extra: Properties to add or override.
+        protocols: The security protocol of each further listener, by listener name.
     """
+    protocols = protocols or {}
+    further = "".join(f",{name}://{LOOPBACK}:{node.extra_ports[name]}" for name in protocols)
+    mapped = "".join(f",{name}:{protocol}" for name, protocol in protocols.items())
     replicas = str(min(3, len(nodes)))
     in_sync = str(min(2, len(nodes)))
     properties = {
@@ -80,10 +98,12 @@ def server_properties(
         "controller.quorum.voters": ",".join(f"{n.node_id}@{LOOPBACK}:{n.controller_port}" for n in nodes),
         "listeners": (
             f"CLIENT://{node.client_address},INTERNAL://{LOOPBACK}:{node.internal_port},"
-            f"CONTROLLER://{LOOPBACK}:{node.controller_port}"
+            f"CONTROLLER://{LOOPBACK}:{node.controller_port}{further}"
         ),
-        "advertised.listeners": f"CLIENT://{advertised},INTERNAL://{LOOPBACK}:{node.internal_port}",
-        "listener.security.protocol.map": "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "advertised.listeners": f"CLIENT://{advertised},INTERNAL://{LOOPBACK}:{node.internal_port}{further}",
+        "listener.security.protocol.map": (
+            f"CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT{mapped}"
+        ),
         "inter.broker.listener.name": "INTERNAL",
         "controller.listener.names": "CONTROLLER",
         "log.dirs": str(log_dir),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,8 +26,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in __al
 )
 
 from consumer.errors import ServiceError, StartupError, Unavailable
-from consumer.kafka.client_config import LOGGER
 from consumer.kafka.errors import format_error, is_outage, kafka_error
+from consumer.kafka.refusal import ClientLog, examine, explain_settings, missing_right
 
 GONE_CODES: Final = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -40,6 +41,8 @@ _NEW_LEADER_CODES: Final = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEAD
 
 _BROKER_DEFAULT: Final = -1
 _ASK_AGAIN_S: Final = 0.05
+_SLICE_S: Final = 0.2
+"""How often a wait looks for a refusal."""
 
 Ranges = dict[int, tuple[int, int]]
 """First offset and end (exclusive) by partition."""
@@ -154,31 +157,38 @@ class ClusterAdmin:
     """
 
     def __init__(self, client_config: Mapping[str, Any], timeout_s: float = 10.0) -> None:
+        self._config = client_config
         self._servers = client_config.get("bootstrap.servers")
         self._timeout_s = timeout_s
+        self._log = ClientLog()
+        self._all_down = False
         # Find a broker that has just started at the next attempt, not after 10 s.
         defaults: dict[str, Any] = {
             "reconnect.backoff.ms": 50,
             "reconnect.backoff.max.ms": 500,
-            "logger": LOGGER,
         }
+        own: dict[str, Any] = {"logger": self._log, "error_cb": self._on_error}
         try:
-            self._admin = AdminClient({**defaults, **client_config})
+            self._admin = AdminClient({**defaults, **client_config, **own})
         except KafkaException as exception:
-            raise StartupError(
-                f"Kafka client settings: {kafka_error(exception).str()}; correct kafka.client"
-            ) from exception
+            reason = explain_settings(kafka_error(exception).str(), client_config)
+            raise StartupError(f"Kafka client settings: {reason}; correct kafka.client") from exception
 
     # Cluster and topics
 
     def cluster(self) -> Cluster:
         """Describe the cluster."""
-        try:
-            # Not describe_cluster, which asks the controller only: it may be the broker that is down.
-            found = self._admin.list_topics(timeout=self._timeout_s)
-        except KafkaException as exception:
-            what_failed = "the cluster cannot be described"
-            raise self._translated(kafka_error(exception), what_failed, None) from exception
+        deadline_s = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                # Not describe_cluster, which asks the controller only: it may be the broker that is down.
+                found = self._admin.list_topics(timeout=min(self._timeout_s, _SLICE_S))
+                break
+            except KafkaException as exception:
+                error = kafka_error(exception)
+                self._serve_callbacks()
+                if not is_outage(error) or self._is_refused() or time.monotonic() >= deadline_s:
+                    raise self._translated(error, "Describe on the cluster", None) from exception
         return Cluster(str(found.cluster_id), frozenset(found.brokers))
 
     def create_topics(self, specs: Sequence[TopicSpec]) -> dict[str, TopicCreation]:
@@ -207,7 +217,7 @@ class ClusterAdmin:
     def _created(self, name: str, answer: Future[None]) -> bool:
         """Tell whether a topic was created; false if it existed."""
         try:
-            self._wait(answer, f"topic {name} cannot be created")
+            self._wait(answer, f"Create on topic {name}")
         except StartupError as error:
             cause = error.__cause__
             if (
@@ -221,7 +231,7 @@ class ClusterAdmin:
     def delete_topics(self, names: Sequence[str]) -> None:
         """Delete the topics."""
         for name, answer in self._admin.delete_topics(list(names), request_timeout=self._timeout_s).items():
-            self._wait(answer, f"topic {name} cannot be deleted")
+            self._wait(answer, f"Delete on topic {name}")
 
     def describe_topics(self, names: Iterable[str]) -> dict[str, Topic]:
         """Describe the topics; leave out those that do not exist."""
@@ -252,21 +262,27 @@ class ClusterAdmin:
 
     def topic_setups(self, names: Iterable[str]) -> dict[str, TopicSetup]:
         """Describe the topics with their configuration; leave out those that do not exist."""
-        topics = self.describe_topics(names)
+        return self._with_configs(self.describe_topics(names))
+
+    def _with_configs(self, topics: Mapping[str, Topic]) -> dict[str, TopicSetup]:
         if not topics:
             return {}
         resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in topics]
         answers = self._admin.describe_configs(resources, request_timeout=self._timeout_s)
         configs = {
-            resource.name: self._wait(answer, f"the configuration of topic {resource.name} cannot be read")
+            resource.name: self._wait(answer, f"DescribeConfigs on topic {resource.name}")
             for resource, answer in answers.items()
         }
         return {name: _with_config(topic, configs[name]) for name, topic in topics.items()}
 
-    def require_topics(self, names: Iterable[str]) -> dict[str, TopicSetup]:
-        """Describe the topics with their configuration; all of them must exist."""
+    def max_message_bytes(self, name: str) -> int:
+        """Return the size of the largest record batch that a topic accepts."""
+        return self._with_configs({name: self.describe_topic(name)})[name].max_message_bytes
+
+    def require_topics(self, names: Iterable[str]) -> dict[str, Topic]:
+        """Describe the topics; all of them must exist."""
         names = list(names)
-        found = self.topic_setups(names)
+        found = self.describe_topics(names)
         missing = [name for name in names if name not in found]
         if missing:
             raise self._no_topic(", ".join(missing))
@@ -278,9 +294,7 @@ class ClusterAdmin:
             return {}
         answers = self._admin.describe_topics(TopicCollection(names), request_timeout=self._timeout_s)
         return {
-            name: PendingTopic(
-                answer, partial(self._wait, what_failed=f"topic {name} cannot be described", topic=name)
-            )
+            name: PendingTopic(answer, partial(self._wait, right=f"Describe on topic {name}", topic=name))
             for name, answer in answers.items()
         }
 
@@ -327,7 +341,7 @@ class ClusterAdmin:
         at = TopicPartition(topic, partition)
         spec = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
         answer = self._admin.list_offsets({at: spec}, request_timeout=self._timeout_s)[at]
-        timestamp_ms: int = self._wait(answer, f"{topic} cannot be asked for its offsets").timestamp
+        timestamp_ms: int = self._wait(answer, f"Describe on topic {topic}").timestamp
         return timestamp_ms if timestamp_ms >= 0 else None
 
     def _list_offsets(
@@ -343,10 +357,10 @@ class ClusterAdmin:
             answers = self._admin.list_offsets(
                 wanted, isolation_level=isolation, request_timeout=self._timeout_s
             )
-            what = f"the offsets of topic {topic} cannot be read"
+            right = f"Describe on topic {topic}"
             try:
                 return {
-                    at.partition: self._wait(answer, what, topic).offset for at, answer in answers.items()
+                    at.partition: self._wait(answer, right, topic).offset for at, answer in answers.items()
                 }
             except Unavailable as error:
                 cause = error.__cause__
@@ -363,7 +377,7 @@ class ClusterAdmin:
     def describe_group(self, group: str) -> GroupState:
         """Describe a consumer group."""
         answers = self._admin.describe_consumer_groups([group], request_timeout=self._timeout_s)
-        found = self._wait(answers[group], f"group {group} cannot be described")
+        found = self._wait(answers[group], f"Describe on group {group}")
         return GroupState(str(found.state.name), len(found.members))
 
     def committed_offsets(self, group: str, topic: str, partitions: Iterable[int]) -> Committed:
@@ -374,7 +388,10 @@ class ClusterAdmin:
         answers = self._admin.list_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(group, wanted)], request_timeout=self._timeout_s
         )
-        found = self._wait(answers[group], f"the offsets of group {group} cannot be read")
+        found = self._wait(answers[group], f"Describe on group {group}")
+        for at in found.topic_partitions:
+            if at.error is not None:
+                raise self._translated(at.error, f"Describe on topic {topic}", topic)
         return {at.partition: (at.offset, at.metadata) for at in found.topic_partitions if at.offset >= 0}
 
     def lag(self, group: str, topic: str) -> GroupLag:
@@ -389,26 +406,35 @@ class ClusterAdmin:
     def delete_group(self, group: str) -> None:
         """Delete a consumer group that has no members."""
         answers = self._admin.delete_consumer_groups([group], request_timeout=self._timeout_s)
-        self._wait(answers[group], f"group {group} cannot be deleted")
+        self._wait(answers[group], f"Delete on group {group}")
 
     # Answers
 
-    def _wait(self, answer: Future[Any], what_failed: str, topic: str | None = None) -> Any:
+    def _wait(self, answer: Future[Any], right: str, topic: str | None = None) -> Any:
         """Wait for an answer and translate errors.
 
         Args:
-            answer: the client's future.
-            what_failed: what the message says if the brokers refuse.
-            topic: the topic that does not exist if a broker does not know it.
+            answer: The client's future.
+            right: The right that the request needs, such as ``Describe on topic t``.
+            topic: The topic that does not exist if a broker does not know it.
         """
+        deadline_s = time.monotonic() + self._timeout_s + 1.0
+        while not futures.wait([answer], _SLICE_S).done:
+            self._serve_callbacks()
+            if self._is_refused() or time.monotonic() > deadline_s:
+                raise self._translated(None, right, topic)
         try:
-            return answer.result(self._timeout_s + 1.0)
-        except (KafkaException, TimeoutError) as exception:
-            error = kafka_error(exception) if isinstance(exception, KafkaException) else None
-            raise self._translated(error, what_failed, topic) from exception
+            return answer.result()
+        except KafkaException as exception:
+            raise self._translated(kafka_error(exception), right, topic) from exception
 
-    def _translated(self, error: KafkaError | None, what_failed: str, topic: str | None) -> ServiceError:
+    def _translated(self, error: KafkaError | None, right: str, topic: str | None) -> ServiceError:
         if error is None or is_outage(error):
+            self._serve_callbacks()
+            if self._log.refusal is not None:
+                refusal = examine(self._log.refusal, self._log.server, self._config)
+                kind = StartupError if refusal.is_lasting else Unavailable
+                return kind(f"Kafka at {self._servers}: {refusal.reason}")
             why = "no answer in time" if error is None else error.name()
             return Unavailable(
                 f"no Kafka answers at {self._servers} ({why});"
@@ -416,7 +442,20 @@ class ClusterAdmin:
             )
         if topic is not None and error.code() in GONE_CODES:
             return self._no_topic(topic)
-        return StartupError(f"{what_failed}: {format_error(error)}")
+        missing = missing_right(error, right, self._config)
+        return StartupError(missing or f"{right} fails: {format_error(error)}")
+
+    def _is_refused(self) -> bool:
+        """Tell whether all brokers refuse this client, so that waiting is useless."""
+        return self._all_down and self._log.refusal is not None and self._log.refusal.is_lasting
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._all_down = self._all_down or error.code() == KafkaError._ALL_BROKERS_DOWN
+
+    def _serve_callbacks(self) -> None:
+        """Let the client deliver its errors and log lines; it does so only when it is polled."""
+        while self._admin.poll(0):
+            pass
 
     def _no_topic(self, name: str) -> _NoTopicError:
         return _NoTopicError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,8 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from consumer.errors import Condition, FatalError, ServiceError, Unavailable
-from consumer.kafka.errors import format_error, kafka_error
+from consumer.kafka.errors import format_error, kafka_error, unwrap_callback_errors
+from consumer.kafka.refusal import missing_right
 from consumer.runtime.readiness import Readiness
 
 OnDelivered = Callable[[str | None], None]
@@ -26,6 +28,8 @@ _RETRY_AFTER_FAILURE_S: Final = 5.0
 class TopicProducer:
     """An idempotent producer of one topic. The owner calls :meth:`poll` to get delivery reports.
 
+    A fatal error, such as a missing right, fails the records in flight; a new client sends the next ones.
+
     Args:
         config: The producer's configuration (see :mod:`consumer.kafka.client_config`).
         topic: The topic.
@@ -33,7 +37,12 @@ class TopicProducer:
 
     def __init__(self, config: dict[str, Any], topic: str) -> None:
         self._topic = topic
-        self._producer = Producer(config)
+        self._config = config | {"delivery.report.only.error": False}
+        self._producer = Producer(self._config)
+        self._in_flight: dict[int, OnDelivered] = {}
+        self._sent = itertools.count()
+        self.missing_right: str | None = None
+        """What the broker says if the client may not write to the topic."""
 
     def send(self, key: bytes, value: bytes | None, on_delivered: OnDelivered) -> None:
         """Queue a record.
@@ -42,24 +51,51 @@ class TopicProducer:
             Unavailable: The client's queue is full. Poll and try again.
             FatalError: The client refuses the record.
         """
+        number = next(self._sent)
 
         def report(error: KafkaError | None, _message: Any) -> None:
-            on_delivered(None if error is None else f"{self._topic}: {format_error(error)}")
+            if self._in_flight.pop(number, None) is not None:
+                on_delivered(None if error is None else self._reason(error))
 
+        self._in_flight[number] = on_delivered
         try:
             self._producer.produce(self._topic, value, key, on_delivery=report)
         except BufferError as full:
+            del self._in_flight[number]
             raise Unavailable(f"{self._topic}: the producer's queue is full") from full
         except KafkaException as exception:
-            raise FatalError(f"{self._topic}: {format_error(kafka_error(exception))}") from exception
+            self._in_flight.pop(number, None)
+            error = kafka_error(exception)
+            if error.fatal() or error.code() == KafkaError._FATAL:
+                self._recreate(error)
+            raise FatalError(self._reason(error)) from exception
 
     def poll(self, timeout_s: float = 0.0) -> None:
         """Serve delivery reports; wait up to ``timeout_s`` for one."""
-        self._producer.poll(timeout_s)
+        try:
+            unwrap_callback_errors(self._producer.poll, timeout_s)
+        except KafkaException as exception:
+            self._recreate(kafka_error(exception))
 
     def flush(self, timeout_s: float) -> int:
-        """Wait until all records are delivered; return how many are not."""
-        return self._producer.flush(timeout_s)
+        """Wait until all records are delivered or have failed; return how many are still in flight."""
+        try:
+            return unwrap_callback_errors(self._producer.flush, timeout_s)
+        except KafkaException as exception:
+            self._recreate(kafka_error(exception))
+            return 0
+
+    def _recreate(self, error: KafkaError) -> None:
+        """Replace a client that had a fatal error, and fail its records."""
+        self._producer = Producer(self._config)
+        failed, self._in_flight = self._in_flight, {}
+        for on_delivered in failed.values():
+            on_delivered(self._reason(error))
+
+    def _reason(self, error: KafkaError) -> str:
+        if missing := missing_right(error, f"Write on topic {self._topic}", self._config):
+            self.missing_right = missing
+        return missing or f"{self._topic}: {format_error(error)}"
 
 
 class ControlProducer(TopicProducer):
@@ -67,14 +103,10 @@ class ControlProducer(TopicProducer):
 
     def __init__(self, config: dict[str, Any], topic: str) -> None:
         # Report a missing topic at once instead of waiting for somebody to create it.
-        own = {"delivery.report.only.error": False, "topic.metadata.propagation.max.ms": 0}
-        super().__init__(config | own, topic)
+        super().__init__(config | {"topic.metadata.propagation.max.ms": 0}, topic)
 
     def send(self, key: bytes, value: bytes | None, on_delivered: OnDelivered) -> None:
-        """Queue a record.
-
-        ``on_delivered`` is called by :meth:`TopicProducer.poll`, or at once if the client refuses the record.
-        """
+        """Queue a record. ``on_delivered`` is called by :meth:`poll`, or at once if the client refuses it."""
         try:
             super().send(key, value, on_delivered)
         except ServiceError as error:
@@ -102,8 +134,7 @@ class PredictionProducer(TopicProducer):
         self, config: dict[str, Any], topic: str, readiness: Readiness, probe: Callable[[], object]
     ) -> None:
         timeout_ms = int(_DELIVERY_TIMEOUT_S * 1000)
-        own = {"message.timeout.ms": timeout_ms, "delivery.report.only.error": False, "linger.ms": 1}
-        super().__init__(config | own, topic)
+        super().__init__(config | {"message.timeout.ms": timeout_ms, "linger.ms": 1}, topic)
         self._readiness = readiness
         self._probe = probe
         self._last_failure_s: float | None = None

@@ -5,11 +5,11 @@ A property in the setting ``kafka.client`` overrides the value given here.
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Final
 
 from confluent_kafka import libversion
 
+from consumer.kafka.refusal import ClientLog
 from consumer.settings import KafkaSettings
 
 LIBRDKAFKA_VERSION: Final = libversion()[0]
@@ -52,9 +52,6 @@ FETCH: Final = {
 }
 """How far consumers fetch ahead."""
 
-LOGGER: Final = logging.getLogger("librdkafka")
-"""Receives librdkafka's own log lines, which would otherwise go to standard error."""
-
 
 def common(kafka: KafkaSettings) -> dict[str, Any]:
     """Return the configuration that all clients share."""
@@ -67,7 +64,7 @@ def common(kafka: KafkaSettings) -> dict[str, Any]:
         "reconnect.backoff.max.ms": 2_000,  # Resume soon after the broker is back.
         "enable.metrics.push": False,  # Do not send client metrics to the broker.
         "allow.auto.create.topics": False,
-        "logger": LOGGER,
+        "logger": ClientLog(),
         **kafka.client,
     }
 
@@ -98,10 +95,6 @@ def consumer(kafka: KafkaSettings) -> dict[str, Any]:
     }
 
 
-DEFAULT_MAX_MESSAGE_BYTES: Final = 1_000_000
-"""librdkafka's default; a topic accepts 1,048,588 bytes by default."""
-
-
 def producer(kafka: KafkaSettings) -> dict[str, Any]:
     """Return the configuration that both kinds of producer share."""
     return {
@@ -116,11 +109,6 @@ def producer(kafka: KafkaSettings) -> dict[str, Any]:
         "compression.type": "lz4",
         **common(kafka),
     }
-
-
-def max_message_bytes(kafka: KafkaSettings) -> int:
-    """Return the largest record that the client produces, whatever the topic accepts."""
-    return int(kafka.client.get("message.max.bytes", DEFAULT_MAX_MESSAGE_BYTES))
 
 
 def transaction_timeout_s(kafka: KafkaSettings) -> float:

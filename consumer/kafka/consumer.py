@@ -26,9 +26,10 @@ from confluent_kafka import (
 )
 
 from consumer.columnar.arrays import select_rows
-from consumer.errors import Condition, FatalError, Unavailable
+from consumer.errors import Condition, FatalError, StartupError, Unavailable
 from consumer.kafka.errors import format_error, is_outage, kafka_error, unwrap_callback_errors
 from consumer.kafka.reader import Record
+from consumer.kafka.refusal import missing_right, outage_reason
 from consumer.pipeline.batch import Headers, RawBatch
 from consumer.runtime.readiness import Readiness
 
@@ -94,6 +95,10 @@ class EventConsumer:
             or config.get("group.protocol") == "consumer"
         )
         self._starts = StartingOffsets(topic, incremental=incremental)
+        self._config = config
+        self._missing_right = False
+        """Whether the broker refuses the right to be in the group."""
+        self._was_member = False
         self._connect = partial(consumer_factory, config | {"error_cb": self._on_error})
         self.client = self._connect()
 
@@ -138,7 +143,7 @@ class EventConsumer:
                 messages += self._consume(max_events - 1, max_wait_s)
                 messages += self._consume_until_committed(max_events - len(messages), commit)
         if not self._joined and self.client.memberid():
-            self._joined = True
+            self._joined = self._was_member = True
             self._readiness.clear(Condition.STARTING)
         self._probe_after_outage(received=bool(messages))
         return self._batch(messages)
@@ -251,6 +256,9 @@ class EventConsumer:
             return
         if self._stuck.add_if_stuck(message, error):
             return
+        if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            self._on_missing_right(error)
+            return
         if error.code() != KafkaError._MAX_POLL_EXCEEDED:  # The next poll joins the group again.
             log.warning("consumer error", where=format_coordinates(message), error=format_error(error))
 
@@ -278,19 +286,36 @@ class EventConsumer:
         self._joined = False
         self.open()
 
+    def _on_missing_right(self, error: KafkaError) -> None:
+        """Wait for the right if it was taken away while this member was in the group.
+
+        Raises:
+            StartupError: The member never had the right.
+        """
+        reason = missing_right(error, f"Read on group {self._config['group.id']}", self._config)
+        if not self._was_member:
+            raise StartupError(str(reason))
+        if not self._missing_right:
+            log.error("the broker refuses the group", reason=reason)
+        self._missing_right = True
+        self._readiness.set(Condition.BROKER, str(reason))
+
     def _on_error(self, error: KafkaError) -> None:
         if is_outage(error):
-            self._readiness.set(Condition.BROKER, format_error(error))
+            self._readiness.set(Condition.BROKER, outage_reason(error, self._config))
 
     def _probe_after_outage(self, *, received: bool) -> None:
         """Clear the outage once the broker is heard from again. Where no events flow, ask it."""
         if Condition.BROKER not in self._readiness.active():
             return
-        if not received:
-            try:
+        try:
+            if self._missing_right:  # Events may still arrive: reading needs no right on the group.
+                self.client.committed([TopicPartition(self.topic, 0)], timeout=_PROBE_TIMEOUT_S)
+            elif not received:
                 self.client.list_topics(self.topic, timeout=_PROBE_TIMEOUT_S)
-            except KafkaException:
-                return
+        except KafkaException:
+            return
+        self._missing_right = False
         self._readiness.clear(Condition.BROKER)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

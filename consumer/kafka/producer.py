@@ -26,6 +26,7 @@ from consumer.errors import (
     CommitOutcomeUnknown,
     FatalError,
     RecordRejectedByBroker,
+    StartupError,
     Unavailable,
 )
 from consumer.kafka.client_config import RETRY_BACKOFF_MS
@@ -37,6 +38,7 @@ from consumer.kafka.errors import (
     policy_of,
     unwrap_callback_errors,
 )
+from consumer.kafka.refusal import missing_right, outage_reason
 from consumer.pipeline.batch import Headers
 
 log = structlog.get_logger(__name__)
@@ -69,6 +71,8 @@ _GENERATION_CODES: Final = (
     KafkaError._STATE,
 )
 """The group has rebalanced, so that an offset commit may or may not have been accepted."""
+
+_COMMIT_RIGHTS: Final = "to commit a batch: Write on the output topics, Read on the group"
 
 _ID_LOOKUP_TOPIC: Final = "__transaction_state"
 """Any topic would do; asking for one costs less than asking for all."""
@@ -158,6 +162,7 @@ class TransactionalProducer:
         self._heartbeat = heartbeat
         self._on_outage = on_outage
         self._producer: Producer | None = None
+        self._was_open = False
         self._n_fatal_errors = 0
         self._connection_error: str | None = None
         """The last broken connection since the current transaction began."""
@@ -210,11 +215,16 @@ class TransactionalProducer:
                 acquire_producer_id(producer, _OPEN_TIMEOUT_S)
             except KafkaException as exception:
                 error = kafka_error(exception)
-                reason = format_error(error)
+                right = f"Write on transactional id {self._config['transactional.id']}"
+                if missing := missing_right(error, right, self._config):
+                    # Wait for a right that was taken away; one that was never there needs a person.
+                    raise (Unavailable if self._was_open else StartupError)(missing) from exception
+                reason = outage_reason(error, self._config)
                 if error.retriable() or is_outage(error):
                     raise Unavailable(f"no transactional producer yet: {reason}") from exception
                 raise FatalError(f"the broker refuses the transactional producer: {reason}") from exception
             self._producer = producer
+            self._was_open = True
         return self._producer
 
     def _commit(self, producer: Producer, offsets: SourceOffsets) -> None:
@@ -244,7 +254,7 @@ class TransactionalProducer:
                 if policy_of(error) is not Policy.RETRY_CALL:
                     raise
                 if is_outage(error):
-                    self._on_outage(format_error(error))
+                    self._on_outage(outage_reason(error, self._config))
                 time.sleep(_RETRY_PAUSE_S)
             else:
                 return
@@ -289,6 +299,8 @@ class TransactionalProducer:
                 # delivery reports are not needed here.
                 if error.code() in REJECTION_CODES:
                     raise RecordRejectedByBroker(reason) from exception
+                if missing := missing_right(error, _COMMIT_RIGHTS, self._config):
+                    raise Unavailable(missing) from exception
                 raise BatchAborted(reason) from exception
         self.close()
         self._count_fatal_error(error)
@@ -306,7 +318,7 @@ class TransactionalProducer:
     def _on_error(self, error: KafkaError) -> None:
         if is_outage(error):
             self._connection_error = format_error(error)
-            self._on_outage(format_error(error))
+            self._on_outage(outage_reason(error, self._config))
 
 
 class AtLeastOnceProducer:
@@ -386,6 +398,8 @@ class AtLeastOnceProducer:
             self.close()
         if error.code() in REJECTION_CODES:
             raise RecordRejectedByBroker(reason) from exception
+        if missing := missing_right(error, _COMMIT_RIGHTS, self._config):
+            raise Unavailable(missing) from exception
         if is_outage(error):
             raise Unavailable(reason) from exception
         if error.code() in _GENERATION_CODES:
@@ -397,7 +411,7 @@ class AtLeastOnceProducer:
 
     def _on_error(self, error: KafkaError) -> None:
         if is_outage(error):
-            self._on_outage(format_error(error))
+            self._on_outage(outage_reason(error, self._config))
 
 
 def produce_all(producer: Producer, records: Records, heartbeat: Callable[[], None]) -> None:

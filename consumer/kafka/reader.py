@@ -20,6 +20,7 @@ from consumer.errors import Condition, FatalError, ServiceError, StartupError, U
 from consumer.kafka.admin import GONE_CODES, ClusterAdmin, PendingTopic, Ranges
 from consumer.kafka.client_config import FETCH
 from consumer.kafka.errors import format_error, is_outage, kafka_error
+from consumer.kafka.refusal import missing_right, outage_reason
 from consumer.runtime.readiness import Readiness
 
 GROUP_ID: Final = "purchase-stream-reader"
@@ -93,11 +94,14 @@ class TopicFollower:
     ) -> None:
         self._topic = topic
         self._readiness = readiness
+        self._config = client_config
         self._admin = ClusterAdmin(client_config)
         description = self._admin.describe_topic(topic)
         self._topic_id = description.topic_id
         self._next_offsets = self._starts(description.partitions, start_offsets)
         self._stuck: set[int] = set()
+        self._lacks_right = False
+        """Whether the broker has refused a record since the last record that was read."""
         self._pending: PendingTopic | None = None
         self._describe_at_s = time.monotonic() + DESCRIBE_EVERY_S
         self._consumer = _consumer({**FETCH, **client_config}, error_cb=self._on_error)
@@ -138,6 +142,7 @@ class TopicFollower:
             messages = [message for message in messages if message.error() is None]
         if not messages:
             return None
+        self._lacks_right = False
         self._readiness.clear(Condition.BROKER)
         # The client's types allow for a message without coordinates; a record has them.
         partitions = np.fromiter(map(Message.partition, messages), np.int64, len(messages))
@@ -202,7 +207,8 @@ class TopicFollower:
         except ServiceError as error:
             self._readiness.set(Condition.BROKER, f"{self._topic}: {error}")
             return
-        self._readiness.clear(Condition.BROKER)
+        if not self._lacks_right:  # Describing needs another right than reading.
+            self._readiness.clear(Condition.BROKER)
         if description.topic_id != self._topic_id:
             raise StartupError(
                 f"{self._topic} was deleted and created again;"
@@ -215,13 +221,16 @@ class TopicFollower:
 
     def _on_error(self, error: KafkaError) -> None:
         if is_outage(error):
-            self._readiness.set(Condition.BROKER, format_error(error))
+            self._readiness.set(Condition.BROKER, outage_reason(error, self._config))
 
     def _on_message_error(self, message: Message, error: KafkaError) -> None:
         """Note what keeps a partition from being read; raise an error that retrying cannot solve."""
         partition = message.partition()
         where = f"{message.topic()}[{partition}]"
         _raise_if_lasting(where, error)
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._lacks_right = False  # The broker has answered a fetch.
+            return
         if error.code() == KafkaError._AUTO_OFFSET_RESET and partition is not None:
             raise self._lost(partition)
         if error.code() in _STUCK_CODES and partition is not None:
@@ -229,7 +238,10 @@ class TopicFollower:
             reason = f"{where} at offset {message.offset()} cannot be read: {format_error(error)}"
             self._readiness.set(Condition.PARTITION, reason)
         else:
-            self._readiness.set(Condition.BROKER, f"{where} cannot be read: {format_error(error)}")
+            missing = missing_right(error, f"Read on topic {self._topic}", self._config)
+            reason = missing or f"{where} cannot be read: {format_error(error)}"
+            self._lacks_right = self._lacks_right or missing is not None
+            self._readiness.set(Condition.BROKER, reason)
 
     def _lost(self, partition: int) -> StartupError | FatalError:
         """Return the error for a partition that does not have its next offset."""
@@ -263,9 +275,9 @@ class TopicReader:
     ) -> None:
         self._topic = topic
         self._silence_limit_s = silence_limit_s
+        self._config = client_config
         fetch = {**FETCH, "queued.min.messages": fetch_ahead}
-        # The end of a range may be a transaction marker. The client reports only the end behind it.
-        self._consumer = _consumer({**fetch, **client_config, "enable.partition.eof": True})
+        self._consumer = _consumer({**fetch, **client_config})
 
     def read_range(self, partition: int, start: int, stop: int) -> Iterator[Record]:
         """Yield the committed records of a range of a partition, in order.
@@ -328,7 +340,9 @@ class TopicReader:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             raise Unavailable(f"{where} lost records while they were read; try again")
         _raise_if_lasting(where, error)
-        if error.code() in _STUCK_CODES or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        if missing := missing_right(error, f"Read on topic {self._topic}", self._config):
+            raise StartupError(missing)
+        if error.code() in _STUCK_CODES:
             raise KafkaException(error)
         return False
 
@@ -343,6 +357,8 @@ def _consumer(client_config: Mapping[str, Any], **callbacks: Any) -> Consumer:
             "isolation.level": "read_committed",
             "auto.offset.reset": "error",
             "check.crcs": True,
+            # The end of a range may be a transaction marker. Then only the end behind it is reported.
+            "enable.partition.eof": True,
             **callbacks,
         }
     )

@@ -38,7 +38,8 @@ def run_scorer(settings: Settings, worker: int = 0) -> None:
         Unavailable: The broker did not answer at the start.
         FatalError: The broker does not accept this instance any more.
     """
-    topics = ClusterAdmin(client_config.common(settings.kafka)).require_topics(
+    admin = ClusterAdmin(client_config.common(settings.kafka))
+    topics = admin.require_topics(
         [settings.topics.events, settings.topics.predictions, settings.topics.dead_letters]
     )
     readiness = Readiness(time.time)
@@ -56,10 +57,7 @@ def run_scorer(settings: Settings, worker: int = 0) -> None:
             partition_counts={name: description.partitions for name, description in topics.items()},
             group=settings.kafka.group_id,
         ),
-        max_dead_letter_bytes=min(
-            topics[settings.topics.dead_letters].max_message_bytes,
-            client_config.max_message_bytes(settings.kafka),
-        ),
+        max_dead_letter_bytes=admin.max_message_bytes(settings.topics.dead_letters),
         telemetry=telemetry,
         readiness=readiness,
         heartbeat=heartbeat,

@@ -38,7 +38,7 @@ def run_serve(settings: Settings) -> None:
         Unavailable: The broker did not answer at the start.
     """
     client, topic = client_config.common(settings.kafka), settings.topics.predictions
-    partitions = range(ClusterAdmin(client).require_topics([topic])[topic].partitions)
+    partitions = range(ClusterAdmin(client).describe_topic(topic).partitions)
     probe = ClusterAdmin(client, _PROBE_TIMEOUT_S)
     readiness = Readiness(time.time)
     registry = role_registry(readiness)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 from prometheus_client import (
     CollectorRegistry,
-    Gauge,
     GCCollector,
     PlatformCollector,
     ProcessCollector,
@@ -78,14 +75,11 @@ def watch_model(
 
 
 def role_registry(readiness: Readiness) -> CollectorRegistry:
-    """Return a registry with the metrics of every role: version, conditions, process metrics."""
+    """Return a registry with the metrics of every role: conditions, memory, CPU, file descriptors."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series, and no rule reads them
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
-    Gauge("purchase_stream_build_info", "1 for the running version.", ["version"], registry=registry).labels(
-        version("purchase-stream")
-    ).set(1)
     registry.register(ReadinessCollector(readiness))
     return registry

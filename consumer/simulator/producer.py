@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from consumer.errors import Unavailable
+from consumer.errors import StartupError, Unavailable
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.background_producer import TopicProducer
@@ -92,7 +92,7 @@ class EventProducer:
             FatalError: The broker refuses events.
         """
         topic = self._settings.topics.events
-        ClusterAdmin(client_config.common(self._settings.kafka)).require_topics([topic])
+        ClusterAdmin(client_config.common(self._settings.kafka)).describe_topic(topic)
         producer = TopicProducer(
             # The partitioner of the Java client: a student's events stay in one partition.
             client_config.producer(self._settings.kafka) | {"partitioner": "murmur2_random"},
@@ -109,6 +109,8 @@ class EventProducer:
         while producer.flush(1.0):
             self._on_progress(n_sent)
         self._on_progress(n_sent)
+        if producer.missing_right:
+            raise StartupError(producer.missing_right)
         if self._failures:
             raise Unavailable(
                 f"{len(self._failures)} of {n_sent} events were not delivered to "

@@ -29,7 +29,7 @@ def test_creating_twice_leaves_the_topic_and_reports_its_partitions(
 def test_topic_settings_are_applied_and_described(kafka: str, topics: Callable[..., str]) -> None:
     """A size limit given at creation is the one that is described."""
     name = topics(max_message_bytes="12345")
-    assert ClusterAdmin({"bootstrap.servers": kafka}).require_topics([name])[name].max_message_bytes == 12345
+    assert ClusterAdmin({"bootstrap.servers": kafka}).max_message_bytes(name) == 12345
 
 
 def test_missing_topics_are_all_named_with_the_command_that_creates_them(kafka: str) -> None:

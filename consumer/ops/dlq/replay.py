@@ -92,7 +92,7 @@ class Replay:
         self._open_producer = open_producer
         self._admin = ClusterAdmin(self._client)
         events = self._admin.require_topics([self._events, self._dead_letters])[self._events]
-        self._event_max_bytes = events.max_message_bytes
+        self._event_max_bytes = self._admin.max_message_bytes(self._events)
         self._event_partitions = events.partitions
         self._plan = ReplayPlan(
             codes=codes,

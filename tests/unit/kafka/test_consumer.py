@@ -7,8 +7,9 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
+from consumer.errors import Condition, StartupError
 from consumer.kafka.consumer import EventConsumer
 from consumer.runtime.readiness import Readiness
 
@@ -19,6 +20,8 @@ class Client:
     def __init__(self) -> None:
         self._arrived: list[Message] = []
         self._next_offset = 0
+        self._refusal: KafkaError | None = None
+        self.is_member = True
 
     def let_arrive(self, n: int) -> None:
         """Let n events arrive."""
@@ -32,8 +35,20 @@ class Client:
         return taken
 
     def memberid(self) -> str:
-        """Return a member id: this client has joined the group."""
-        return "member"
+        """Return a member id if this client has joined the group."""
+        return "member" if self.is_member else ""
+
+    def refuse_group(self, *, forget: bool = False) -> None:
+        """Let the broker refuse the group from now on, or no more."""
+        refusal = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "scripted")
+        self._refusal = None if forget else refusal
+        if not forget:
+            self._arrived.append(Message("", error=refusal))
+
+    def committed(self, _partitions: object, timeout: float) -> None:  # noqa: ARG002 - the client's
+        """Answer like a broker that looks at the rights on the group."""
+        if self._refusal is not None:
+            raise KafkaException(self._refusal)
 
 
 @pytest.fixture
@@ -47,7 +62,7 @@ def client() -> Client:
 @pytest.fixture
 def consumer(client: Client) -> EventConsumer:
     """Return a consumer on that client."""
-    config = {"partition.assignment.strategy": "range"}
+    config = {"partition.assignment.strategy": "range", "group.id": "g"}
     return EventConsumer(config, "events", Readiness(lambda: 0.0), consumer_factory=lambda _: client)  # type: ignore[arg-type,return-value]  # a stand-in
 
 
@@ -100,3 +115,25 @@ def test_a_revoked_partition_waits_for_the_commit_in_flight(consumer: EventConsu
     assert consumer.poll(10, 0, 0, commit=commit) is None
     assert ended_first == [True]
     consumer._on_revoke(client, [])  # type: ignore[arg-type]  # outside of a poll nothing is waited for
+
+
+def test_a_group_right_that_was_never_there_ends_the_start(client: Client, consumer: EventConsumer) -> None:
+    """Joining would go on for ever."""
+    client.is_member = False
+    client.refuse_group()
+    with pytest.raises(StartupError, match="lacks the right Read on group g"):
+        consumer.poll(10, 0, 0)
+
+
+def test_a_group_right_that_is_taken_away_is_waited_for(client: Client, consumer: EventConsumer) -> None:
+    """The role is not ready until the broker accepts the group again, though events still arrive."""
+    readiness = consumer._readiness
+    assert offsets(consumer, 3) == [0, 1, 2]
+    client.refuse_group()
+    consumer.poll(10, 0, 0)
+    client.let_arrive(1)
+    consumer.poll(10, 0, 0)
+    assert "lacks the right Read on group g" in readiness.active()[Condition.BROKER].reason
+    client.refuse_group(forget=True)
+    consumer.poll(10, 0, 0)
+    assert not readiness.active()

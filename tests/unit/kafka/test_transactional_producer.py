@@ -18,6 +18,7 @@ from consumer.errors import (
     CommitOutcomeUnknown,
     FatalError,
     RecordRejectedByBroker,
+    StartupError,
     Unavailable,
 )
 from consumer.kafka import producer as transaction
@@ -240,7 +241,24 @@ def test_a_broker_that_does_not_answer_is_an_outage_and_a_refusal_is_fatal(call:
     publisher.open()
     assert broker.producers == 2
     with pytest.raises(FatalError):
+        on(Broker(init_transactions=[failure(KafkaError.INVALID_TRANSACTION_TIMEOUT)])).open()
+    with pytest.raises(StartupError, match="lacks the right Write on transactional id t"):
         on(Broker(init_transactions=[failure(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)])).open()
+
+
+def test_a_right_that_is_taken_away_is_waited_for() -> None:
+    """The batch was aborted, so that nothing is lost or published twice once the right is back."""
+    abortable = failure(KafkaError.TOPIC_AUTHORIZATION_FAILED, txn_requires_abort=True)
+    refused = failure(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+    broker = Broker(commit_transaction=[abortable, None], init_transactions=[None, refused, None])
+    publisher = on(broker)
+    with pytest.raises(Unavailable, match="lacks the right to commit a batch"):
+        publish(publisher)
+    publish(publisher)
+    publisher.close()
+    with pytest.raises(Unavailable, match="lacks the right Write on transactional id t"):
+        publisher.open()
+    publisher.open()
 
 
 def test_a_fatal_error_hidden_by_a_callback_is_raised_as_itself() -> None:

@@ -56,9 +56,7 @@ def predict(trained: Trained) -> Predict:
     header = single_object_header(purchase_prediction().fingerprint)
     decoder = Decoder(purchase_prediction(), BundledSchemas())
 
-    def made(
-        rows: range, *, version: str | None = None, scored_at_ms: int = 0, anonymous: bool = False
-    ) -> RecordBatch:
+    def made(rows: range, *, version: str | None = None, scored_at_ms: int = 0) -> RecordBatch:
         values = []
         for i in rows:
             features: dict[str, Any] = {
@@ -69,7 +67,7 @@ def predict(trained: Trained) -> Predict:
             out = io.BytesIO()
             record = {
                 "event_id": f"event-{i}",
-                "student_id": f"event-{i}" if anonymous else f"student-{i}",
+                "student_id": f"student-{i}",
                 "predicted_purchase_probability": float(trained.probabilities[i]),
                 "predicted_purchase": int(trained.probabilities[i] >= trained.model.threshold.value),
                 "threshold": trained.model.threshold.value,
@@ -77,7 +75,7 @@ def predict(trained: Trained) -> Predict:
                 "occurred_at": 0,
                 "scored_at": scored_at_ms,
                 "source_partition": 0,
-                "source_offset": -1 if anonymous else i,
+                "source_offset": i,
                 "features": features,
             }
             schemaless_writer(out, purchase_prediction().parsed, record)

@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import blake2b
 from io import BytesIO
 from typing import Any, Final, Protocol, TypedDict
 
@@ -32,8 +33,8 @@ NOT_FROM_THE_STREAM: Final = -1
 MAX_BATCH_RECORDS: Final = 256
 """A large request is scored in pieces of this size, so that small requests do not wait for all of it."""
 
-MAX_REMEMBERED_IDS: Final = 100_000
-"""How many event ids are remembered with their answers."""
+MAX_REMEMBERED_IDS: Final = 50_000
+"""How many event ids are remembered with their answers, in less than 1 kB each."""
 
 
 class Prediction(TypedDict):
@@ -94,9 +95,9 @@ class _Scored:
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """A named event: its request, and the answer that it gets or will get."""
+    """A named event: a digest of its request, and the answer that it gets or will get."""
 
-    request: PredictionRequest
+    digest: bytes
     answer: asyncio.Future[Prediction]
 
 
@@ -139,7 +140,7 @@ class Predictor:
                 new.append(request)
                 own.append(answer)
                 self._remember(request, answer)
-            elif remembered.request == request:
+            elif remembered.digest == _digest(request):
                 answer = remembered.answer
             else:
                 self._forget(new)
@@ -169,7 +170,7 @@ class Predictor:
 
     def _remember(self, request: PredictionRequest, answer: asyncio.Future[Prediction]) -> None:
         if request.event_id is not None:
-            self._remembered[request.event_id] = _Remembered(request, answer)
+            self._remembered[request.event_id] = _Remembered(_digest(request), answer)
             if len(self._remembered) > MAX_REMEMBERED_IDS:
                 self._remembered.popitem(last=False)
 
@@ -249,6 +250,10 @@ class Predictor:
         failure = await delivered
         if failure is not None:
             raise Unavailable(failure)
+
+
+def _digest(request: PredictionRequest) -> bytes:
+    return blake2b(request.model_dump_json().encode(), digest_size=16).digest()
 
 
 def _raw_batch(requests: Sequence[PredictionRequest], now_ms: int) -> RawBatch:

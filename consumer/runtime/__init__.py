@@ -1,1 +1,1 @@
-"""What every role needs around its loop: HTTP, readiness, watchdog, supervisor, logging."""
+"""The parts around a role's main loop: HTTP, readiness, watchdog, supervisor, lifeline, logging."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import Progress, TextColumn
 
 from consumer.cli.context import Context
 from consumer.errors import BadInputError
+from consumer.ops.audit_rebuild import rebuild_audit_log
 from consumer.ops.verify import verifier
 
 audit = typer.Typer(
@@ -54,3 +57,26 @@ def verify(
         typer.echo(line)
     if not report.holds:
         raise BadInputError(report.problem())
+
+
+@audit.command(epilog="Example: purchase-stream audit rebuild")
+def rebuild(context: typer.Context) -> None:
+    """Write the audit log anew from the predictions topic, for example after it was damaged.
+
+    Stop the monitor and move the old log away first. Predictions whose retention is over cannot be
+    brought back: keep the old log's segments.
+    """
+    given: Context = context.obj
+    settings = given.settings()
+    path, console = settings.audit.path, Console(stderr=True)
+    description, is_terminal = TextColumn("{task.description}"), console.is_terminal
+    with Progress(description, console=console, disable=not is_terminal) as progress:
+        task = progress.add_task("rebuilding")
+        rebuilt = rebuild_audit_log(
+            settings, path, lambda lines: progress.update(task, description=f"rebuilding: {lines} lines")
+        )
+    typer.echo(f"{path}: {rebuilt.lines} lines; the monitor resumes after them")
+    if rebuilt.undecodable:
+        typer.echo(f"{rebuilt.undecodable} records are not predictions and have no line")
+    for partition, offset in rebuilt.expired.items():
+        typer.echo(f"partition {partition}: predictions before offset {offset} have expired; they are lost")

@@ -72,6 +72,8 @@ def report(
     except OSError as error:
         raise StartupError(f"{out} cannot be written: {error.strerror}; name another with --out") from error
     typer.echo(f"{out}: {found.predictions} predictions of {len(found.versions)} model versions")
+    if found.damaged:
+        typer.echo(f"skipped {found.damaged} damaged lines, the first: {found.first_damaged}", err=True)
     for version in found.versions:
         verdict = version.verdict
         if verdict is None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from consumer.cli.context import Context
+from consumer.errors import StartupError
 from consumer.runtime.lifecycle import stopping_on_signals
 from consumer.runtime.supervisor import Supervisor, roles
 
@@ -25,6 +27,8 @@ def run(
     """Run scorers and the monitor as child processes, until one exits or Ctrl-C."""
     given: Context = context.obj
     settings = given.settings()  # report wrong settings once, not once per child
+    if serve and find_spec("fastapi") is None:  # say so before anything starts
+        raise StartupError("--serve needs: pip install 'purchase-stream[api]'")
     options = options_before_verb(given)
     if settings.log.format == "auto" and sys.stderr.isatty():  # a child's standard error is a pipe
         options += ["--set", "log.format=console"]

@@ -11,6 +11,9 @@ import orjson
 import pytest
 from confluent_kafka import Producer
 
+from consumer.errors import StartupError
+from consumer.monitor.audit.checkpoint import read_checkpoint
+from consumer.ops.audit_rebuild import rebuild_audit_log
 from consumer.ops.verify.verifier import verify, verify_until_idle
 from consumer.settings import AuditSettings, KafkaSettings, Settings, TopicSettings
 from tests.support.events import prediction
@@ -132,6 +135,24 @@ def test_the_oracle_is_content_with_a_faithful_world(writer: Writer) -> None:
     assert (verdict.events, verdict.predictions, verdict.dead_letters) == (12, 9, {"field_invalid": 3})
     assert (verdict.prediction_records, verdict.log_lines) == (9, 9)
     assert verdict.lines()[0] == "events 12 = predictions 9 + dead letters 3"
+
+
+def test_a_log_that_is_lost_is_rebuilt_from_the_topic(writer: Writer) -> None:
+    """The monitor could go on after it; what the topic does not have any more is said."""
+    writer.write(World.faithful(), [("predictions", b"no prediction")])
+    path = writer.settings.audit.path
+    with pytest.raises(StartupError, match="move the log"):
+        rebuild_audit_log(writer.settings, path, lambda _: None)
+    for file in path.parent.iterdir():
+        file.unlink()
+    rebuilt = rebuild_audit_log(writer.settings, path, lambda _: None)
+    assert (rebuilt.lines, rebuilt.undecodable, rebuilt.expired) == (9, 1, {})
+    checkpoint = read_checkpoint(path.with_name(path.name + ".checkpoint"))
+    assert checkpoint is not None
+    assert checkpoint.next_offsets == {0: 10}
+    found = verify(writer.settings)
+    assert {name for name, finding in found.findings.items() if finding.count} == {"unreadable"}
+    assert found.log_lines == 9
 
 
 def drop(world: World) -> None:

@@ -70,12 +70,16 @@ class Span:
         until: Its end (exclusive), or ``None`` for the end of the source.
         source: A description of the source.
         versions: The model versions, the one with the most predictions first.
+        damaged: The number of damaged lines, which were skipped.
+        first_damaged: File and number of the first damaged line.
     """
 
     since: datetime | None
     until: datetime | None
     source: str
     versions: Sequence[VersionSpan]
+    damaged: int = 0
+    first_damaged: str = ""
 
     @property
     def predictions(self) -> int:
@@ -104,17 +108,27 @@ def read_span(
         settings: The tolerances.
 
     Raises:
-        BadInputError: A line is not a line of an audit log.
+        BadInputError: No line is a line of an audit log.
     """
     counters: dict[str, _Counter] = {}
-    for by_version in _batches(chunks, since, until):
+    damaged: list[str] = []
+    for by_version in _batches(chunks, since, until, damaged.append):
         for version, lines in by_version.items():
             if version not in counters:
                 counters[version] = _Counter(version, baselines, countries)
             counters[version].add(lines)
     found = [counter.result(settings) for counter in counters.values()]
     found.sort(key=lambda version: -version.predictions)
-    return Span(since=since, until=until, source=source, versions=found)
+    if damaged and not found:
+        raise BadInputError(f"{damaged[0]}: not a line of an audit log; check audit.path")
+    return Span(
+        since=since,
+        until=until,
+        source=source,
+        versions=found,
+        damaged=len(damaged),
+        first_damaged=next(iter(damaged), ""),
+    )
 
 
 class _Counter:
@@ -164,9 +178,12 @@ class _Counter:
 
 
 def _batches(
-    chunks: Iterable[tuple[str, int, list[bytes]]], since: datetime | None, until: datetime | None
+    chunks: Iterable[tuple[str, int, list[bytes]]],
+    since: datetime | None,
+    until: datetime | None,
+    on_damaged: Callable[[str], None],
 ) -> Iterator[dict[str, list[tuple[float, Line]]]]:
-    """Yield the lines of the span in batches, by model version."""
+    """Yield the lines of the span in batches, by model version; report damaged lines."""
     start_s = since.timestamp() if since else float("-inf")
     stop_s = until.timestamp() if until else float("inf")
     for name, first, texts in chunks:
@@ -177,10 +194,8 @@ def _batches(
                 time_s = _time_s(line["timestamp_utc"])
                 if start_s <= time_s < stop_s:
                     by_version.setdefault(line["model_version"], []).append((time_s, line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise BadInputError(
-                    f"{name}, line {n}: not a line of an audit log; check audit.path"
-                ) from error
+            except (ValueError, KeyError, TypeError):
+                on_damaged(f"{name}, line {n}")
         yield by_version
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+import orjson
 
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin
 from consumer.monitor.audit.checkpoint import Checkpoint, read_checkpoint
+from consumer.monitor.audit.log import audit_log_lines
 from consumer.ops.doctor.check import OUTAGE, Check, fail, guarded, ok, warn
 from consumer.settings import Settings
 
 _MIB: Final = 1024 * 1024
 _DISK_FAIL_BYTES: Final = 64 * _MIB
 _DISK_WARN_BYTES: Final = 1024 * _MIB
+_SCAN_LIMIT_S: Final = 10.0
 
 
 def examine_audit_log(settings: Settings) -> Iterator[Check]:
@@ -33,6 +38,8 @@ def examine_audit_log(settings: Settings) -> Iterator[Check]:
         return
     yield judge_disk(folder, shutil.disk_usage(folder).free, settings.audit.rotate_bytes)
     yield from guarded("checkpoint", _check_checkpoint(settings, path))
+    if path.exists():
+        yield from guarded("audit log", _check_lines(path))
 
 
 def judge_disk(folder: Path, free_bytes: int, rotate_bytes: int) -> Check:
@@ -43,6 +50,29 @@ def judge_disk(folder: Path, free_bytes: int, rotate_bytes: int) -> Check:
     if free_bytes < max(_DISK_WARN_BYTES, 2 * rotate_bytes):
         return warn("audit log", what, "make room, or move closed segments away")
     return ok("audit log", what)
+
+
+def _check_lines(path: Path) -> Iterator[Check]:
+    """Look for damaged lines, for a limited time."""
+    deadline_s, lines_read, damaged = time.monotonic() + _SCAN_LIMIT_S, 0, list[str]()
+    for name, number, lines in audit_log_lines(path):
+        damaged += [f"{name}, line {number + i}" for i, line in enumerate(lines) if not _is_audit_line(line)]
+        lines_read += len(lines)
+        if time.monotonic() > deadline_s:
+            break
+    if damaged:
+        what = f"{len(damaged)} damaged lines among {lines_read}, the first: {damaged[0]}"
+        advice = "find them with audit verify; audit rebuild writes a new log from the topic"
+        yield fail("audit log", what, advice)
+    else:
+        yield ok("audit log", f"no damaged lines among the first {lines_read}")
+
+
+def _is_audit_line(line: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(line)["output"]["offset"], int)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _check_checkpoint(settings: Settings, path: Path) -> Iterator[Check]:

@@ -117,6 +117,15 @@ def test_a_line_that_is_no_audit_line_is_named(trained: Any, tmp_path: Path, lin
         read(log, trained.store)
 
 
+def test_damage_in_the_middle_is_skipped_and_counted(trained: Any, predict: Any, tmp_path: Path) -> None:
+    """The first damaged line is named; all others count."""
+    log = written(tmp_path, predict(range(3)), predict(range(3, 6)))
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([*lines[:2], b"\0" * 50 + b"\n", b'{"half": \n', *lines[2:]]))
+    span = read(log, trained.store)
+    assert (span.predictions, span.damaged, span.first_damaged) == (6, 2, "log.jsonl, line 3")
+
+
 def test_times_are_dates_or_ages() -> None:
     """A time without a zone is UTC, an age is subtracted from now, anything else is refused."""
     now = datetime(2026, 1, 31, 12, tzinfo=UTC)

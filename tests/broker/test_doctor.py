@@ -1,4 +1,4 @@
-"""`doctor` on a real broker: content where all is well, and it names what is not."""
+"""`doctor` on a real broker passes a sound deployment, and names what is wrong with others."""
 
 from __future__ import annotations
 

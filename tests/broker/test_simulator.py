@@ -1,4 +1,4 @@
-"""The sample upstream on a real Kafka."""
+"""The simulated platform on a real Kafka."""
 
 from __future__ import annotations
 

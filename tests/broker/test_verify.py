@@ -1,4 +1,4 @@
-"""The oracle on a real Kafka and a real file: content with what is right, and never with what is not."""
+"""The verifier on a real Kafka and a real file accepts what is right, and finds what is wrong."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.support.events import prediction
 pytestmark = pytest.mark.broker
 
 REJECTED = {3, 4, 11}
-"""Numbers of the events that became dead letters."""
+"""The numbers of the rejected events."""
 
 
 @dataclass
 class World:
-    """Twelve events in one partition, what became of them, and the log; tests change it first."""
+    """Twelve events in one partition, their outputs, and the log; tests change it first."""
 
     events: list[bytes | None] = field(default_factory=list)
     predictions: list[tuple[int, bytes | None]] = field(default_factory=list)
@@ -127,7 +127,7 @@ def writer(kafka: str, topics: Callable[..., str], tmp_path: Path) -> Writer:
     return Writer(kafka, topics, tmp_path)
 
 
-def test_the_oracle_is_content_with_a_faithful_world(writer: Writer) -> None:
+def test_a_faithful_world_holds(writer: Writer) -> None:
     """Counts are right, nothing is found, and a torn tail of the log is no finding."""
     writer.write(World.faithful())
     verdict = verify(writer.settings)

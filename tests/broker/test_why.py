@@ -1,4 +1,4 @@
-"""`why` on a real broker: every event's story, whatever became of it."""
+"""`why` on a real broker: the trace of every event, whatever its outcome."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def why(service: Any, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def story(service: Any, *arguments: str) -> dict[str, Any]:
-    """Return the one event's story."""
+def trace_of(service: Any, *arguments: str) -> dict[str, Any]:
+    """Return the trace of one event."""
     done = why(service, *arguments, "--json")
     assert done.returncode == 0, done.stderr
-    (told,) = json.loads(done.stdout)
-    return told  # type: ignore[no-any-return]  # it is an object
+    (trace,) = json.loads(done.stdout)
+    return trace  # type: ignore[no-any-return]  # it is an object
 
 
-def test_every_event_has_its_story(deploy: Callable[..., Any]) -> None:
-    """Scored, rejected, replayed, waiting, unknown: each is told as it is."""
+def test_every_event_has_a_trace(deploy: Callable[..., Any]) -> None:
+    """Scored, rejected, waiting, unknown: each outcome is right."""
     service = deploy(partitions=2)
     service.environment["PURCHASE_STREAM_AUDIT__PATH"] = str(service.folder / "log.jsonl")
     values = [
@@ -57,32 +57,32 @@ def test_every_event_has_its_story(deploy: Callable[..., Any]) -> None:
         time.sleep(0.1)
 
     for n in (1, 2, 1501, 2998, 2999):
-        told = story(service, f"{n % 2}:{n // 2}")
-        (prediction,) = told["predictions"]
-        assert (told["outcome"], prediction["event_id"]) == ("scored", f"e-{n}")
+        trace = trace_of(service, f"{n % 2}:{n // 2}")
+        (prediction,) = trace["predictions"]
+        assert (trace["outcome"], prediction["event_id"]) == ("scored", f"e-{n}")
         assert prediction["source"] == {
             "topic": service.topics["EVENTS"],
             "partition": n % 2,
             "offset": n // 2,
         }
-        assert told["event"]["fields"]["minutes_watched"] == float(n)
-        assert told["audit_line"]["line"] == prediction
-        assert told["scoring"]["probability_now"] == prediction["predicted_purchase_probability"]
-        assert len(told["scoring"]["contributions"]) == 11
+        assert trace["event"]["fields"]["minutes_watched"] == float(n)
+        assert trace["audit_line"]["line"] == prediction
+        assert trace["scoring"]["probability_now"] == prediction["predicted_purchase_probability"]
+        assert len(trace["scoring"]["contributions"]) == 11
 
     for n in (0, 1500, 2995):
-        told = story(service, f"{n % 2}:{n // 2}")
-        (letter,) = told["dead_letters"]
-        assert (told["outcome"], told["predictions"]) == ("rejected", [])
+        trace = trace_of(service, f"{n % 2}:{n // 2}")
+        (letter,) = trace["dead_letters"]
+        assert (trace["outcome"], trace["predictions"]) == ("rejected", [])
         assert (letter["letter"]["code"], letter["replayed"]) == ("field_invalid", False)
-        assert told["event"]["would_be_rejected_as"] == "field_invalid"
+        assert trace["event"]["would_be_rejected_as"] == "field_invalid"
 
     text = why(service, "0:1").stdout
     assert "log_minutes_watched" in text
     assert "the same to the last bit" in text
     assert "0:0 of" in why(service, "0:0").stdout
 
-    assert story(service, "--event-id", "e-1501")["source"]["offset"] == 750
+    assert trace_of(service, "--event-id", "e-1501")["source"]["offset"] == 750
     service.produce([(b"k", good(event_id="e-1501"), 0)])
     service.read(service.topics["PREDICTIONS"], 2401)
     assert len(json.loads(why(service, "--event-id", "e-1501", "--json").stdout)) == 2
@@ -92,7 +92,7 @@ def test_every_event_has_its_story(deploy: Callable[..., Any]) -> None:
     scorer.terminate()
     scorer.wait(20)
     service.produce([(b"k", good(event_id="late-1"), 0), (b"k", good(event_id="late-2"), 0)])
-    late = story(service, "0:1502")
+    late = trace_of(service, "0:1502")
     assert (late["outcome"], late["events_before_it"]) == ("waiting", 1)
     beyond = why(service, "0:1503")
     assert (beyond.returncode, "ends at 1503" in beyond.stderr) == (65, True)

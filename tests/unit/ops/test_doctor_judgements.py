@@ -1,4 +1,4 @@
-"""What is said of each state of things, and with which weight."""
+"""Each state gets the right severity and advice."""
 
 from __future__ import annotations
 

@@ -19,8 +19,7 @@ from consumer.kafka import client_config
 from consumer.kafka.admin import Ranges
 from consumer.kafka.writer_schemas import writer_schemas
 from consumer.ops.dlq.dead_letter import CODES, DeadLetterRecord, NotReplayable, original_event
-from consumer.ops.dlq.plan import Replayed, ReplayItem, accept_all
-from consumer.ops.dlq.preview import RejectionPreview
+from consumer.ops.dlq.plan import RejectionPreview, Replayed, ReplayItem, accept_all
 from consumer.ops.dlq.repair import Repair
 from consumer.ops.dlq.replay import NewestEvents, Replay
 from consumer.ops.dlq.signature import collect_signatures

@@ -22,7 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in __al
 from consumer.errors import FatalError, Unavailable
 from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.producer import TransactionalProducer
-from consumer.ops.dlq.preview import RejectionPreview
+from consumer.ops.dlq.plan import RejectionPreview
 from consumer.ops.dlq.replay import NewestEvents, Replay, group_of
 from consumer.pipeline.dead_letter import dead_letters
 from consumer.pipeline.decode import Decoder

@@ -22,6 +22,10 @@ import orjson
 from consumer.errors import BadInputError, StartupError
 from consumer.kafka.admin import Ranges
 from consumer.ops.dlq.dead_letter import CODES, DeadLetterRecord, NotReplayable, OriginalEvent
+from consumer.pipeline.decode import Decoder
+from consumer.pipeline.framing import WriterSchemas
+from consumer.pipeline.pipeline import find_rejections
+from schemas.repository import engagement_event
 
 METADATA_MAX_BYTES: Final = 4096
 """A broker's default limit (offset.metadata.max.bytes)."""
@@ -174,6 +178,32 @@ Preview = Callable[[Sequence[OriginalEvent]], Sequence[str | None]]
 def accept_all(events: Sequence[OriginalEvent]) -> Sequence[None]:
     """Expect that every event is accepted."""
     return [None] * len(events)
+
+
+class RejectionPreview:
+    """Predicts rejections with the scorers' own code.
+
+    Args:
+        writers: Resolves writer schemas; with the scorers' settings, these are the scorers' schemas.
+    """
+
+    def __init__(self, writers: WriterSchemas) -> None:
+        self._decoder = Decoder(engagement_event(), writers, keep_nulls=True)
+
+    def __call__(self, events: Sequence[OriginalEvent]) -> list[str | None]:
+        """Return the code that each event would be rejected with; ``None`` would be accepted.
+
+        Raises:
+            Unavailable: The schema registry is down.
+        """
+        codes: list[str | None] = [None] * len(events)
+        for rejection in find_rejections(
+            self._decoder,
+            [event.value for event in events],
+            lambda rows: [events[row].headers for row in rows],
+        ):
+            codes[rejection.row] = rejection.code.value
+        return codes
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import pytest
 
 from consumer.errors import UsageError
 from consumer.ops.dlq.dead_letter import DeadLetterRecord, NotReplayable, parse_body
-from consumer.ops.dlq.preview import RejectionPreview
+from consumer.ops.dlq.plan import RejectionPreview
 from consumer.ops.dlq.repair import Repair
 from consumer.ops.dlq.signature import Signature, collect_signatures, signature_of
 from consumer.pipeline.batch import Headers

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ENV_PREFIX: Final = "PURCHASE_STREAM_"
 DEFAULT_FILE: Final = Path("purchase-stream.toml")
-_SECRETS_DIR_VARIABLE: Final = "PURCHASE_STREAM_SECRETS_DIR"
+SECRETS_DIR_VARIABLE: Final = "PURCHASE_STREAM_SECRETS_DIR"
 
 _KUBERNETES_VARIABLE: Final = re.compile(
     r"PURCHASE_STREAM_(?:[A-Z0-9]+_)*?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?"
@@ -311,9 +311,9 @@ def load(config_file: Path | None = None, flags: dict[str, Any] | None = None) -
     """
     if config_file is not None and not config_file.is_file():
         raise StartupError(f"configuration file {config_file} does not exist")
-    secrets_dir = os.environ.get(_SECRETS_DIR_VARIABLE)
+    secrets_dir = os.environ.get(SECRETS_DIR_VARIABLE)
     if secrets_dir is not None and not Path(secrets_dir).is_dir():
-        raise StartupError(f"{_SECRETS_DIR_VARIABLE} names {secrets_dir!r}, which is not an existing folder")
+        raise StartupError(f"{SECRETS_DIR_VARIABLE} names {secrets_dir!r}, which is not an existing folder")
     secret_files = _secret_files(secrets_dir)
     _reject_unknown_names(secret_files)
     config = SettingsConfigDict(toml_file=config_file or DEFAULT_FILE, secrets_dir=secrets_dir)
@@ -414,7 +414,7 @@ def _reject_unknown_names(secret_files: dict[str, Path]) -> None:
         if file.name.upper() not in known:
             near = difflib.get_close_matches(file.name.upper(), sorted(known), n=1, cutoff=0.0)
             raise StartupError(f"unknown secret file {file}; did you mean {near[0].lower()}?")
-    variables = {f"{ENV_PREFIX}{name}" for name in known} | {_SECRETS_DIR_VARIABLE}
+    variables = {f"{ENV_PREFIX}{name}" for name in known} | {SECRETS_DIR_VARIABLE}
     for name, value in os.environ.items():
         upper = name.upper()
         if not upper.startswith(ENV_PREFIX) or upper in variables or _is_set_by_kubernetes(upper, value):

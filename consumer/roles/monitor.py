@@ -40,7 +40,7 @@ from consumer.monitor.view import (
 )
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas
-from consumer.roles.shared import role_registry
+from consumer.roles.shared import role_registry, secret_files
 from consumer.runtime.http import HttpServer, health_routes, summary_route
 from consumer.runtime.lifecycle import running, stopping_on_signals
 from consumer.runtime.memory import tune_gc_and_malloc
@@ -75,8 +75,10 @@ def run_monitor(settings: Settings) -> None:
         routes, settings.http.host, settings.http.monitor_port, allowed_hosts=settings.http.allowed_hosts
     )
     tune_gc_and_malloc()
-    with stopping_on_signals(role.monitor.stop), running(role.stream, role.health, http):
+    secrets = secret_files(settings, role.monitor.stop)
+    with stopping_on_signals(role.monitor.stop), running(role.stream, role.health, http, secrets):
         role.run()
+    secrets.raise_if_changed()
 
 
 @dataclass(frozen=True, slots=True)

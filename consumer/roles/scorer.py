@@ -12,7 +12,7 @@ from consumer.kafka.consumer import EventConsumer
 from consumer.kafka.fencing import ZombieFencer
 from consumer.kafka.producer import AtLeastOnceProducer, TransactionalProducer
 from consumer.kafka.session import Publisher, Session
-from consumer.roles.shared import pipeline, role_registry, watch_model
+from consumer.roles.shared import pipeline, role_registry, secret_files, watch_model
 from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.lifecycle import running, stopping_on_signals
 from consumer.runtime.memory import tune_gc_and_malloc
@@ -76,8 +76,10 @@ def run_scorer(settings: Settings, worker: int = 0) -> None:
     port = settings.http.score_port + worker if settings.http.score_port else 0
     http = HttpServer(routes, settings.http.host, port, allowed_hosts=settings.http.allowed_hosts)
     tune_gc_and_malloc()
-    with stopping_on_signals(heartbeat.stop), running(http, watchdog, models):
+    secrets = secret_files(settings, heartbeat.stop)
+    with stopping_on_signals(heartbeat.stop), running(http, watchdog, models, secrets):
         scorer.run()
+    secrets.raise_if_changed()
 
 
 def open_session(

@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.background_producer import PredictionProducer
-from consumer.roles.shared import pipeline, role_registry, watch_model
+from consumer.roles.shared import pipeline, role_registry, secret_files, watch_model
 from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.lifecycle import running, stopping_on_signals
 from consumer.runtime.memory import tune_gc_and_malloc
@@ -63,5 +63,7 @@ def run_serve(settings: Settings) -> None:
     )
     tune_gc_and_malloc()
     stopped = threading.Event()
-    with stopping_on_signals(stopped.set), running(producer, models, http):
+    secrets = secret_files(settings, stopped.set)
+    with stopping_on_signals(stopped.set), running(producer, models, http, secrets):
         stopped.wait()
+    secrets.raise_if_changed()

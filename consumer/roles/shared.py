@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
@@ -15,9 +19,10 @@ from consumer.pipeline.decode import Decoder
 from consumer.pipeline.pipeline import Pipeline
 from consumer.pipeline.score import CountryNumbers
 from consumer.runtime.readiness import Readiness, ReadinessCollector
+from consumer.runtime.secret_files import SecretFiles
 from consumer.scorer.metrics import ScorerTelemetry
 from consumer.scorer.model_reloader import ModelReloader
-from consumer.settings import Settings
+from consumer.settings import SECRETS_DIR_VARIABLE, Settings
 from model_store.countries import country_code
 from model_store.loading import LoadedModel
 from model_store.store import ModelStore
@@ -83,3 +88,11 @@ def role_registry(readiness: Readiness) -> CollectorRegistry:
     GCCollector(registry=registry)
     registry.register(ReadinessCollector(readiness))
     return registry
+
+
+def secret_files(settings: Settings, stop: Callable[[], None]) -> SecretFiles:
+    """Return what stops the role when a file of the secrets folder, or one of the Kafka client, changes."""
+    folder = os.environ.get(SECRETS_DIR_VARIABLE)
+    paths = [path for path in Path(folder).iterdir() if path.is_file()] if folder else []
+    paths += [Path(str(value)) for key, value in settings.kafka.client.items() if key.endswith(".location")]
+    return SecretFiles(paths, stop)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model_store.countries import COUNTRY_CODES, UNKNOWN_COUNTRY, country_alpha2, country_code
+from model_store.countries import ALPHA2, COUNTRY_CODES, UNKNOWN_COUNTRY, alpha2_number, country_alpha2
 from model_store.inputs import INPUT_NAMES
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ class CountryBins(_Bins):
         self._check_lengths(len(self.labels))
         if self.labels[-2:] != (_OTHER, _UNKNOWN):
             raise ValueError(f"the last two country bins must be {_OTHER} and {_UNKNOWN}")
+        if not all(ALPHA2.fullmatch(label) for label in self.labels[:-2]):
+            raise ValueError("country bins must be alpha-2 codes")
         return self
 
     @cached_property
@@ -103,7 +105,7 @@ class CountryBins(_Bins):
         """The bin index of each country number, intp (677,); unknown is last."""
         *countries, _, _ = self.labels
         table = np.full(COUNTRY_CODES + 1, len(countries), dtype=np.intp)
-        table[[country_code(label) for label in countries]] = np.arange(len(countries))
+        table[[alpha2_number(label) for label in countries]] = np.arange(len(countries))
         table[UNKNOWN_COUNTRY] = len(countries) + 1
         return table
 

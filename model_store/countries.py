@@ -20,6 +20,8 @@ UNKNOWN_COUNTRY: Final = -1
 COUNTRY_CODES: Final = 26 * 26
 """Country numbers lie in 0 … ``COUNTRY_CODES - 1``."""
 
+ALPHA2: Final = re.compile("[A-Z]{2}")
+
 _REMEMBERED_TEXTS: Final = 4096
 """The cache size: far more than the real spellings, and a bound for a flood of garbage."""
 
@@ -80,12 +82,22 @@ def country_code(text: str) -> int:
     return _remembered(text)
 
 
+def alpha2_number(alpha_2: str) -> int:
+    """Return the country number of two capital letters, 26·a + b."""
+    return 26 * (ord(alpha_2[0]) - ord("A")) + ord(alpha_2[1]) - ord("A")
+
+
 def country_alpha2(code: int) -> str | None:
     """Return the alpha-2 code for a country number, or None if the number is out of range."""
     if not 0 <= code < COUNTRY_CODES:
         return None
     first, second = divmod(code, 26)
     return chr(ord("A") + first) + chr(ord("A") + second)
+
+
+def iso_country_numbers() -> list[int]:
+    """Return the numbers of all countries in ISO 3166, ascending."""
+    return sorted(alpha2_number(country.alpha_2) for country in pycountry.countries)
 
 
 @lru_cache(maxsize=_REMEMBERED_TEXTS)
@@ -104,26 +116,21 @@ def _spellings() -> dict[str, int]:
         for country in countries:
             spelling = getattr(country, attribute, None)
             if spelling:
-                table.setdefault(_normalised(spelling), _number(country.alpha_2))
+                table.setdefault(_normalised(spelling), alpha2_number(country.alpha_2))
     for country in countries:
         # "Bolivia, Plurinational State of" and "Falkland Islands (Malvinas)" are known by their
         # first part, unless two countries share it (Korea, Virgin Islands). A comma inverts the
         # name ("Congo, The Democratic Republic of the").
         first, *rest = re.split(r"[,(]", country.name, maxsplit=1)
-        number = _number(country.alpha_2)
+        number = alpha2_number(country.alpha_2)
         shortened.setdefault(_normalised(first), set()).add(number)
         shortened.setdefault(_normalised(" ".join([*rest, first])), set()).add(number)
     for spelling, numbers in shortened.items():
         if len(numbers) == 1:
             table.setdefault(spelling, *numbers)
     for spelling, alpha_2 in _EVERYDAY_NAMES.items():
-        table.setdefault(spelling, _number(alpha_2))
+        table.setdefault(spelling, alpha2_number(alpha_2))
     return table
-
-
-def _number(alpha_2: str) -> int:
-    """Return 26·a + b for two capital letters."""
-    return 26 * (ord(alpha_2[0]) - ord("A")) + ord(alpha_2[1]) - ord("A")
 
 
 def _normalised(text: str) -> str:

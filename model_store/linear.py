@@ -1,16 +1,19 @@
 """The linear model: a logistic regression on the engineered features as one weighted sum.
 
 It is fast, gives a row the same bits alone and in any batch, and its log-odds can be split into one
-contribution per feature. This module needs NumPy only.
+contribution per feature. It is stored as numbers (JSON), so loading it runs no code and needs neither
+pickle nor scikit-learn.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
+from model_store.countries import COUNTRY_CODES, alpha2_number, country_alpha2
 from model_store.inputs import (
     INPUT_NAMES,
     NUMERIC_FEATURE_NAMES,
@@ -51,6 +54,17 @@ class Contribution:
     log_odds: float
 
 
+class _Numbers(BaseModel):
+    """The content of ``linear.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    weights: EngagementWeights
+    coefficients: dict[str, float]
+    country_log_odds: dict[Annotated[str, Field(pattern="^[A-Z]{2}$")], float]
+    other_country_log_odds: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearModel:
     """A logistic regression on the engineered features.
@@ -80,6 +94,41 @@ class LinearModel:
             log_odds += coefficient * column
         with np.errstate(over="ignore"):  # exp overflows to infinity where the probability is 0
             return 1.0 / (1.0 + np.exp(-log_odds))
+
+    def to_json(self) -> bytes:
+        """Return the numbers as JSON; :meth:`from_json` restores them to the last bit."""
+        other = float(self.country_log_odds[-1])
+        numbers = _Numbers(
+            weights=self.weights,
+            coefficients=dict(zip(NUMERIC_FEATURE_NAMES, self.coefficients, strict=True)),
+            country_log_odds={
+                str(country_alpha2(code)): float(log_odds)
+                for code, log_odds in enumerate(self.country_log_odds[:-1])
+                if log_odds != other
+            },
+            other_country_log_odds=other,
+        )
+        return f"{numbers.model_dump_json(indent=2)}\n".encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> LinearModel:
+        """Restore a model.
+
+        Raises:
+            ValueError: The content is not a linear model (pydantic's ValidationError), or it has
+                other features than this release computes.
+        """
+        numbers = _Numbers.model_validate_json(content)
+        if set(numbers.coefficients) != set(NUMERIC_FEATURE_NAMES):
+            raise ValueError("it has other engineered features than this release computes")
+        country_log_odds = np.full(COUNTRY_CODES + 1, numbers.other_country_log_odds)
+        for alpha_2, log_odds in numbers.country_log_odds.items():
+            country_log_odds[alpha2_number(alpha_2)] = log_odds
+        return cls(
+            weights=numbers.weights,
+            coefficients=tuple(numbers.coefficients[name] for name in NUMERIC_FEATURE_NAMES),
+            country_log_odds=country_log_odds,
+        )
 
     def contributions(self, inputs: Sequence[float]) -> list[Contribution]:
         """Return one student's contributions, in the order in which the model adds them up.

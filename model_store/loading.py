@@ -6,30 +6,28 @@ the bytes that are hashed are the bytes that are unpickled.
 
 from __future__ import annotations
 
-import io
-import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from importlib import metadata
+from typing import TYPE_CHECKING
 
-import joblib
 from pydantic import ValidationError
-from sklearn.exceptions import InconsistentVersionWarning
 
 from model_store import self_test
 from model_store.baseline import Baseline
 from model_store.errors import ModelStoreError
-from model_store.estimator import engineered_names, estimator_class, probability_model
 from model_store.files import read_regular
 from model_store.inputs import INPUT_NAMES
+from model_store.linear import LinearModel
 from model_store.manifest import (
     BASELINE_FILE,
+    LINEAR_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
-    PAYLOAD_FILES,
+    OPTIONAL_FILES,
+    REQUIRED_FILES,
     SELF_TEST_FILE,
     Manifest,
     digest,
-    library_versions,
 )
 
 if TYPE_CHECKING:
@@ -90,30 +88,42 @@ def read_manifest(folder: Path, expected_sha256: str | None = None) -> tuple[Man
         raise _refused(version, f"{MANIFEST_FILE} is not a valid manifest: {_first(error)}") from error
     if (manifest.model, manifest.version) != (folder.parent.parent.name, version):
         raise _refused(version, f"{MANIFEST_FILE} belongs to {manifest.model} {manifest.version}")
-    if set(manifest.files) != set(PAYLOAD_FILES):
+    names = set(manifest.files)
+    if not REQUIRED_FILES <= names <= REQUIRED_FILES | OPTIONAL_FILES:
         raise _refused(version, f"{MANIFEST_FILE} lists the files {', '.join(sorted(manifest.files))}")
     return manifest, sha256
 
 
-def load_version(folder: Path, expected_sha256: str | None = None) -> LoadedModel:
+def load_version(folder: Path, expected_sha256: str | None = None, *, unpickle: bool = False) -> LoadedModel:
     """Verify a version's folder and load its model.
+
+    A linear model is loaded from its numbers: no code of the version runs, and other library
+    versions do not matter, since the self-test proves the numbers.
 
     Args:
         folder: The folder ``<store>/<model>/versions/<version>``.
         expected_sha256: The digest that the manifest must have, if an alias holds one.
+        unpickle: Whether to load the pickle of a linear model too, and run the self-test on both.
 
     Raises:
         ModelStoreError: The version fails a check; the message names the version, the file and why.
     """
     manifest, sha256 = read_manifest(folder, expected_sha256)
     version = manifest.version
-    contents = {name: _read_verified(folder, manifest, name) for name in PAYLOAD_FILES}
-    _check_libraries(manifest)
+    contents = {name: _read_verified(folder, manifest, name) for name in sorted(manifest.files)}
+    if manifest.input_features != INPUT_NAMES:
+        raise _refused(version, f"it expects the inputs {', '.join(manifest.input_features)}")
+    if manifest.classes != (0, 1):
+        raise _refused(version, f"it has the classes {', '.join(map(str, manifest.classes))}, not 0 and 1")
     baseline = _parsed_baseline(version, contents[BASELINE_FILE])
-    estimator = _unpickled(version, contents[MODEL_FILE])
-    _check_estimator(estimator, manifest)
-    model = probability_model(estimator)
-    _check_scores(version, contents[SELF_TEST_FILE], model)
+    linear = LINEAR_FILE in contents
+    if unpickle or not linear:
+        _check_libraries(manifest)
+        model = _model_from_pickle(manifest, contents[MODEL_FILE])
+        _check_scores(version, contents[SELF_TEST_FILE], model)
+    if linear:
+        model = _linear_model(version, contents[LINEAR_FILE])
+        _check_scores(version, contents[SELF_TEST_FILE], model)
     return LoadedModel(
         version=version,
         manifest_sha256=sha256,
@@ -136,14 +146,27 @@ def _read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
 
 
 def _check_libraries(manifest: Manifest) -> None:
-    """Refuse a pickle from other library versions: scikit-learn supports only the same version."""
-    here = library_versions()
-    for name, exact in (("scikit-learn", True), ("numpy", False), ("joblib", True)):
-        trained = manifest.libraries.get(name, "none")
-        same = trained == here[name] if exact else trained.split(".")[:2] == here[name].split(".")[:2]
+    """Refuse a pickle from other library versions: scikit-learn supports only the same version.
+
+    NumPy and SciPy keep their pickles compatible within a minor release, Python within all.
+    """
+    for name, recorded in sorted(manifest.libraries.items()):
+        if name == "python" or (name == "scipy" and manifest.schema_version == 1):
+            continue
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            raise _refused(
+                manifest.version, f"it needs {name} {recorded}, which is not installed; install it"
+            ) from None
+        minor_only = name in {"numpy", "scipy"}
+        same = recorded.split(".")[:2] == installed.split(".")[:2] if minor_only else recorded == installed
         if not same:
-            reason = f"it was trained with {name} {trained}, but {here[name]} is installed; train it again"
-            raise _refused(manifest.version, reason)
+            raise _refused(
+                manifest.version,
+                f"it was trained with {name} {recorded}, but {installed} is installed; train it again, "
+                f"or prove it: purchase-stream models migrate {manifest.version}",
+            )
 
 
 def _parsed_baseline(version: str, content: bytes) -> Baseline:
@@ -153,24 +176,30 @@ def _parsed_baseline(version: str, content: bytes) -> Baseline:
         raise _refused(version, f"{BASELINE_FILE} is not a valid baseline: {_first(error)}") from error
 
 
-def _unpickled(version: str, content: bytes) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", InconsistentVersionWarning)
-        try:
-            return joblib.load(io.BytesIO(content))
-        except Exception as error:
-            raise _refused(version, f"{MODEL_FILE} cannot be unpickled: {_one_line(error)}") from error
+def _model_from_pickle(manifest: Manifest, content: bytes) -> ProbabilityModel:
+    """Unpickle and check the estimator. Only this path needs pickle and scikit-learn."""
+    from model_store import estimator as estimators  # noqa: PLC0415 - imports scikit-learn
+
+    version = manifest.version
+    estimator = estimators.unpickled(version, content)
+    if estimators.estimator_class(estimator) != manifest.estimator_class:
+        raise _refused(version, f"{MODEL_FILE} holds a {estimators.estimator_class(estimator)}")
+    if estimators.engineered_names(estimator) != manifest.engineered_features:
+        raise _refused(version, "it was trained with other engineered features than this release computes")
+    try:
+        estimators.check_classifier(estimator)
+    except ModelStoreError as error:
+        raise _refused(version, f"{MODEL_FILE}: {error}") from error
+    return estimators.probability_model(estimator, manifest.input_format)
 
 
-def _check_estimator(estimator: Any, manifest: Manifest) -> None:
-    if manifest.input_features != INPUT_NAMES:
-        raise _refused(manifest.version, f"it expects the inputs {', '.join(manifest.input_features)}")
-    if estimator_class(estimator) != manifest.estimator_class:
-        raise _refused(manifest.version, f"{MODEL_FILE} holds a {estimator_class(estimator)}")
-    if engineered_names(estimator) != manifest.engineered_features:
-        raise _refused(
-            manifest.version, "it was trained with other engineered features than this release computes"
-        )
+def _linear_model(version: str, content: bytes) -> LinearModel:
+    try:
+        return LinearModel.from_json(content)
+    except ValidationError as error:
+        raise _refused(version, f"{LINEAR_FILE} is not a linear model: {_first(error)}") from error
+    except ValueError as error:
+        raise _refused(version, f"{LINEAR_FILE}: {error}") from error
 
 
 def _check_scores(version: str, content: bytes, model: ProbabilityModel) -> None:

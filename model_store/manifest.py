@@ -2,6 +2,9 @@
 
 The manifest identifies the version: an alias holds the manifest's digest, and the manifest holds the
 digest of every other file. A digest depends on exact bytes, so JSON has one canonical form here.
+
+Schema version 1 is the manifest without the fields that have a default. It is still read. It records
+SciPy for information; version 2 records SciPy only if the pickle names it.
 """
 
 from __future__ import annotations
@@ -14,57 +17,70 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from model_store.inputs import EngagementWeights
+from model_store.inputs import INPUT_NAMES, EngagementWeights
 
 MANIFEST_FILE: Final = "manifest.json"
 MODEL_FILE: Final = "model.joblib"
 BASELINE_FILE: Final = "baseline.json"
 SELF_TEST_FILE: Final = "selftest.jsonl"
-PAYLOAD_FILES: Final = (MODEL_FILE, BASELINE_FILE, SELF_TEST_FILE)
-"""The files whose digests are in the manifest."""
+EVALUATION_FILE: Final = "evaluation.json"
+LINEAR_FILE: Final = "linear.json"
+REQUIRED_FILES: Final = frozenset({MODEL_FILE, BASELINE_FILE, SELF_TEST_FILE})
+OPTIONAL_FILES: Final = frozenset({EVALUATION_FILE, LINEAR_FILE})
+"""The file of schema version 2, and the one of linear models only."""
 
-LIBRARIES: Final = ("scikit-learn", "numpy", "scipy", "joblib")
-"""The libraries whose versions a model depends on."""
+LIBRARIES: Final = ("scikit-learn", "numpy", "joblib")
+"""The libraries that every version records; a pickle may name more."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A frozen record without unknown fields, infinities or NaN."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class FileDigest(_Record):
+class FileDigest(Record):
     """A file's SHA-256 in hex and its size in bytes."""
 
     sha256: Sha256
     size: int = Field(ge=0)
 
 
-class Threshold(_Record):
+class Threshold(Record):
     """A decision threshold: a purchase is predicted at or above this probability.
 
     Attributes:
         value: The probability.
-        criterion: How it was chosen: ``max_f1``, or ``cost`` for the least expected cost.
+        criterion: How it was chosen: ``max_f1``, ``cost`` for the least expected cost, ``precision``
+            for the largest recall with at least ``min_precision``, or ``fixed``.
         false_positive_cost: For ``cost``: the cost of flagging a student who will not buy.
         false_negative_cost: For ``cost``: the cost of missing a student who will buy, same unit.
+        min_precision: For ``precision``: the smallest accepted precision.
         precision: The precision on the out-of-fold probabilities that were used to choose it.
         recall: The recall on them.
         f1: The F1 score on them.
     """
 
     value: Ratio
-    criterion: Literal["max_f1", "cost"]
+    criterion: Literal["max_f1", "cost", "precision", "fixed"]
     false_positive_cost: float | None = None
     false_negative_cost: float | None = None
+    min_precision: Ratio | None = None
     precision: Ratio
     recall: Ratio
     f1: Ratio
 
 
-class Quality(_Record):
-    """The quality of probabilities for students that the model was not fitted on; log loss in nats."""
+class Quality(Record):
+    """The quality of probabilities for students whom the model was not fitted on; log loss in nats.
+
+    Attributes:
+        intervals: The bounds of the 95 % interval by measure: bootstrap intervals of average
+            precision, ROC AUC and Brier score, Wilson intervals of precision and recall.
+    """
 
     rows: int
     positives: int
@@ -74,14 +90,15 @@ class Quality(_Record):
     log_loss: float = Field(ge=0)
     precision: Ratio
     recall: Ratio
+    intervals: dict[str, tuple[float, float]] = {}
 
 
-class Metrics(_Record):
+class Metrics(Record):
     """Quality, measured in two ways.
 
     Attributes:
         cross_validated: On all rows, from out-of-fold probabilities.
-        folds: The number of folds.
+        folds: The number of folds; 1 if the model itself was measured on rows that it had not seen.
         held_out: On held-out rows, used neither to fit the model nor to choose the threshold.
     """
 
@@ -90,7 +107,7 @@ class Metrics(_Record):
     held_out: Quality
 
 
-class TrainingData(_Record):
+class TrainingData(Record):
     """The training data of a model.
 
     Attributes:
@@ -106,7 +123,58 @@ class TrainingData(_Record):
     positives: int
 
 
-class Manifest(_Record):
+class InputFormat(Record):
+    """How an estimator receives the seven inputs.
+
+    Attributes:
+        container: ``array``: a 2-d NumPy array. ``frame``: a pandas DataFrame.
+        country: ``number``: the store's country number, -1 for unknown. ``text``: the ISO 3166
+            alpha-2 code, ``unknown`` for unknown. ``category``: the code as a pandas Categorical of
+            ``categories``, missing for every other country.
+        columns: The order of the columns.
+        categories: For ``category``: the countries in the data.
+    """
+
+    container: Literal["array", "frame"] = "array"
+    country: Literal["number", "text", "category"] = "number"
+    columns: tuple[str, ...] = INPUT_NAMES
+    categories: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the name for people."""
+        return f"{self.container} with the country as {self.country}"
+
+
+class Cost(Record):
+    """How long a prediction took when the version was added, on one thread.
+
+    Attributes:
+        batch_us: Microseconds per event in a batch of ``batch_rows``.
+        single_us: Microseconds for an event alone.
+    """
+
+    batch_rows: int
+    batch_us: float
+    single_us: float
+
+
+class Provenance(Record):
+    """Who made a version, and how.
+
+    Attributes:
+        user: The name of the user.
+        command: The command.
+        software: The release of this software.
+        parent: The version that this one was derived from.
+    """
+
+    user: str = ""
+    command: str = ""
+    software: str = ""
+    parent: str | None = None
+
+
+class Manifest(Record):
     """Everything about a version except its content.
 
     Attributes:
@@ -115,9 +183,14 @@ class Manifest(_Record):
         input_features: The inputs, in order.
         engineered_features: The features that the pipeline computes from them, in order.
         classes: The labels; the last one is a purchase.
+        engagement_weights: The weights of the engagement score; None for an estimator without one.
+        input_format: How the estimator receives the inputs.
+        batch_invariant: Whether a row's probability has the same bits alone and in a batch.
+        cost: How long a prediction takes.
+        provenance: Who made the version, and how.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     model: str
     version: str
     created_at: AwareDatetime
@@ -128,9 +201,13 @@ class Manifest(_Record):
     engineered_features: tuple[str, ...]
     classes: tuple[int, ...]
     threshold: Threshold
-    engagement_weights: EngagementWeights
+    engagement_weights: EngagementWeights | None
     metrics: Metrics
     training_data: TrainingData
+    input_format: InputFormat = InputFormat()
+    batch_invariant: bool | None = None
+    cost: Cost | None = None
+    provenance: Provenance = Provenance()
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON: sorted keys, two spaces, UTF-8, a newline at the end."""

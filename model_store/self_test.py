@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from model_store.countries import country_alpha2, country_code
+from model_store.countries import UNKNOWN_COUNTRY, country_alpha2, country_code, iso_country_numbers
 from model_store.inputs import INPUT_NAMES
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ TOLERANCE: Final = 1e-9
 
 _ROWS: Final = 64
 _UNKNOWN_TEXT: Final = "??"
+_EDGES: Final = ((0, 0, 0, 0, 0, 0), (1e6, 1e9, 1e6, 1e6, 1e6, 1e9))
 
 
 class SelfTestRow(BaseModel):
@@ -47,7 +48,10 @@ def choose_rows(inputs: NDArray[np.float64], model: ProbabilityModel) -> tuple[S
     """
     by_score = np.argsort(model.predict_probability(inputs), kind="stable")
     spread = by_score[np.unique(np.linspace(0, len(inputs) - 1, _ROWS).astype(np.intp))]
-    edges = np.array([[-1, 0, 0, 0, 0, 0, 0], [-1, 1e6, 1e9, 1e6, 1e6, 1e6, 1e9]], dtype=np.float64)
+    unseen = np.setdiff1d(iso_country_numbers(), inputs[:, 0])[:1]
+    edges = np.array(
+        [(country, *numbers) for country in (UNKNOWN_COUNTRY, *unseen) for numbers in _EDGES], np.float64
+    )
     rows = np.asfortranarray(np.vstack([inputs[spread], edges]))
     return tuple(
         SelfTestRow(

@@ -13,7 +13,6 @@ it is loaded. A digest beside its file detects damage, not forgery: give scorers
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from contextlib import contextmanager
@@ -21,24 +20,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import joblib
-
 from model_store import files, self_test
 from model_store.aliases import ALIASES, PLAIN_NAME, Alias, Aliases, AliasTarget
 from model_store.errors import ModelStoreError
-from model_store.estimator import engineered_names, estimator_class
 from model_store.inputs import INPUT_NAMES
+from model_store.linear import LinearModel
 from model_store.loading import LoadedModel, load_version, read_manifest
 from model_store.manifest import (
     BASELINE_FILE,
+    EVALUATION_FILE,
+    LINEAR_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
     SELF_TEST_FILE,
     FileDigest,
     Manifest,
+    Provenance,
     canonical_json,
     digest,
-    library_versions,
 )
 
 if TYPE_CHECKING:
@@ -67,38 +66,60 @@ class ModelStore:
         self.folder = Path(path) / model
         self._aliases = Aliases(self.folder)
 
-    def add(self, trained: TrainedModel) -> str:
+    def add(self, trained: TrainedModel, *, provenance: Provenance | None = None) -> str:
         """Write a new version and return its id, ``<UTC time>-<first 8 of the model's sha256>``.
 
         Raises:
-            ModelStoreError: The store is not writable.
+            ModelStoreError: The estimator cannot be pickled, or the store is not writable.
         """
-        pickled = io.BytesIO()
-        joblib.dump(trained.pipeline, pickled, protocol=5)
+        from model_store.estimator import (  # noqa: PLC0415 - imports scikit-learn
+            engineered_names,
+            estimator_class,
+            pickled,
+            probability_model,
+        )
+
+        content, libraries = pickled(trained.estimator)
         contents = {
-            MODEL_FILE: pickled.getvalue(),
+            MODEL_FILE: content,
             BASELINE_FILE: canonical_json(trained.baseline),
             SELF_TEST_FILE: self_test.to_lines(trained.self_test),
+            EVALUATION_FILE: trained.evaluation.to_bytes(),
         }
+        model = probability_model(trained.estimator, trained.input_format)
+        if isinstance(model, LinearModel):
+            contents[LINEAR_FILE] = model.to_json()
+        manifest = Manifest(
+            model=self.model,
+            version="0",
+            created_at=datetime.now(UTC),
+            files={},
+            libraries=libraries,
+            estimator_class=estimator_class(trained.estimator),
+            input_features=INPUT_NAMES,
+            engineered_features=engineered_names(trained.estimator),
+            classes=tuple(int(label) for label in trained.estimator.classes_),
+            threshold=trained.threshold,
+            engagement_weights=trained.engagement_weights,
+            metrics=trained.metrics,
+            training_data=trained.training_data,
+            input_format=trained.input_format,
+            batch_invariant=trained.batch_invariant,
+            cost=trained.cost,
+            provenance=provenance or Provenance(),
+        )
+        return self._add(manifest, contents)
+
+    def _add(self, manifest: Manifest, contents: dict[str, bytes]) -> str:
+        """Write a version whose manifest lacks only the id, the time and the files."""
         with self._writing("add a version to"):
             created_at = datetime.now(UTC)
             version = f"{created_at:%Y%m%dT%H%M%S.%fZ}-{digest(contents[MODEL_FILE])[:8]}"
-            manifest = Manifest(
-                model=self.model,
-                version=version,
-                created_at=created_at,
-                files={n: FileDigest(sha256=digest(c), size=len(c)) for n, c in contents.items()},
-                libraries=library_versions(),
-                estimator_class=estimator_class(trained.pipeline),
-                input_features=INPUT_NAMES,
-                engineered_features=engineered_names(trained.pipeline),
-                classes=tuple(trained.pipeline.classes_.tolist()),
-                threshold=trained.threshold,
-                engagement_weights=trained.engagement_weights,
-                metrics=trained.metrics,
-                training_data=trained.training_data,
+            digests = {name: FileDigest(sha256=digest(c), size=len(c)) for name, c in contents.items()}
+            manifest = manifest.model_copy(
+                update={"version": version, "created_at": created_at, "files": digests, "schema_version": 2}
             )
-            self._publish(version, {**contents, MANIFEST_FILE: canonical_json(manifest)})
+            self._publish(version, {**contents, MANIFEST_FILE: manifest.to_bytes()})
         return version
 
     def versions(self) -> list[str]:
@@ -151,12 +172,12 @@ class ModelStore:
         return load_version(*self._locate(version_or_alias))
 
     def verify(self, version_or_alias: str) -> Manifest:
-        """Run every check of :meth:`load`, the self-test included, and return the manifest.
+        """Run every check of :meth:`load`, unpickle linear models too, and return the manifest.
 
         Raises:
             ModelStoreError: As for :meth:`load`.
         """
-        return self.load(version_or_alias).manifest
+        return load_version(*self._locate(version_or_alias), unpickle=True).manifest
 
     def promote(
         self, version: str, alias: Alias = "champion", *, reason: str = "", actor: str = ""

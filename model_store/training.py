@@ -1,70 +1,96 @@
-"""Train the default model: fit, choose the threshold, measure the quality, compute the baseline.
+"""Train the default model, or assess a classifier that somebody else fitted.
 
-Classes are neither weighted nor resampled. The natural class ratio keeps the probabilities
-calibrated; the threshold accounts for the imbalance.
+Both measure on students whom the model was not fitted on, choose the threshold and compute the
+baseline. Classes are neither weighted nor resampled in training: the natural class ratio keeps the
+probabilities calibrated, and the threshold accounts for the imbalance.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict, train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from model_store.baseline import Baseline, freeze_baseline
-from model_store.errors import TrainingDataError
-from model_store.estimator import probability_model
-from model_store.evaluation import least_cost_threshold, max_f1_threshold, measure
+from model_store.errors import ModelStoreError, TrainingDataError
+from model_store.estimator import (
+    candidate_formats,
+    check_classifier,
+    format_inputs,
+    is_batch_invariant,
+    measure_cost,
+    one_line,
+    probability_model,
+)
+from model_store.evaluation import (
+    MAX_F1,
+    Evaluation,
+    ThresholdCriterion,
+    duplicate_groups,
+    evaluate,
+    fold_numbers,
+    measure,
+    threshold_curve,
+)
 from model_store.features import EngagementFeatures
 from model_store.inputs import EngagementWeights
-from model_store.manifest import Metrics, Threshold, TrainingData
+from model_store.manifest import Cost, InputFormat, Metrics, Threshold, TrainingData
 from model_store.self_test import SelfTestRow, choose_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
+    from model_store.linear import ProbabilityModel
     from model_store.training_data import TrainingTable
 
 FOLDS: Final = 5
-HELD_OUT_RATIO: Final = 0.2
 MIN_ROWS_PER_CLASS: Final = 20
 """With fewer rows of a class, a fold has too few of them to measure anything."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainedModel:
-    """A fitted pipeline with everything that a version in the store records.
+    """A fitted estimator with everything that a version in the store records.
 
     Attributes:
-        pipeline: The pipeline, fitted on all rows.
+        estimator: The classifier or pipeline, fitted.
         threshold: The threshold, chosen without the held-out rows.
-        metrics: The quality of equal pipelines on rows that they were not fitted on.
+        metrics: The quality on rows that the model was not fitted on.
         baseline: The baseline of all rows, with out-of-fold scores.
-        self_test: Rows with this pipeline's probabilities.
+        evaluation: The threshold curve, calibration and slices.
+        self_test: Rows with this estimator's probabilities.
         training_data: Where the rows came from.
-        engagement_weights: The weights of the engagement score.
+        engagement_weights: The weights of the engagement score; None for an estimator without one.
+        input_format: How the estimator receives the inputs.
+        batch_invariant: Whether a row's probability has the same bits alone and in a batch.
+        cost: How long a prediction takes.
     """
 
-    pipeline: Any = field(repr=False)
+    estimator: Any = field(repr=False)
     threshold: Threshold
     metrics: Metrics
     baseline: Baseline = field(repr=False)
+    evaluation: Evaluation = field(repr=False)
     self_test: tuple[SelfTestRow, ...] = field(repr=False)
     training_data: TrainingData
-    engagement_weights: EngagementWeights
+    engagement_weights: EngagementWeights | None
+    input_format: InputFormat
+    batch_invariant: bool
+    cost: Cost
 
 
 def train(
     table: TrainingTable,
     *,
     weights: EngagementWeights | None = None,
-    criterion: Literal["max_f1", "cost"] = "max_f1",
-    false_positive_cost: float = 1.0,
-    false_negative_cost: float = 1.0,
+    criterion: ThresholdCriterion = MAX_F1,
     seed: int = 0,
 ) -> TrainedModel:
     """Train on a table; equal tables and arguments give equal models.
@@ -77,44 +103,129 @@ def train(
     Args:
         table: The students.
         weights: The weights of the engagement score.
-        criterion: How to choose the threshold: the largest F1, or the least expected cost.
-        false_positive_cost: For ``cost``: the cost of flagging a student who will not buy.
-        false_negative_cost: For ``cost``: the cost of missing a student who will buy, same unit.
+        criterion: How to choose the threshold.
         seed: The seed of the splits.
 
     Raises:
-        TrainingDataError: A class has too few rows.
-        ValueError: A cost is not a finite number greater than 0.
+        TrainingDataError: A class has too few rows, or no threshold fulfils the criterion.
     """
     weights = weights or EngagementWeights()
-    inputs, purchased = table.inputs, table.purchased
     _check_classes(table)
-    fitting, held_out = train_test_split(
-        np.arange(table.rows), test_size=HELD_OUT_RATIO, stratify=purchased, random_state=seed
-    )
-    chosen_on = purchased[fitting], _out_of_fold(inputs[fitting], purchased[fitting], weights, seed)
-    if criterion == "cost":
-        threshold = least_cost_threshold(*chosen_on, false_positive_cost, false_negative_cost)
-    else:
-        threshold = max_f1_threshold(*chosen_on)
-    held_out_pipeline = _pipeline(weights).fit(inputs[fitting], purchased[fitting])
-    held_out_probabilities = probability_model(held_out_pipeline).predict_probability(inputs[held_out])
-    out_of_fold = _out_of_fold(inputs, purchased, weights, seed)
-    pipeline = _pipeline(weights).fit(inputs, purchased)
+
+    def fit(rows: NDArray[np.intp]) -> ProbabilityModel:
+        return probability_model(_pipeline(weights).fit(table.inputs[rows], table.purchased[rows]))
+
+    estimator = _pipeline(weights).fit(table.inputs, table.purchased)
+    return _assess(table, estimator, InputFormat(), fit, FOLDS, criterion, seed, weights)
+
+
+def assess(
+    table: TrainingTable,
+    estimator: Any,
+    *,
+    unseen: bool = False,
+    input_format: InputFormat | None = None,
+    criterion: ThresholdCriterion = MAX_F1,
+    seed: int = 0,
+) -> TrainedModel:
+    """Assess a fitted classifier.
+
+    Its quality is that of clones, each fitted on four fifths of the rows and measured on the rest,
+    unless the rows are unseen: then the classifier itself is measured.
+
+    Args:
+        table: Labelled students.
+        estimator: The classifier or pipeline.
+        unseen: Whether the classifier was fitted without these rows.
+        input_format: How it receives the inputs; None finds out.
+        criterion: How to choose the threshold.
+        seed: The seed of the splits.
+
+    Raises:
+        ModelStoreError: It is no fitted classifier with the classes 0 and 1 over the seven inputs, or
+            it fails on valid inputs, or it cannot be fitted again.
+        TrainingDataError: A class has too few rows, or no threshold fulfils the criterion.
+    """
+    check_classifier(estimator)
+    _check_classes(table)
+    formats = [input_format] if input_format else candidate_formats(estimator, table.inputs, table.purchased)
+    fitted = probability_model(estimator, formats[0])
+
+    def fit_again(rows: NDArray[np.intp]) -> ProbabilityModel:
+        refusals = []
+        for tried in formats:  # some estimators predict from more formats than they fit
+            try:
+                copy = _unfitted_copy(estimator).fit(
+                    format_inputs(table.inputs[rows], tried), table.purchased[rows]
+                )
+            except Exception as error:  # noqa: BLE001 - any estimator, any reason
+                refusals.append(one_line(error))
+            else:
+                return probability_model(copy, tried)
+        raise ModelStoreError(
+            f"{type(estimator).__name__} cannot be fitted again to be measured ({refusals[0]}); "
+            "give --unseen and rows that it was not fitted on"
+        )
+
+    fit = (lambda _: fitted) if unseen else fit_again
+    try:
+        folds = 1 if unseen else FOLDS
+        return _assess(table, estimator, formats[0], fit, folds, criterion, seed, None)
+    except (ModelStoreError, TrainingDataError):
+        raise
+    except Exception as error:
+        raise ModelStoreError(
+            f"{type(estimator).__name__} fails on valid inputs: {one_line(error)}; it must accept every "
+            "country, also unknown ones (for example OneHotEncoder(handle_unknown='ignore'))"
+        ) from error
+
+
+def _assess(
+    table: TrainingTable,
+    estimator: Any,
+    input_format: InputFormat,
+    fit: Callable[[NDArray[np.intp]], ProbabilityModel],
+    folds: int,
+    criterion: ThresholdCriterion,
+    seed: int,
+    weights: EngagementWeights | None,
+) -> TrainedModel:
+    """Measure and describe an estimator; ``fit`` fits an equal one on some of the rows."""
+    inputs, purchased = table.inputs, table.purchased
+    in_holdout = fold_numbers(inputs, purchased, FOLDS, seed) == 0
+    fitting, held_out = np.flatnonzero(~in_holdout), np.flatnonzero(in_holdout)
+    chosen_on = threshold_curve(purchased[fitting], _out_of_fold(table, fit, folds, fitting, seed))
+    try:
+        threshold = chosen_on.threshold(criterion)
+    except ValueError as error:
+        raise TrainingDataError(f"{table.source}: {error}") from error
+    held_out_probabilities = fit(fitting).predict_probability(inputs[held_out])
+    out_of_fold = _out_of_fold(table, fit, folds, np.arange(table.rows), seed)
+    model = probability_model(estimator, input_format)
     return TrainedModel(
-        pipeline=pipeline,
+        estimator=estimator,
         threshold=threshold,
         metrics=Metrics(
             cross_validated=measure(purchased, out_of_fold, threshold.value),
-            folds=FOLDS,
+            folds=folds,
             held_out=measure(purchased[held_out], held_out_probabilities, threshold.value),
         ),
         baseline=freeze_baseline(inputs, purchased, out_of_fold, threshold.value),
-        self_test=choose_rows(inputs, probability_model(pipeline)),
+        evaluation=evaluate(
+            inputs,
+            purchased,
+            out_of_fold,
+            threshold.value,
+            threshold_curve(purchased[held_out], held_out_probabilities),
+        ),
+        self_test=choose_rows(inputs, model),
         training_data=TrainingData(
             source=table.source, sha256=table.sha256, rows=table.rows, positives=table.positives
         ),
         engagement_weights=weights,
+        input_format=input_format,
+        batch_invariant=is_batch_invariant(model, inputs),
+        cost=measure_cost(model, inputs),
     )
 
 
@@ -136,19 +247,39 @@ def _pipeline(weights: EngagementWeights) -> Pipeline:
     )
 
 
+def _unfitted_copy(estimator: Any) -> Any:
+    """Return a copy to fit. Where clone's check fails, as on some of CatBoost's parameters, skip it."""
+    try:
+        return clone(estimator)
+    except RuntimeError:
+        return type(estimator)(**estimator.get_params(deep=False))
+
+
 def _out_of_fold(
-    inputs: NDArray[np.float64], purchased: NDArray[np.int8], weights: EngagementWeights, seed: int
+    table: TrainingTable,
+    fit: Callable[[NDArray[np.intp]], ProbabilityModel],
+    folds: int,
+    rows: NDArray[np.intp],
+    seed: int,
 ) -> NDArray[np.float64]:
-    """Return out-of-fold probabilities, float64 (n,): each row's from a pipeline fitted without its fold."""
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    columns = cross_val_predict(_pipeline(weights), inputs, purchased, cv=folds, method="predict_proba")
-    probabilities: NDArray[np.float64] = columns[:, 1]
+    """Return out-of-fold probabilities of some rows, float64 (n,): each from a fit without its fold."""
+    inputs = table.inputs[rows]
+    fold = fold_numbers(inputs, table.purchased[rows], folds, seed + 1)
+    probabilities = np.empty(len(rows))
+    for number in range(folds):
+        here = fold == number
+        probabilities[here] = fit(rows[~here]).predict_probability(inputs[here])
     return probabilities
 
 
 def _check_classes(table: TrainingTable) -> None:
-    for count, outcome in ((table.positives, "bought"), (table.rows - table.positives, "did not buy")):
-        if count < MIN_ROWS_PER_CLASS:
-            raise TrainingDataError(
-                f"{table.source} has {count} students who {outcome}; at least {MIN_ROWS_PER_CLASS} are needed"
-            )
+    group = duplicate_groups(table.inputs)
+    for label, outcome in ((1, "bought"), (0, "did not buy")):
+        rows = np.flatnonzero(table.purchased == label)
+        counts = {"students": len(rows), "different students": len(np.unique(group[rows]))}
+        for what, count in counts.items():
+            if count < MIN_ROWS_PER_CLASS:
+                raise TrainingDataError(
+                    f"{table.source} has {count} {what} who {outcome}; "
+                    f"at least {MIN_ROWS_PER_CLASS} are needed"
+                )

@@ -3,28 +3,49 @@
 from __future__ import annotations
 
 import getpass
+import sys
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from consumer.cli.context import Context
 from consumer.errors import UsageError
 from consumer.settings import Settings
+from model_store.estimator import input_format, read_estimator
+from model_store.evaluation import ThresholdCriterion
 from model_store.inputs import EngagementWeights
+from model_store.manifest import Provenance, Quality
 from model_store.store import ModelStore
 from model_store.synthetic import generate_students
+from model_store.training import TrainedModel, assess
 from model_store.training import train as fit
 from model_store.training_data import read_training_csv
 
 models = typer.Typer(
-    help="The model store.", epilog="Example: purchase-stream models ls", no_args_is_help=True
+    help="Manage the versions in the model store.",
+    epilog="Example: purchase-stream models ls",
+    no_args_is_help=True,
 )
 
 GENERATED_STUDENTS = 20_000
 
 Reason = Annotated[str, typer.Option(help="The reason, recorded in the history.")]
 Version = Annotated[str, typer.Argument(help="A version's id, or an alias.")]
+Promote = Annotated[bool, typer.Option("--promote", help="Make the new version the champion.")]
+CriterionName = Annotated[
+    str, typer.Option("--criterion", help="How to choose the threshold: max_f1, cost, precision or fixed.")
+]
+FalsePositiveCost = Annotated[
+    float, typer.Option(help="For cost: the cost of flagging a student who will not buy.")
+]
+FalseNegativeCost = Annotated[
+    float, typer.Option(help="For cost: the cost of missing a student who will buy.")
+]
+MinPrecision = Annotated[float, typer.Option(help="For precision: the smallest precision to accept.")]
+FixedValue = Annotated[float, typer.Option("--value", help="For fixed: the threshold.")]
+Seed = Annotated[int, typer.Option(help="The seed of the splits: equal data and seeds give equal results.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -36,57 +57,72 @@ def add_to(app: typer.Typer) -> None:
 def train(
     context: typer.Context,
     data: Annotated[Path | None, typer.Option(help="CSV with the seven inputs and `purchased`.")] = None,
-    promote: Annotated[bool, typer.Option("--promote", help="Make the new version the champion.")] = False,
-    criterion: Annotated[str, typer.Option(help="How to choose the threshold: max_f1 or cost.")] = "max_f1",
-    false_positive_cost: Annotated[
-        float, typer.Option(help="For cost: the cost of flagging a student who will not buy.")
-    ] = 1.0,
-    false_negative_cost: Annotated[
-        float, typer.Option(help="For cost: the cost of missing a student who will buy.")
-    ] = 1.0,
-    seed: Annotated[
-        int, typer.Option(help="The seed of the splits: equal data and seeds give equal models.")
-    ] = 0,
+    promote: Promote = False,
+    criterion: CriterionName = "max_f1",
+    false_positive_cost: FalsePositiveCost = 1.0,
+    false_negative_cost: FalseNegativeCost = 1.0,
+    min_precision: MinPrecision = 0.5,
+    value: FixedValue = 0.5,
+    seed: Seed = 0,
 ) -> None:
     """Train a model and add it to the store; without --data, train on generated students."""
-    if criterion not in ("max_f1", "cost"):
-        raise UsageError(f"--criterion {criterion}: max_f1 or cost")
+    chosen = _criterion(criterion, false_positive_cost, false_negative_cost, min_precision, value)
     settings = _settings(context)
     weights = settings.training
     table = read_training_csv(data) if data else generate_students(GENERATED_STUDENTS, seed)
     try:
-        trained = fit(
-            table,
-            weights=EngagementWeights(
-                minutes_watched=weights.weight_minutes_watched,
-                days_on_platform=weights.weight_days_on_platform,
-                courses_started=weights.weight_courses_started,
-            ),
-            criterion=criterion,  # type: ignore[arg-type]  # checked above
-            false_positive_cost=false_positive_cost,
-            false_negative_cost=false_negative_cost,
-            seed=seed,
+        engagement_weights = EngagementWeights(
+            minutes_watched=weights.weight_minutes_watched,
+            days_on_platform=weights.weight_days_on_platform,
+            courses_started=weights.weight_courses_started,
         )
-    except ValueError as error:  # a weight or a cost is out of range
+    except ValueError as error:
         raise UsageError(str(error)) from error
-    store = _store(settings)
-    version = store.add(trained)
-    quality = trained.metrics.cross_validated
+    trained = fit(table, weights=engagement_weights, criterion=chosen, seed=seed)
     typer.echo(f"trained on {table.rows} students from {table.source}, {table.positives} of them buyers")
+    _store_version(_store(settings), trained, promote=promote, reason="train --promote")
+
+
+@models.command(
+    epilog="Example: purchase-stream models add boosted.joblib --data students.csv --promote",
+)
+def add(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A fitted classifier, saved with joblib.dump.")],
+    data: Annotated[Path, typer.Option(help="CSV with the seven inputs and `purchased`.")],
+    promote: Promote = False,
+    unseen: Annotated[
+        bool, typer.Option("--unseen", help="The rows are new to the model: measure it as it is.")
+    ] = False,
+    inputs: Annotated[
+        str, typer.Option(help="How it receives the inputs, as container-country; auto tries all formats.")
+    ] = "auto",
+    criterion: CriterionName = "max_f1",
+    false_positive_cost: FalsePositiveCost = 1.0,
+    false_negative_cost: FalseNegativeCost = 1.0,
+    min_precision: MinPrecision = 0.5,
+    value: FixedValue = 0.5,
+    seed: Seed = 0,
+) -> None:
+    """Add your own classifier: measure it on the data, choose its threshold, compute its baseline.
+
+    Unpickling FILE runs code: add only files that you trust.
+    """
+    chosen = _criterion(criterion, false_positive_cost, false_negative_cost, min_precision, value)
+    store = _store(_settings(context))
+    estimator = read_estimator(file)
+    table = read_training_csv(data)
+    try:
+        given = None if inputs == "auto" else input_format(estimator, inputs, table.inputs)
+    except ValueError as error:
+        raise UsageError(f"--inputs {inputs}: {error}") from error
+    trained = assess(table, estimator, unseen=unseen, input_format=given, criterion=chosen, seed=seed)
+    how = "as it is" if unseen else "as clones, fitted again for each fold"
     typer.echo(
-        f"cross-validated: average precision {quality.average_precision:.3f}, "
-        f"ROC AUC {quality.roc_auc:.3f}, Brier score {quality.brier_score:.4f}"
+        f"measured on {table.rows} students from {table.source}, {table.positives} of them buyers, {how}"
     )
-    typer.echo(
-        f"threshold {trained.threshold.value:.4f} ({trained.threshold.criterion}): "
-        f"precision {trained.threshold.precision:.3f}, recall {trained.threshold.recall:.3f}"
-    )
-    typer.echo(f"version {version} in {store.folder}")
-    if promote:
-        store.promote(version, reason="train --promote", actor=getpass.getuser())
-        typer.echo("it is now the champion")
-    else:
-        typer.echo(f"activate it with: purchase-stream models promote {version}")
+    typer.echo(f"it receives: {trained.input_format}")
+    _store_version(store, trained, promote=promote, reason="models add --promote")
 
 
 @models.command("ls", epilog="Example: purchase-stream models ls")
@@ -134,10 +170,76 @@ def rollback(context: typer.Context, reason: Reason = "") -> None:
     typer.echo(f"champion is {target.version}")
 
 
+def _store_version(store: ModelStore, trained: TrainedModel, *, promote: bool, reason: str) -> None:
+    """Add a version to the store, say how good it is, and promote it if asked to."""
+    version = store.add(trained, provenance=_provenance())
+    for line in _quality_lines(trained.metrics.cross_validated):
+        typer.echo(line)
+    threshold, cost = trained.threshold, trained.cost
+    typer.echo(f"threshold {threshold.value:.4f} ({threshold.criterion})")
+    typer.echo(f"cost: {cost.batch_us:g} µs per event in a batch, {cost.single_us:g} µs for an event alone")
+    if not trained.batch_invariant:
+        typer.echo("its last bits depend on the batch: the same event may differ in the 16th decimal")
+    typer.echo(f"version {version} in {store.folder}")
+    if promote:
+        store.promote(version, reason=reason, actor=getpass.getuser())
+        typer.echo("it is now the champion")
+    else:
+        typer.echo(f"activate it with: purchase-stream models promote {version}")
+
+
+def _quality_lines(quality: Quality) -> list[str]:
+    def with_interval(name: str, value: float) -> str:
+        low, high = quality.intervals.get(name, (value, value))
+        return f"{name.replace('_', ' ')} {value:.3f} [{low:.3f}, {high:.3f}]"
+
+    ranking = [
+        with_interval("average_precision", quality.average_precision),
+        with_interval("roc_auc", quality.roc_auc),
+        with_interval("brier_score", quality.brier_score),
+    ]
+    decisions = [
+        with_interval("precision", quality.precision),
+        with_interval("recall", quality.recall),
+    ]
+    return [
+        f"on students that it was not fitted on: {', '.join(ranking)}",
+        f"at the threshold: {', '.join(decisions)} (95 % intervals)",
+    ]
+
+
+def _criterion(
+    name: str,
+    false_positive_cost: float,
+    false_negative_cost: float,
+    min_precision: float,
+    value: float,
+) -> ThresholdCriterion:
+
+    if name not in ("max_f1", "cost", "precision", "fixed"):
+        raise UsageError(f"--criterion {name}: max_f1, cost, precision or fixed")
+    criterion: Any = name
+    try:
+        return ThresholdCriterion(criterion, false_positive_cost, false_negative_cost, min_precision, value)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _provenance() -> Provenance:
+
+    command = " ".join(["purchase-stream", *sys.argv[1:]])
+    return Provenance(
+        user=getpass.getuser(),
+        command=command,
+        software=f"purchase-stream {metadata.version('purchase-stream')}",
+    )
+
+
 def _settings(context: typer.Context) -> Settings:
     given: Context = context.obj
     return given.settings()
 
 
 def _store(settings: Settings) -> ModelStore:
+
     return ModelStore(settings.model_store.path, settings.model_store.model)

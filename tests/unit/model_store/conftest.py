@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from sklearn.naive_bayes import GaussianNB
 
+from model_store.manifest import InputFormat
 from model_store.store import ModelStore
 from model_store.synthetic import generate_students
-from model_store.training import TrainedModel, train
+from model_store.training import TrainedModel, assess, train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +28,21 @@ def students() -> TrainingTable:
 def trained(students: TrainingTable) -> TrainedModel:
     """A model trained on them."""
     return train(students)
+
+
+@pytest.fixture(scope="session")
+def own_model(students: TrainingTable) -> TrainedModel:
+    """A classifier that is no linear model, so that it is stored as a pickle only."""
+    estimator = GaussianNB().fit(students.inputs, students.purchased)
+    return assess(students, estimator, input_format=InputFormat(), unseen=True)
+
+
+@pytest.fixture
+def own_champion(store: ModelStore, own_model: TrainedModel) -> str:
+    """The id of a pickled version in the store that is its champion."""
+    version = store.add(own_model)
+    store.promote(version, reason="first", actor="test")
+    return version
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ def test_unknown_country_counts_as_other(trained: TrainedModel) -> None:
     """An unknown country scores as a country too rare for a column of its own."""
     rows = np.tile(np.array([0, 5, 40, 1, 0, 0, 0], dtype=np.float64), (2, 1))
     rows[:, 0] = -1, country_code("Tuvalu")
-    unknown, rare = probability_model(trained.pipeline).predict_probability(rows)
+    unknown, rare = probability_model(trained.estimator).predict_probability(rows)
     assert unknown == rare
 
 

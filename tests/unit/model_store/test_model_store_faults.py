@@ -161,7 +161,7 @@ def test_rival_processes_leave_a_whole_store(
         )
         for actor in ("ann", "bob")
     ]
-    assert [rival.wait(60) for rival in rivals] == [0, 0]
+    assert [rival.wait(180) for rival in rivals] == [0, 0]
     assert len(store.versions()) == 11
     switches = [switch for switch in store.history() if switch["alias"] == "champion"]
     assert {switch["to"] for switch in switches} == set(store.versions())

@@ -43,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     version = store.add(model)
     store.promote(version)
     others = generate_students(20_000, seed=2)
-    probabilities = probability_model(model.pipeline).predict_probability(others.inputs)
+    probabilities = probability_model(model.estimator).predict_probability(others.inputs)
     return Trained(model, store, version, others.inputs, list(others.countries), probabilities)
 
 

@@ -30,7 +30,7 @@ class Traffic:
         self._settings = settings
         self._random = np.random.default_rng(seed)
         self._students = 0
-        self._score = probability_model(trained.model.pipeline).predict_probability
+        self._score = probability_model(trained.model.estimator).predict_probability
         self.baseline: Baseline = trained.model.baseline
 
     def sample(

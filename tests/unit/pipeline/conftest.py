@@ -50,7 +50,7 @@ def decoder() -> Decoder:
 def champion() -> Champion:
     """A model trained on generated students."""
     trained = train(generate_students(800, seed=1))
-    return Champion(probability_model(trained.pipeline), trained.threshold.value)
+    return Champion(probability_model(trained.estimator), trained.threshold.value)
 
 
 @pytest.fixture(scope="session")

@@ -375,12 +375,13 @@ def _version_span(version: VersionSpan) -> dict[str, Any]:
     verdict, baseline = version.verdict, version.model.baseline if version.model else None
     return {
         "model_version": version.version,
-        "status": verdict.status if verdict else DriftStatus.UNKNOWN,
+        "status": version.status,
+        "windows": [_brief(window) for window in version.windows],
         "predictions": version.predictions,
         "students": verdict.students if verdict else None,
         "first_prediction_at": timestamp(version.first_s),
         "last_prediction_at": timestamp(version.last_s),
-        "drifted_features": verdict.drifted_features if verdict else [],
+        "drifted_features": version.drifted_features,
         "predicted_positive_rate": verdict.rate.predicted_positive_ratio if verdict else None,
         "training_positive_rate": baseline.predicted_positive_ratio if baseline else None,
         **series_view(verdict, baseline),

@@ -1,6 +1,7 @@
 """Drift over a span of the audit log or of the predictions topic, for the drift report.
 
-The whole span is one window: each student counts once, with their first prediction in it.
+The predictions of a version are judged twice: in the windows that the monitor judges, in the order of the
+source, and as one window over the whole span, in which each student counts once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from consumer.kafka.client_config import common
 from consumer.kafka.reader import TopicReader
 from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.drift.baselines import Baselines, ModelBaseline
-from consumer.monitor.drift.verdict import WindowVerdict, judge
+from consumer.monitor.drift.tracker import WindowSequence
+from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict, judge
 from consumer.monitor.drift.window import SCORE, Window, WindowCounts, sample_of
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas
@@ -47,7 +49,8 @@ class VersionSpan:
         predictions: Number of predictions.
         first_s: Time of the first prediction, seconds since the epoch.
         last_s: Time of the last prediction.
-        verdict: The verdict against that version's training; ``None`` without a baseline.
+        windows: The verdicts on the closed windows, as the monitor judged them.
+        verdict: The verdict on the whole span; ``None`` without a baseline.
         model: The version's baseline, or ``None``.
         problem: Why there is no baseline; empty if there is one.
     """
@@ -56,9 +59,27 @@ class VersionSpan:
     predictions: int = 0
     first_s: float = float("inf")
     last_s: float = float("-inf")
+    windows: list[WindowVerdict] = field(default_factory=list)
     verdict: WindowVerdict | None = None
     model: ModelBaseline | None = field(default=None, repr=False)
     problem: str = ""
+
+    @property
+    def status(self) -> DriftStatus:
+        """The verdict: drift if a window drifted. Without a judged window, that on the whole span."""
+        judged = [window for window in self.windows if window.judged]
+        if not judged:
+            return self.verdict.status if self.verdict else DriftStatus.UNKNOWN
+        return max((window.status for window in judged), key=lambda status: status == DriftStatus.DRIFT)
+
+    @property
+    def drifted_features(self) -> list[str]:
+        """The inputs that drifted in a window. Without a judged window, those in the whole span."""
+        judged = [window for window in self.windows if window.judged]
+        if not judged:
+            return self.verdict.drifted_features if self.verdict else []
+        drifted = {name for window in judged for name in window.drifted_features}
+        return [name for name in INPUT_NAMES if name in drifted]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +136,9 @@ def read_span(
     for by_version in _batches(chunks, since, until, damaged.append):
         for version, lines in by_version.items():
             if version not in counters:
-                counters[version] = _Counter(version, baselines, countries)
+                counters[version] = _Counter(version, baselines, countries, settings)
             counters[version].add(lines)
-    found = [counter.result(settings) for counter in counters.values()]
+    found = [counter.result() for counter in counters.values()]
     found.sort(key=lambda version: -version.predictions)
     if damaged and not found:
         raise BadInputError(f"{damaged[0]}: not a line of an audit log; check audit.path")
@@ -134,16 +155,21 @@ def read_span(
 class _Counter:
     """Counts the predictions of one model version."""
 
-    def __init__(self, version: str, baselines: Baselines, countries: Callable[[str], int]) -> None:
+    def __init__(
+        self, version: str, baselines: Baselines, countries: Callable[[str], int], settings: DriftSettings
+    ) -> None:
         self._span = VersionSpan(version)
         self._countries = countries
+        self._settings = settings
         self._window: Window | None = None
+        self._windows: WindowSequence | None = None
         try:
             model = self._span.model = baselines.of(version)
         except ModelStoreError as error:
             self._span.problem = str(error)
         else:
             self._window = Window(WindowCounts.empty(1, model.baseline), sys.maxsize, float("inf"))
+            self._windows = WindowSequence(model.baseline, settings)
 
     def add(self, lines: list[tuple[float, Line]]) -> None:
         """Add lines with their times, seconds since the epoch."""
@@ -151,7 +177,7 @@ class _Counter:
         self._span.predictions += len(lines)
         self._span.first_s = min(self._span.first_s, *times_s)
         self._span.last_s = max(self._span.last_s, *times_s)
-        if self._window is None or self._span.model is None:
+        if self._window is None or self._windows is None or self._span.model is None:
             return
         records = [line for _, line in lines]
         columns = {
@@ -168,12 +194,13 @@ class _Counter:
             self._span.model.baseline,
         )
         self._window.add(sample, 0)
+        self._span.windows += self._windows.add(sample)
 
-    def result(self, settings: DriftSettings) -> VersionSpan:
-        """Return the span with its verdict."""
+    def result(self) -> VersionSpan:
+        """Return the span with its verdicts."""
         if self._window is not None and self._span.model is not None:
             baseline = self._span.model.baseline
-            self._span.verdict = judge(self._window.counts, baseline, settings, closed=True)
+            self._span.verdict = judge(self._window.counts, baseline, self._settings, closed=True)
         return self._span
 
 

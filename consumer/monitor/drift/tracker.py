@@ -25,6 +25,7 @@ from consumer.monitor.drift.window import (
 )
 from consumer.pipeline.batch import RecordBatch
 from consumer.settings import DriftSettings
+from model_store.baseline import Baseline
 from model_store.errors import ModelStoreError
 
 log = structlog.get_logger(__name__)
@@ -108,6 +109,62 @@ def governing_version(present: Sequence[str], current: str | None, champion: str
     return present[-1]
 
 
+class WindowSequence:
+    """Fills one window after another, and judges each when it closes.
+
+    Args:
+        baseline: The training baseline of the model version.
+        settings: Window sizes and tolerances.
+        counts: The window to continue; an empty first window by default.
+        seen: uint64 (s,), sorted, the students counted in that window.
+
+    Attributes:
+        students: Students counted by this object, once per window.
+        flat_counts: int64 (B,), these students in the bins of all series.
+    """
+
+    def __init__(
+        self,
+        baseline: Baseline,
+        settings: DriftSettings,
+        counts: WindowCounts | None = None,
+        seen: NDArray[np.uint64] | None = None,
+    ) -> None:
+        self._baseline = baseline
+        self._settings = settings
+        self._window = self._open(counts or WindowCounts.empty(1, baseline), seen)
+        self.students = 0
+        self.flat_counts = np.zeros_like(self._window.flat_counts)
+
+    @property
+    def running(self) -> WindowCounts:
+        """A copy of the window being filled."""
+        return self._window.counts.copy()
+
+    @property
+    def seen(self) -> NDArray[np.uint64]:
+        """The students counted in the window being filled, uint64 (s,), sorted."""
+        return self._window.seen
+
+    def add(self, sample: Sample) -> list[WindowVerdict]:
+        """Count a sample, and return the verdicts on the windows that it closed."""
+        closed, start = [], 0
+        while start < len(sample):
+            window = self._window
+            students, bins = window.counts.students, window.flat_counts.copy()
+            start = window.add(sample, start)
+            self.students += window.counts.students - students
+            self.flat_counts += window.flat_counts - bins
+            if window.is_full:
+                closed.append(judge(window.counts, self._baseline, self._settings, closed=True))
+                self._window = self._open(WindowCounts.empty(window.counts.number + 1, self._baseline))
+        return closed
+
+    def _open(self, counts: WindowCounts, seen: NDArray[np.uint64] | None = None) -> Window:
+        settings = self._settings
+        return Window(counts, settings.window_students, settings.window_max_age_h * _MS_PER_H, seen)
+
+
 class Drift:
     """Fills and judges one drift window after another.
 
@@ -126,7 +183,7 @@ class Drift:
         self._champion: str | None = None
         self._version: str | None = None
         self._model: ModelBaseline | None = None
-        self._window: Window | None = None
+        self._windows: WindowSequence | None = None
         self._recent: list[WindowVerdict] = []
         self._observations: dict[str, NDArray[np.int64]] = {}
         self._counted = np.zeros(0, np.int64)
@@ -173,7 +230,7 @@ class Drift:
             if len(rows) < len(predictions):
                 predictions, students = predictions.select_rows(rows), students[rows]
         self._predictions += len(predictions)
-        if self._window is not None and self._model is not None:
+        if self._windows is not None and self._model is not None:
             sample = sample_of(
                 columns_of(predictions, self._countries),
                 decisions_of(predictions),
@@ -181,7 +238,7 @@ class Drift:
                 predictions.numbers["scored_at"],
                 self._model.baseline,
             )
-            self._fill(self._window, sample, counted=counted)
+            self._observe(self._windows, sample, counted=counted)
 
     def snapshot(self) -> DriftSnapshot:
         """Return what is known now."""
@@ -193,9 +250,9 @@ class Drift:
             predictions=self._predictions,
             samples=self._samples,
             observations={name: counts.copy() for name, counts in self._observations.items()},
-            running=self._window.counts.copy() if self._window is not None else None,
+            running=self._windows.running if self._windows is not None else None,
             recent=tuple(self._recent),
-            windows=dict(self._windows),
+            windows=dict(self._closed),
         )
 
     def saved(self) -> tuple[SavedDrift, NDArray[np.uint64]]:
@@ -204,10 +261,10 @@ class Drift:
             model_version=self._version,
             predictions=self._predictions,
             samples=self._samples,
-            window=self._window.counts.copy() if self._window is not None else None,
+            window=self._windows.running if self._windows is not None else None,
             recent=list(self._recent),
         )
-        return saved, np.empty(0, np.uint64) if self._window is None else self._window.seen
+        return saved, np.empty(0, np.uint64) if self._windows is None else self._windows.seen
 
     def restore(self, saved: SavedDrift, seen: NDArray[np.uint64]) -> None:
         """Continue from a saved state, if its baseline still exists."""
@@ -221,7 +278,7 @@ class Drift:
             return
         self._samples = saved.samples
         self._recent = list(saved.recent)
-        self._window = self._open(saved.window, seen)
+        self._windows = WindowSequence(self._model.baseline, self._settings, saved.window, seen)
 
     def _switch_to(self, version: str | None, predictions: int = 0) -> None:
         """Start over with another version, or with the same one."""
@@ -231,8 +288,8 @@ class Drift:
         self._predictions = predictions
         self._samples = 0
         self._recent = []
-        self._windows = dict.fromkeys(DriftStatus, 0)
-        self._model = self._window = None
+        self._closed = dict.fromkeys(DriftStatus, 0)
+        self._model = self._windows = None
         self._observations = {}
         self._problem = "no model version has been seen yet"
         if version is None:
@@ -243,38 +300,23 @@ class Drift:
             self._problem = str(error)
             return
         self._problem = ""
-        self._window = self._open(WindowCounts.empty(1, self._model.baseline))
-        self._observations = {name: np.zeros_like(c) for name, c in self._window.counts.bins.items()}
+        self._windows = WindowSequence(self._model.baseline, self._settings)
+        self._observations = {name: np.zeros_like(c) for name, c in self._windows.running.bins.items()}
         self._counted = flatten_counts(self._observations)
 
-    def _open(self, counts: WindowCounts, seen: NDArray[np.uint64] | None = None) -> Window:
-        settings = self._settings
-        return Window(counts, settings.window_students, settings.window_max_age_h * _MS_PER_H, seen)
-
-    def _fill(self, window: Window, sample: Sample, *, counted: bool) -> None:
-        start = 0
-        while start < len(sample):
-            students, bins = window.counts.students, window.flat_counts.copy()
-            start = window.add(sample, start)
-            self._samples += window.counts.students - students
-            if counted:
-                self._counted += window.flat_counts - bins
-            if window.is_full:
-                window = self._close(window)
-
-    def _close(self, window: Window) -> Window:
-        """Judge a window and open the next."""
-        assert self._model is not None  # noqa: S101 - there is no window without a baseline
-        verdict = judge(window.counts, self._model.baseline, self._settings, closed=True)
-        self._recent = [*self._recent, verdict][-WINDOWS_KEPT:]
-        self._windows[verdict.status] += 1
-        if verdict.status == DriftStatus.DRIFT:
-            log.warning(
-                "drift",
-                features=verdict.drifted_features,
-                score=verdict.score.status,
-                prediction_rate=verdict.rate.status,
-                window=verdict.number,
-            )
-        self._window = self._open(WindowCounts.empty(verdict.number + 1, self._model.baseline))
-        return self._window
+    def _observe(self, windows: WindowSequence, sample: Sample, *, counted: bool) -> None:
+        students, counts = windows.students, windows.flat_counts.copy()
+        for verdict in windows.add(sample):
+            self._recent = [*self._recent, verdict][-WINDOWS_KEPT:]
+            self._closed[verdict.status] += 1
+            if verdict.status == DriftStatus.DRIFT:
+                log.warning(
+                    "drift",
+                    features=verdict.drifted_features,
+                    score=verdict.score.status,
+                    prediction_rate=verdict.rate.status,
+                    window=verdict.number,
+                )
+        self._samples += windows.students - students
+        if counted:
+            self._counted += windows.flat_counts - counts

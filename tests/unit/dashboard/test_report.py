@@ -22,6 +22,7 @@ from consumer.monitor.drift.baselines import Baselines
 from consumer.monitor.drift.sample import student_hashes, versions_of
 from consumer.monitor.drift.span import Span, read_span
 from consumer.monitor.drift.tracker import Drift
+from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict
 from consumer.monitor.view import report_view
 from consumer.settings import DriftSettings
 from model_store.countries import country_code
@@ -64,6 +65,40 @@ def test_the_numbers_are_the_monitors(trained: Any, predict: Any, tmp_path: Path
     (version,) = read(written(tmp_path, *batches), trained.store).versions
     assert version.predictions == 1000
     assert version.verdict == drift.snapshot().latest
+
+
+def judged(window: WindowVerdict) -> list[Any]:
+    """Return a window without its means, whose last bits depend on how the sums were batched."""
+    series = [*window.features.values(), window.score]
+    return [
+        window.number,
+        window.students,
+        window.predictions,
+        window.opened_ms,
+        window.last_ms,
+        window.rate,
+    ] + [(verdict.status, verdict.psi, verdict.threshold, verdict.counts) for verdict in series]
+
+
+def test_the_windows_are_the_monitors(trained: Any, predict: Any, tmp_path: Path) -> None:
+    """Over several windows the report gives the verdicts that the monitor gave, drift included."""
+    settings = SETTINGS.model_copy(update={"window_students": 500})
+    batches = [
+        predict(range(start, start + 700), scored_at_ms=NOON_MS + start) for start in range(0, 3500, 700)
+    ]
+    for batch in batches[2:4]:
+        batch.numbers["features.minutes_watched"] += 300.0
+    drift = Drift(Baselines(trained.store), country_code, settings)
+    for batch in batches:
+        drift.add(batch, student_hashes(batch), versions_of(batch))
+    log = audit_log_lines(written(tmp_path, *batches))
+    (version,) = read_span(
+        log, "the audit log", None, None, Baselines(trained.store), country_code, settings
+    ).versions
+    assert [judged(window) for window in version.windows] == [judged(w) for w in drift.snapshot().recent]
+    assert len(version.windows) == 7
+    assert {window.status for window in version.windows} == {DriftStatus.OK, DriftStatus.DRIFT}
+    assert (version.status, version.drifted_features) == (DriftStatus.DRIFT, ["minutes_watched"])
 
 
 def test_a_span_has_an_inclusive_start_and_an_exclusive_end(

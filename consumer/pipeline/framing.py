@@ -124,13 +124,13 @@ def parse_frames(
     )
     if single.all():
         return framed, unknown
-    others = [row for row in np.flatnonzero(~single).tolist() if values[row] is not None]
-    in_headers = _schema_id_headers(others, headers)
+    in_headers = _schema_id_headers(np.flatnonzero(~single & (lengths > 0)).tolist(), headers)
     by_id: list[FramedRows] = []
     unknown_ids: list[Rejections] = []
     is_framed = single
     if writers.reads_confluent:
-        bare = np.isin(np.arange(len(values)), list(in_headers))
+        bare = np.zeros(len(values), np.bool_)
+        bare[list(in_headers)] = True
         confluent = (lengths >= CONFLUENT_HEADER_BYTES) & starts_with(CONFLUENT_MARKER, data, starts)
         confluent &= ~bare
         is_framed = single | bare | confluent
@@ -148,12 +148,13 @@ def parse_frames(
 
 def _schema_id_headers(rows: list[int], headers: HeadersOfRows) -> dict[int, RegistryId]:
     """Return the id or GUID of the rows that name their schema in a header, sorted by row."""
-    found: dict[int, RegistryId] = {}
-    for row, names in zip(rows, headers(rows), strict=True):
-        for name, value in names:
-            if name == SCHEMA_ID_HEADER and (schema_id := parse_schema_id_header(value)) is not None:
-                found[row] = schema_id
-    return found
+    with_headers = [(row, names) for row, names in zip(rows, headers(rows), strict=True) if names]
+    return {
+        row: schema_id
+        for row, names in with_headers
+        for name, value in names
+        if name == SCHEMA_ID_HEADER and (schema_id := parse_schema_id_header(value)) is not None
+    }
 
 
 def _find_schemas(

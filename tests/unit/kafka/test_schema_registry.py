@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from typing import Any
+from uuid import UUID
 
 import fastavro
 import pytest
@@ -16,10 +17,12 @@ from typer.testing import CliRunner
 from consumer.cli import app
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka.schema_registry import UNKNOWN_FOR_S, RegistrySchemas
+from consumer.pipeline.batch import Headers
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.rejections import Code
-from schemas.framing import confluent_header
-from schemas.repository import engagement_event, purchase_prediction
+from schemas.avro import AvroSchema
+from schemas.framing import CONFLUENT_HEADER_BYTES, SCHEMA_ID_HEADER, confluent_header
+from schemas.repository import BundledSchemas, engagement_event, purchase_prediction
 
 OLDER: dict[str, Any] = {
     "type": "record",
@@ -53,11 +56,17 @@ EVENT: dict[str, Any] = {
 }
 
 
+GUID = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+REFERENCED: dict[str, Any] = {
+    "plans": {"type": "enum", "name": "platform.Plan", "symbols": ["FREE", "PAID"]},
+}
+
+
 class Registry:
     """What the stub answers with, and how often it was asked."""
 
     def __init__(self) -> None:
-        self.schemas: dict[int, dict[str, str]] = {7: {"schema": json.dumps(OLDER)}}
+        self.schemas: dict[int, dict[str, Any]] = {7: {"schema": json.dumps(OLDER)}}
         self.failing = False
         self.registered: list[tuple[str, Any]] = []
         self.asked = 0
@@ -66,11 +75,19 @@ class Registry:
     def answer(self, path: str) -> tuple[int, dict[str, Any]]:
         """Answer a look-up."""
         self.asked += 1
-        schema_id = int(path.split("?", maxsplit=1)[0].rsplit("/", 1)[1])
+        path = path.split("?", maxsplit=1)[0]
         if self.failing:
             return 500, {"error_code": 50001, "message": "down"}
-        if schema_id in self.schemas:
-            return 200, self.schemas[schema_id]
+        if path.startswith("/subjects/"):
+            _, _, subject, _, version = path.split("/")
+            definition = json.dumps(REFERENCED[subject])
+            return 200, {"subject": subject, "version": int(version), "id": 1, "schema": definition}
+        schema_id = path.rsplit("/", 1)[1]
+        schema_id = {str(GUID): "7"}.get(schema_id, schema_id)
+        if schema_id.isdecimal() and int(schema_id) in self.schemas:
+            return 200, self.schemas[int(schema_id)]
+        if "/api/" in path:
+            return 404, {"message": "no such page"}
         return 404, {"error_code": 40403, "message": "Schema not found"}
 
 
@@ -156,6 +173,39 @@ def test_a_schema_that_cannot_be_used_is_refused_with_the_reason(registry: Regis
     assert text[1].endswith(": string where a record EngagementEvent is needed.")
     assert incomplete[0] == "unknown_schema"
     assert 'id 3 cannot be used: the type "S" is not defined' in incomplete[1]
+
+
+@pytest.mark.parametrize(
+    "named", [bytes(3) + bytes([0, 7]), b"\x01" + GUID.bytes], ids=["id in a header", "GUID in a header"]
+)
+def test_a_bare_body_is_read_by_the_schema_that_a_header_names(registry: Registry, named: bytes) -> None:
+    """As Confluent's newer serializers send it."""
+    decoder = Decoder(engagement_event(), RegistrySchemas(registry.url, {}))
+    body = framed(7)[CONFLUENT_HEADER_BYTES:]
+    headers: Headers = [("other", b"x"), (SCHEMA_ID_HEADER, named)]
+    events, rejections = decoder.decode([None, body], lambda rows: [headers for _ in rows])
+    assert [rejection.code for rejection in rejections] == [Code.TOMBSTONE]
+    assert events.record(0)["student_country"] == "NA"
+    _, (rejection,) = Decoder(engagement_event(), BundledSchemas()).decode(
+        [body], lambda rows: [headers for _ in rows]
+    )
+    assert rejection.detail == "The header __value_schema_id names the schema, but no schema registry is set."
+
+
+def test_references_are_looked_up(registry: Registry) -> None:
+    """By subject and version."""
+    older = OLDER | {"fields": [*OLDER["fields"], {"name": "plan", "type": "platform.Plan"}]}
+    reference = {"name": "platform.Plan", "subject": "plans", "version": 1}
+    registry.schemas[9] = {"schema": json.dumps(older), "references": [reference]}
+    found = RegistrySchemas(registry.url, {}).by_id(9)
+    assert isinstance(found, AvroSchema)
+    assert "platform.Plan" in found.named
+
+
+def test_a_url_that_is_no_registrys_is_an_outage(registry: Registry) -> None:
+    """Its 404 does not mean that the id is unknown, so no event is rejected for it."""
+    with pytest.raises(Unavailable, match=r"answers with HTTP status 404; is this the URL of its API\?"):
+        RegistrySchemas(f"{registry.url}/api", {}).by_id(8)
 
 
 def test_an_outage_of_the_registry_is_no_ones_fault(registry: Registry) -> None:

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from consumer.dashboard.charts import gauge, history, shares
-from consumer.dashboard.rendering import number, percent, precise_percent, title
+from consumer.dashboard.rendering import number, percent, precise_percent, seconds_between, title
 from consumer.settings import Settings
 from model_store.inputs import INPUT_NAMES, INTEGER_INPUTS
 
 _CSS_CLASSES: Final = {"not_well": "bad", "attention": "warn", "well": "good"}
 _COUNTRY: Final = "student_country"
 _SCORE: Final = "score"
+_BACKLOG_CAUSES: Final = frozenset(
+    {"catching_up", "falling_behind", "stalled", "no_scorer", "audit_log_behind"}
+)
 _UNITS: Final = {"minutes_watched": " min", "minutes_spent_on_exams": " min", "days_on_platform": " days"}
 
 
@@ -30,7 +33,9 @@ def page(answer: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
         "level": _CSS_CLASSES[answer["health"]["level"]],
         "rejected_ratio": rejected / decided if decided else None,
         "history": _history(answer["predictions"]["per_second"]),
+        "latency_note": _latency_note(answer),
         "cards": series_cards(trigger) if answer["model"] else [],
+        "owners": _owners(answer["stream"]),
         "sources": sources(settings),
         "links": settings.links,
     }
@@ -134,6 +139,23 @@ def _rate_card(answer: Mapping[str, Any]) -> dict[str, Any]:
     status = rate["status"] if rate else "unknown"
     card = {"name": "rate", "status": status, "live": live, "training": training}
     return {**card, "rows": [], "gauge": gauge_, "mean": ""}
+
+
+def _latency_note(answer: Mapping[str, Any]) -> str:
+    """Return why the latencies may mislead; empty if they tell of now and of an ordinary load."""
+    predictions = answer["predictions"]
+    n_s = len(predictions["per_second"])
+    if predictions["latest"] and not any(predictions["per_second"]):
+        scored_at = predictions["latest"][0]["timestamp_utc"]
+        if not isinstance(scored_at, str) or seconds_between(scored_at, answer["at"]) > n_s:
+            return f"old: no prediction in the last {n_s} s"
+    catching_up = {cause["cause"] for cause in answer["health"]["causes"]} & _BACKLOG_CAUSES
+    return "includes the time that events waited in a backlog" if catching_up else ""
+
+
+def _owners(stream: Mapping[str, Any]) -> dict[str, str]:
+    """Return the member that owns each partition, by the partition's number as a text."""
+    return {str(part): member["client_id"] for member in stream["members"] for part in member["partitions"]}
 
 
 def _history(per_second: Sequence[int]) -> dict[str, Any] | None:

@@ -116,11 +116,25 @@ class Cluster(NamedTuple):
     broker_ids: frozenset[int]
 
 
+class GroupMember(NamedTuple):
+    """A member of a consumer group.
+
+    Attributes:
+        client_id: its ``client.id``.
+        host: its address, as the broker sees it.
+        partitions: the topics and partitions that are assigned to it.
+    """
+
+    client_id: str
+    host: str
+    partitions: Sequence[tuple[str, int]]
+
+
 class GroupState(NamedTuple):
     """A consumer group's state, as Kafka names it (``STABLE``, ``EMPTY``, …), and its members."""
 
     state: str
-    members: int
+    members: Sequence[GroupMember]
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +392,15 @@ class ClusterAdmin:
         """Describe a consumer group."""
         answers = self._admin.describe_consumer_groups([group], request_timeout=self._timeout_s)
         found = self._wait(answers[group], f"Describe on group {group}")
-        return GroupState(str(found.state.name), len(found.members))
+        members = [
+            GroupMember(
+                member.client_id,
+                member.host.removeprefix("/"),
+                [(at.topic, at.partition) for at in member.assignment.topic_partitions],
+            )
+            for member in found.members
+        ]
+        return GroupState(str(found.state.name), members)
 
     def committed_offsets(self, group: str, topic: str, partitions: Iterable[int]) -> Committed:
         """Return what a group has committed, without joining it."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from consumer.errors import ServiceError, Unavailable
-from consumer.kafka.admin import ClusterAdmin, GroupLag
+from consumer.kafka.admin import ClusterAdmin, GroupLag, GroupMember
 from consumer.kafka.reader import TopicFollower, TopicReader
 from consumer.monitor.recent import RecentRejection, RejectionLog
 from consumer.runtime.readiness import Readiness
@@ -47,7 +47,8 @@ class StreamSnapshot:
         lag_by_partition: The same by partition of the events topic; empty if unknown.
         incoming_per_s: Events produced per second.
         decided_per_s: Events decided per second.
-        members: Members of the scorers' consumer group.
+        members: Number of members of the scorers' consumer group.
+        group: These members.
         no_members_since_s: Since when the group has no member; ``None`` if it has one.
         stuck_since_s: Since when events wait and none is decided; ``None`` if that is not so.
         growing_since_s: Since when the lag grows faster than it can be decided; ``None`` if it does not.
@@ -65,6 +66,7 @@ class StreamSnapshot:
     incoming_per_s: float | None = None
     decided_per_s: float | None = None
     members: int | None = None
+    group: Sequence[GroupMember] = ()
     no_members_since_s: float | None = None
     stuck_since_s: float | None = None
     growing_since_s: float | None = None
@@ -212,7 +214,8 @@ class StreamStatusPoller:
                 self._latest = (self._now_s(), StreamSnapshot(progress_problem=str(error)))
                 continue
             now_s = self._now_s()
-            self._latest = (now_s, progress.update(now_s, lag, members))
+            snapshot = progress.update(now_s, lag, len(members))
+            self._latest = (now_s, replace(snapshot, group=members))
 
     def _follow_rejections(self) -> None:
         while not self._stopping.is_set():

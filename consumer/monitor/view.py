@@ -207,6 +207,14 @@ def stream_view(stream: StreamSnapshot) -> dict[str, Any]:
         "partitions": len(stream.lag_by_partition),
         "lag_by_partition": {str(p): lag for p, lag in sorted(stream.lag_by_partition.items())},
         "scorers": stream.members,
+        "members": [
+            {
+                "client_id": member.client_id,
+                "host": member.host,
+                "partitions": sorted(partition for _, partition in member.partitions),
+            }
+            for member in sorted(stream.group)
+        ],
         "problem": stream.progress_problem or None,
     }
 

@@ -144,6 +144,15 @@ def test_the_page_is_for_everybody(browser: Chromium, deploy: Callable[..., Any]
     browser.open(url)
     browser.until("document.querySelectorAll('#last-predictions tbody tr').length === 10")
     browser.until("document.querySelectorAll('#last-rejections tbody tr').length > 1")
+    for table, words in (("#last-rejections", "dlq show"), ("#last-predictions", "Minutes watched")):
+        link = browser.ask(f"document.querySelector('{table} tbody a').href")
+        answer = httpx.get(link, timeout=30)
+        assert answer.status_code == 200
+        assert words in answer.text
+        assert httpx.get(f"{link}999999999", timeout=30).status_code == 404
+    browser.until("document.querySelector('#members').textContent.includes('127.0.0.1')")
+    student = browser.ask("document.querySelector('#last-predictions tbody bdi').textContent")
+    assert student in httpx.get(f"{url}search", params={"q": student}).text
     assert browser.ask("document.documentElement.scrollWidth") == 360
     light = browser.ask("getComputedStyle(document.body).backgroundColor")
     browser.show(width=360, height=740, scheme="dark")

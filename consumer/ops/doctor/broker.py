@@ -185,7 +185,7 @@ def _check_group(settings: Settings, admin: ClusterAdmin) -> Iterator[Check]:
     lag = admin.lag(group, topic)
     starts = admin.first_offsets(topic, lag.end_offsets)
     has_committed = bool(admin.committed_offsets(group, topic, lag.end_offsets))
-    yield from judge_group(group, topic, state, members, lag, starts, has_committed=has_committed)
+    yield from judge_group(group, topic, state, len(members), lag, starts, has_committed=has_committed)
 
 
 def judge_group(

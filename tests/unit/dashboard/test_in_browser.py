@@ -138,7 +138,7 @@ def states(trained: Any, predict: Any, tmp_path_factory: pytest.TempPathFactory)
     }
     foreign = {"student_id": HOSTILE, "event_id": HOSTILE, "model_version": HOSTILE}
     for answer in states.values():
-        answer["stream"] |= {"lag_events": 12, "incoming_per_s": 51.3, "decided_per_s": 50.9, "partitions": 6}
+        answer["stream"] |= {"lag_events": 12, "incoming_per_s": 51.3, "decided_per_s": 50.9}
     states["broker-gone"]["stream"] |= dict.fromkeys(("lag_events", "incoming_per_s", "decided_per_s"))
     predictions = states["hostile"]["predictions"]
     predictions["latest"] = [predictions["latest"][0] | foreign]

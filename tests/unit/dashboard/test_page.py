@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from consumer.dashboard.rendering import render
 from consumer.dashboard.routes import DashboardData, page_routes
 from consumer.dashboard.view import page
 from consumer.errors import Condition
+from consumer.kafka.admin import GroupMember
 from consumer.kafka.reader import PolledRecords
 from consumer.monitor.drift.baselines import Baselines
 from consumer.monitor.drift.sample import student_hashes, versions_of
@@ -82,8 +84,13 @@ def view_of(
         model=model_snapshot(store, *batches, outcomes=outcomes),
         recent=recent.snapshot(),
         stream=StreamSnapshot(
-            lag_events=0,
-            members=1,
+            lag_events=12,
+            lag_by_partition={0: 12, 1: 0, 2: 0},
+            members=2,
+            group=[
+                GroupMember("purchase-stream-b", "10.0.0.2", [("events", 2), ("events", 0)]),
+                GroupMember("purchase-stream-a", "10.0.0.1", []),
+            ],
             rejections=rejections.counts,
             last=rejections.last,
             progress_problem="",
@@ -170,6 +177,28 @@ def test_a_running_window_is_shown_without_a_verdict(trained: Any, predict: Any)
     html = shown(view_of(trained.store, predict(range(50))))
     assert "50 of 500 in the window" in html
     assert html.count("not judged yet") == 9
+
+
+def test_latencies_that_mislead_say_so(trained: Any, predict: Any) -> None:
+    """Latencies are marked when they are old or come from a backlog, and only then."""
+    answer = view_of(trained.store, predict(range(5), scored_at_ms=int(NOW_S * 1000)))
+    assert "old: no prediction" not in shown(answer)
+    causes = [{"cause": "catching_up", "level": "attention", "text": "x", "since": None, "runbook": "y"}]
+    assert "waited in a backlog" in shown(answer | {"health": answer["health"] | {"causes": causes}})
+    assert "old: no prediction in the last 120 s" in shown(view_of(trained.store, predict(range(5))))
+
+
+def test_members_and_lag_are_shown(trained: Any) -> None:
+    """Each partition has its lag and its owner, each member its host; a standby is named as one."""
+    answer = view_of(trained.store)
+    members = answer["stream"]["members"]
+    assert [member["client_id"] for member in members] == ["purchase-stream-a", "purchase-stream-b"]
+    html = shown(answer)
+    for text in ("2 members of the consumer group", "10.0.0.2", "<td>0, 2</td>", "none: a standby"):
+        assert text in html
+    assert "in 3 partitions" in html
+    assert re.search(r">0</th><td>12</td><td><bdi>purchase-stream-b<", html)
+    assert re.search(r">1</th><td>0</td><td><bdi>none<", html)
 
 
 def test_foreign_text_is_text_everywhere(trained: Any, predict: Any) -> None:

@@ -94,13 +94,13 @@ def time_core(pipeline: Pipeline, *, batch_events: int, repeats: int, broken_rat
     took: dict[str, list[float]] = {stage: [] for stage in STAGES}
     for _ in range(repeats + 1):
         processed = processor.process(raw)
-        began_s = time.perf_counter()
+        started_s = time.perf_counter()
         predictions, _ = monitor.decode(processed.predictions)
         n = len(processed.predictions)
         audit_lines(
             predictions, source_topic="events", output_topic="out", partitions=[0] * n, offsets=range(n)
         )
-        durations_s = {**processed.durations_s, STAGES[-1]: time.perf_counter() - began_s}
+        durations_s = {**processed.durations_s, STAGES[-1]: time.perf_counter() - started_s}
         for stage in STAGES:
             took[stage].append(durations_s[stage])
     per_event = {stage: statistics.median(all_s[1:]) / batch_events * 1e6 for stage, all_s in took.items()}

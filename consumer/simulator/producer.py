@@ -18,7 +18,7 @@ from consumer.simulator.events import OutgoingEvent, events
 from model_store.training_data import TrainingTable
 
 _RUN_ID_BYTES: Final = 10
-_LOOK_EVERY_S: Final = 0.1
+_POLL_S: Final = 0.1
 """The longest time until a wait for the next event notices a stop."""
 _POLL_EVERY: Final = 1_000
 """Events between two polls for delivery reports when there is no rate."""
@@ -100,8 +100,8 @@ class EventProducer:
         )
         broken: Counter[str] = Counter()
         n_sent = 0
-        began_s = time.monotonic()
-        for event in self._paced(producer, began_s):
+        started_s = time.monotonic()
+        for event in self._paced(producer, started_s):
             self._send(producer, event)
             n_sent += 1
             if event.code is not None:
@@ -116,9 +116,9 @@ class EventProducer:
                 f"{len(self._failures)} of {n_sent} events were not delivered to "
                 f"{self._failures[0]}; check the broker and send again"
             )
-        return Sent(n_sent, dict(broken), time.monotonic() - began_s)
+        return Sent(n_sent, dict(broken), time.monotonic() - started_s)
 
-    def _paced(self, producer: TopicProducer, began_s: float) -> Iterator[OutgoingEvent]:
+    def _paced(self, producer: TopicProducer, started_s: float) -> Iterator[OutgoingEvent]:
         """Yield each event when it is due, and poll the producer in between."""
         source = events(
             self._students,
@@ -129,7 +129,7 @@ class EventProducer:
         )
         n = 0
         # Building an event reads the clock, so wait before building it.
-        while self._await_turn(producer, n, began_s):
+        while self._await_turn(producer, n, started_s):
             event = next(source, None)
             if event is None:
                 return
@@ -139,12 +139,12 @@ class EventProducer:
                 producer.poll()
                 self._on_progress(n)
 
-    def _await_turn(self, producer: TopicProducer, n: int, began_s: float) -> bool:
+    def _await_turn(self, producer: TopicProducer, n: int, started_s: float) -> bool:
         """Wait until event ``n`` is due; return false after a stop."""
         if self._rate is not None:
-            due_s = began_s + n / self._rate
+            due_s = started_s + n / self._rate
             while not self._stopping and (wait_s := due_s - time.monotonic()) > 0:
-                producer.poll(min(wait_s, _LOOK_EVERY_S))
+                producer.poll(min(wait_s, _POLL_S))
                 self._on_progress(n)
         return not self._stopping
 

@@ -61,6 +61,7 @@ def test_every_command_of_the_runbooks_runs(deploy: Callable[..., Any]) -> None:
         "CODE": "field_invalid",
         "PARTITION:OFFSET": "0:0",
         "VERSION": version,
+        "FIELD=VALUE": "minutes_watched=0",
         "FILE.csv": "students.csv",
         "FILE.avsc": "platform.avsc",
     }

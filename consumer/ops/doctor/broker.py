@@ -149,7 +149,7 @@ def _check_commit(settings: Settings, admin: ClusterAdmin) -> Iterator[Check]:
     try:
         trial = try_commit(config(settings.kafka), topic, name, exactly_once=exactly_once)
     except StartupError as error:
-        advice = f"allow the {ids} {name}, best by the prefix {settings.kafka.group_id}"
+        advice = f"allow the {ids} {name}; see: purchase-stream acls"
         yield fail("transactions", f"{what} is refused: {error}", advice)
     except Unavailable as error:
         yield fail("transactions", f"{what} does not complete: {error}", "check the brokers", OUTAGE)

@@ -14,7 +14,7 @@ import re
 import socket
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -97,6 +97,10 @@ WebAddress = Annotated[str, BeforeValidator(_web_address)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+ResumeFrom: TypeAlias = Literal["outputs", "beginning", "end", "committed"]
+"""What an operator can choose where a scorer cannot tell where to resume (an option, not a setting)."""
 
 
 class KafkaSettings(_Section):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from consumer.cli.context import Context
-from consumer.settings import Settings, masked
+from consumer.settings import ResumeFrom, Settings, masked
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,13 +24,20 @@ def score(
     worker: Annotated[
         int, typer.Option(help="Number of this scorer among several on one machine.", min=0)
     ] = 0,
+    resume_from: Annotated[
+        ResumeFrom | None,
+        typer.Option(
+            help="Where to resume if neither the group's offsets nor the outputs tell: behind the last"
+            " outputs, at the beginning or the end of the events, or at the committed offset."
+        ),
+    ] = None,
 ) -> None:
     """Consume events, publish predictions and dead letters."""
     from consumer.roles.scorer import run_scorer  # noqa: PLC0415 - a role imports what it needs, and no more
 
     given: Context = context.obj
     settings = given.settings()
-    run_scorer(for_worker(settings, worker), worker)
+    run_scorer(for_worker(settings, worker), worker, resume_from=resume_from)
 
 
 def monitor(context: typer.Context) -> None:

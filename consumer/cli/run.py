@@ -12,6 +12,7 @@ from consumer.cli.context import Context
 from consumer.errors import StartupError
 from consumer.runtime.lifecycle import stopping_on_signals
 from consumer.runtime.supervisor import Supervisor, roles
+from consumer.settings import ResumeFrom
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,6 +24,13 @@ def run(
     context: typer.Context,
     workers: Annotated[int, typer.Option(help="Number of scorers.", min=1)] = 1,
     serve: Annotated[bool, typer.Option("--serve", help="Also run the synchronous API.")] = False,
+    resume_from: Annotated[
+        ResumeFrom | None,
+        typer.Option(
+            help="Where to resume if neither the group's offsets nor the outputs tell: behind the last"
+            " outputs, at the beginning or the end of the events, or at the committed offset."
+        ),
+    ] = None,
 ) -> None:
     """Run scorers and the monitor as child processes, until one exits or Ctrl-C."""
     given: Context = context.obj
@@ -32,7 +40,7 @@ def run(
     options = options_before_verb(given)
     if settings.log.format == "auto" and sys.stderr.isatty():  # a child's standard error is a pipe
         options += ["--set", "log.format=console"]
-    supervisor = Supervisor(roles(workers, serve=serve), options)
+    supervisor = Supervisor(roles(workers, serve=serve, resume_from=resume_from), options)
     with stopping_on_signals(supervisor.request_stop):
         child_exit = supervisor.run()
     if child_exit is not None:

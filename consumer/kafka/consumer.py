@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent import futures
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -37,6 +38,23 @@ log = structlog.get_logger(__name__)
 
 ConsumerFactory: TypeAlias = Callable[[dict[str, Any]], Consumer]
 """Creates a client from its configuration. Tests pass their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedOffset:
+    """An offset that the group has committed.
+
+    Attributes:
+        offset: The offset to resume from.
+        metadata: The text that was committed with it.
+    """
+
+    offset: int
+    metadata: str
+
+
+ChooseStarts: TypeAlias = Callable[[Mapping[int, CommittedOffset | None]], Mapping[int, int]]
+"""Returns where to start each partition. May raise ``StartupError`` or ``Unavailable``."""
 
 _PROBE_TIMEOUT_S: Final = 1.0
 
@@ -65,6 +83,8 @@ class EventConsumer:
         consumer_factory: Creates the client.
         on_rebalance: Called whenever partitions are assigned or revoked.
         before_start: Called after partitions were assigned, before their committed offsets are read.
+        choose_starts: Chooses the starting offsets; by default the committed offset or the beginning.
+        offset_metadata: The text that this member commits with its offsets.
     """
 
     def __init__(
@@ -76,6 +96,8 @@ class EventConsumer:
         consumer_factory: ConsumerFactory = Consumer,
         on_rebalance: Callable[[], None] = lambda: None,
         before_start: Callable[[], None] | None = None,
+        choose_starts: ChooseStarts | None = None,
+        offset_metadata: str = "",
     ) -> None:
         self.topic = topic
         self._readiness = readiness
@@ -87,6 +109,8 @@ class EventConsumer:
         self._stuck = StuckPartitions(readiness)
         self._fenced_at_s = float("-inf")
         self._paused: set[int] = set()
+        self._unstarted: set[int] = set()
+        """Owned partitions whose starting offset is not known yet."""
         self._commit: Future[Any] | None = None
         """The commit in flight during a poll; ``None`` outside of :meth:`poll`."""
         self._joined = False
@@ -94,11 +118,17 @@ class EventConsumer:
             "cooperative" in config["partition.assignment.strategy"]
             or config.get("group.protocol") == "consumer"
         )
-        self._starts = StartingOffsets(topic, incremental=incremental)
         self._config = config
         self._missing_right = False
         """Whether the broker refuses the right to be in the group."""
         self._was_member = False
+        self.offset_metadata = offset_metadata
+        self._starts = StartingOffsets(
+            topic,
+            incremental=incremental,
+            choose=choose_starts or start_at_committed,
+            metadata=offset_metadata,
+        )
         self._connect = partial(consumer_factory, config | {"error_cb": self._on_error})
         self.client = self._connect()
 
@@ -133,9 +163,10 @@ class EventConsumer:
 
         Raises:
             FatalError: The broker does not accept this member any more.
-            Unavailable: The committed offsets cannot be read; only a restart helps.
+            StartupError: It cannot be told where to start a partition; a person has to choose.
         """
         self._resume()
+        self._start_partitions()
         self._revoked.clear()
         with self._hold_revocation_until(commit):
             messages = self._consume(1, idle_s)
@@ -184,6 +215,20 @@ class EventConsumer:
         """Leave the group."""
         self.client.close()
 
+    def _start_partitions(self) -> None:
+        """Start owned partitions that could not be started when they were assigned.
+
+        Raises:
+            StartupError: It cannot be told where to start a partition; a person has to choose.
+        """
+        if self._unstarted:
+            try:
+                self._starts.start(self.client, self._unstarted)
+            except Unavailable as outage:
+                self._readiness.set(outage.condition, str(outage))
+            else:
+                self._unstarted.clear()
+
     def _resume(self) -> None:
         if self._paused:
             self.client.resume([TopicPartition(self.topic, p) for p in self._paused])
@@ -221,7 +266,8 @@ class EventConsumer:
         if self._revoked:
             # A partition that was revoked and assigned again within one poll is read from its start again,
             # so its events in hand would be duplicates.
-            restarted = self._starts.start_again(self.client, self._revoked & self._assigned, self._assigned)
+            started = self._assigned - self._unstarted
+            restarted = self._starts.start_again(self.client, self._revoked & started, started)
             kept = self._assigned - self._revoked - restarted
             events = [message for message in events if message.partition() in kept]
         if not events:
@@ -320,12 +366,19 @@ class EventConsumer:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Start each partition at its committed offset, or at its beginning if it has none."""
-        self._assigned |= {tp.partition for tp in partitions}
+        assigned = {tp.partition for tp in partitions}
+        self._assigned |= assigned
         self._on_rebalance()
-        log.info("partitions assigned", partitions=sorted(tp.partition for tp in partitions))
+        log.info("partitions assigned", partitions=sorted(assigned))
         if self._before_start is not None:
             self._before_start()
-        self._starts.start(consumer, partitions)
+        try:
+            self._starts.start(consumer, assigned)
+        except (StartupError, Unavailable) as error:
+            # An exception must not pass through librdkafka. The next poll tries again, and raises it.
+            log.warning("partitions not started yet", partitions=sorted(assigned), reason=str(error))
+            self._starts.start_none(consumer)
+            self._unstarted |= assigned
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Give partitions up, after the commit in flight has ended."""
@@ -333,6 +386,7 @@ class EventConsumer:
             futures.wait([self._commit])
         revoked = {tp.partition for tp in partitions}
         self._assigned -= revoked
+        self._unstarted -= revoked
         if paused := self._paused & revoked:
             # librdkafka would keep the pause, and never fetch these partitions for us again.
             consumer.resume([TopicPartition(self.topic, p) for p in paused])
@@ -349,6 +403,11 @@ class EventConsumer:
 _COMMITTED_TIMEOUT_S: Final = 10.0
 
 
+def start_at_committed(committed: Mapping[int, CommittedOffset | None]) -> dict[int, int]:
+    """Start each partition at its committed offset, or at its beginning if there is none."""
+    return {p: OFFSET_BEGINNING if found is None else found.offset for p, found in committed.items()}
+
+
 class StartingOffsets:
     """Starts the partitions of one member.
 
@@ -356,11 +415,17 @@ class StartingOffsets:
         topic: The events topic.
         incremental: Whether the group's protocol adds and removes single partitions. Otherwise every
             assignment replaces all of them.
+        choose: Chooses the starting offsets.
+        metadata: Committed with every starting offset that the group does not have with this text.
     """
 
-    def __init__(self, topic: str, *, incremental: bool) -> None:
+    def __init__(
+        self, topic: str, *, incremental: bool, choose: ChooseStarts = start_at_committed, metadata: str = ""
+    ) -> None:
         self._topic = topic
         self._incremental = incremental
+        self._choose = choose
+        self._metadata = metadata
         self._starts: dict[int, int] = {}
         """Where each partition was started when it was last assigned."""
 
@@ -370,6 +435,56 @@ class StartingOffsets:
         Raises:
             Unavailable: The broker did not answer.
         """
+        found = self._committed(consumer, partitions)
+        return {partition: 0 if at is None else at.offset for partition, at in found.items()}
+
+    def start(self, consumer: Consumer, partitions: Collection[int]) -> None:
+        """Read newly assigned partitions from their starting offsets.
+
+        Raises:
+            StartupError: It cannot be told where to start; a person has to choose.
+            Unavailable: The broker did not answer.
+        """
+        for partition in partitions:
+            self._starts.pop(partition, None)
+        if not partitions:
+            return
+        committed = self._committed(consumer, partitions)
+        starts = self._choose(committed)
+        self._commit_starts(consumer, committed, starts)
+        self._starts |= starts
+        self._assign(consumer, starts)
+
+    def start_none(self, consumer: Consumer) -> None:
+        """Accept an assignment without reading its partitions yet."""
+        self._assign(consumer, {})
+
+    def start_again(
+        self, consumer: Consumer, partitions: AbstractSet[int], started: AbstractSet[int]
+    ) -> AbstractSet[int]:
+        """Read partitions again from where they were started; nothing of them was committed since.
+
+        Args:
+            consumer: The member that owns the partitions.
+            partitions: Partitions of the latest assignment.
+            started: All partitions that the member owns and reads.
+
+        Returns:
+            The partitions that are read again. Their events are delivered a second time.
+        """
+        if not partitions:
+            return partitions
+        if not self._incremental:
+            partitions = started  # One assignment covers all of them.
+        starts = {partition: self._starts[partition] for partition in sorted(partitions)}
+        if self._incremental:
+            consumer.incremental_unassign([TopicPartition(self._topic, p) for p in starts])
+        self._assign(consumer, starts)
+        return partitions
+
+    def _committed(
+        self, consumer: Consumer, partitions: Collection[int]
+    ) -> dict[int, CommittedOffset | None]:
         if not partitions:
             return {}
         requested = [TopicPartition(self._topic, p) for p in sorted(partitions)]
@@ -378,54 +493,35 @@ class StartingOffsets:
         except KafkaException as exception:
             reason = format_error(kafka_error(exception))
             raise Unavailable(f"committed offsets unknown: {reason}") from exception
-        return {tp.partition: max(tp.offset, 0) for tp in answer}
+        return {
+            tp.partition: CommittedOffset(tp.offset, tp.metadata or "") if tp.offset >= 0 else None
+            for tp in answer
+        }
 
-    def start(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        """Read new partitions from their committed offsets, or from the beginning if there is none."""
-        for tp in partitions:
-            self._starts.pop(tp.partition, None)
-        if not partitions:
-            return
-        try:
-            offsets = consumer.committed(list(partitions), timeout=_COMMITTED_TIMEOUT_S)
-        except KafkaException as exception:
-            # librdkafka asks again by itself. Only a partition without an offset then needs a restart.
-            log.warning("committed offsets unknown", error=format_error(kafka_error(exception)))
-            return
-        for tp in offsets:
-            if tp.offset < 0:
-                tp.offset = OFFSET_BEGINNING
-        self._starts |= {tp.partition: tp.offset for tp in offsets}
-        self._assign(consumer, offsets)
+    def _commit_starts(
+        self,
+        consumer: Consumer,
+        committed: Mapping[int, CommittedOffset | None],
+        starts: Mapping[int, int],
+    ) -> None:
+        """Commit the starting offsets that the group does not have with our metadata.
 
-    def start_again(
-        self, consumer: Consumer, partitions: AbstractSet[int], assigned: AbstractSet[int]
-    ) -> AbstractSet[int]:
-        """Read partitions again from where they were started; nothing of them was committed since.
-
-        Args:
-            consumer: The member that owns the partitions.
-            partitions: Partitions of the latest assignment.
-            assigned: All partitions that the member owns.
-
-        Returns:
-            The partitions that are read again. Their events are delivered a second time.
-
-        Raises:
-            Unavailable: The committed offsets were unknown at the assignment, and still are.
+        So a decision is made once, and a partition that never gets an event has an offset, too.
         """
-        if not partitions:
-            return partitions
-        if not self._incremental:
-            partitions = assigned  # One assignment covers all of them.
-        starts = self.committed(consumer, partitions - self._starts.keys()) | self._starts
-        offsets = [TopicPartition(self._topic, p, starts[p]) for p in sorted(partitions)]
-        if self._incremental:
-            consumer.incremental_unassign(offsets)
-        self._assign(consumer, offsets)
-        return partitions
+        offsets = [
+            TopicPartition(self._topic, partition, start, self._metadata)
+            for partition, start in starts.items()
+            if self._metadata and committed[partition] != CommittedOffset(start, self._metadata)
+        ]
+        if offsets:
+            try:
+                consumer.commit(offsets=offsets, asynchronous=False)
+            except KafkaException as exception:
+                # The first batch commits an offset, too. Until then a restart decides again.
+                log.info("starting offsets not committed", error=format_error(kafka_error(exception)))
 
-    def _assign(self, consumer: Consumer, offsets: list[TopicPartition]) -> None:
+    def _assign(self, consumer: Consumer, starts: Mapping[int, int]) -> None:
+        offsets = [TopicPartition(self._topic, *start) for start in starts.items()]
         if self._incremental:
             consumer.incremental_assign(offsets)
         else:

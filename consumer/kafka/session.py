@@ -77,7 +77,10 @@ class Session:
         client, topic = self._consumer.client, self._consumer.topic
         offsets = SourceOffsets(
             consumer=client,
-            next_offsets=[TopicPartition(topic, *offset) for offset in next_offsets.items()],
+            next_offsets=[
+                TopicPartition(topic, partition, offset, self._consumer.offset_metadata)
+                for partition, offset in next_offsets.items()
+            ],
             group_metadata=client.consumer_group_metadata(),
         )
         return self._publisher.begin(records, offsets)

@@ -8,10 +8,11 @@ from functools import partial
 from consumer.errors import Condition
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin
-from consumer.kafka.consumer import EventConsumer
+from consumer.kafka.consumer import ChooseStarts, EventConsumer
 from consumer.kafka.fencing import ZombieFencer
 from consumer.kafka.producer import AtLeastOnceProducer, TransactionalProducer
 from consumer.kafka.session import Publisher, Session
+from consumer.kafka.writer_schemas import writer_schemas
 from consumer.roles.shared import pipeline, role_registry, secret_files, watch_model
 from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.lifecycle import running, stopping_on_signals
@@ -23,22 +24,25 @@ from consumer.scorer.loop import Heartbeat, Scorer
 from consumer.scorer.metrics import ScorerTelemetry
 from consumer.scorer.outputs import OutputTopics
 from consumer.scorer.processing import BatchProcessor
-from consumer.settings import Settings
+from consumer.scorer.resume import OffsetMarker, start_resolver
+from consumer.settings import ResumeFrom, Settings
 
 
-def run_scorer(settings: Settings, worker: int = 0) -> None:
+def run_scorer(settings: Settings, worker: int = 0, *, resume_from: ResumeFrom | None = None) -> None:
     """Run the ``score`` role until told to stop.
 
     Args:
         settings: The settings; their instance id belongs to this scorer alone.
         worker: The number of this scorer on this machine, added to its HTTP port.
+        resume_from: Where to resume if the group's committed offsets and the outputs do not tell.
 
     Raises:
         StartupError: There is no usable model, a topic is missing, or a port is in use.
         Unavailable: The broker did not answer at the start.
         FatalError: The broker does not accept this instance any more.
     """
-    admin = ClusterAdmin(client_config.common(settings.kafka))
+    common_config = client_config.common(settings.kafka)
+    admin = ClusterAdmin(common_config)
     topics = admin.require_topics(
         [settings.topics.events, settings.topics.predictions, settings.topics.dead_letters]
     )
@@ -47,7 +51,12 @@ def run_scorer(settings: Settings, worker: int = 0) -> None:
     telemetry, watchdog = ScorerTelemetry(registry), Watchdog()
     models = watch_model(settings, readiness, telemetry)
     heartbeat = Heartbeat(watchdog.beat)
-    session = open_session(settings, readiness, telemetry, heartbeat)
+    events = topics[settings.topics.events]
+    marker = OffsetMarker(events.topic_id, events.partitions)
+    resolver = start_resolver(
+        settings, common_config, marker, writer_schemas(settings), heartbeat, resume_from
+    )
+    session = open_session(settings, readiness, telemetry, heartbeat, marker, resolver)
     committer = Committer(
         session=session,
         processor=BatchProcessor(pipeline(settings, models)),
@@ -83,7 +92,12 @@ def run_scorer(settings: Settings, worker: int = 0) -> None:
 
 
 def open_session(
-    settings: Settings, readiness: Readiness, telemetry: ScorerTelemetry, heartbeat: Heartbeat
+    settings: Settings,
+    readiness: Readiness,
+    telemetry: ScorerTelemetry,
+    heartbeat: Heartbeat,
+    marker: OffsetMarker,
+    choose_starts: ChooseStarts,
 ) -> Session:
     """Return the scorer's connection to Kafka, for the delivery that the settings ask for."""
 
@@ -109,5 +123,7 @@ def open_session(
         readiness,
         on_rebalance=telemetry.rebalanced,
         before_start=before_start,
+        choose_starts=choose_starts,
+        offset_metadata=str(marker),
     )
     return Session(consumer, publisher)

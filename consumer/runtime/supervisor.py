@@ -69,9 +69,12 @@ class ChildExit:
         return f"{self.role} {how}; the other roles were stopped"
 
 
-def roles(workers: int, *, serve: bool) -> list[Role]:
+def roles(workers: int, *, serve: bool, resume_from: str | None = None) -> list[Role]:
     """Return the roles of one machine, in the order in which they stop."""
-    scorers = [Role(f"score-{worker}", ("score", "--worker", str(worker))) for worker in range(workers)]
+    resume = ("--resume-from", resume_from) if resume_from else ()
+    scorers = [
+        Role(f"score-{worker}", ("score", "--worker", str(worker), *resume)) for worker in range(workers)
+    ]
     api = [Role("serve", ("serve",))] if serve else []
     return [*scorers, *api, Role("monitor", ("monitor",))]
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from consumer.columnar.arrays import select_rows
 from consumer.kafka.producer import Records
+from consumer.pipeline.batch import Headers
 from consumer.pipeline.dead_letter import dead_letters
 from consumer.scorer.processing import ProcessedBatch
+
+_CARRIED_HEADERS: Final = ("traceparent", "tracestate")
+_CARRIED_PREFIX: Final = "ce_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class OutputTopics:
                 partitions=self._partitions(self.predictions, select_rows(raw.partitions, rows)),
                 keys=select_rows(raw.keys, rows),
                 values=processed.predictions,
+                headers=carried_headers(raw.headers(rows)),
             ),
             Records(
                 topic=self.dead_letters,
@@ -90,3 +96,28 @@ class OutputTopics:
         if max(source_partitions, default=0) < count:
             return source_partitions
         return [partition % count for partition in source_partitions]
+
+
+def carried_headers(event_headers: Sequence[Headers]) -> list[Headers] | None:
+    """Return the headers that predictions take over from their events.
+
+    They are W3C's trace context (``traceparent``, ``tracestate``) and CloudEvents' ``ce_`` headers. A dead
+    letter keeps all headers of its event.
+
+    Args:
+        event_headers: The headers of each event.
+
+    Returns:
+        The headers of each prediction, or ``None`` if no event has any of these.
+    """
+    if not any(event_headers):
+        return None
+    carried = [
+        [
+            header
+            for header in headers
+            if header[0] in _CARRIED_HEADERS or header[0].startswith(_CARRIED_PREFIX)
+        ]
+        for headers in event_headers
+    ]
+    return carried if any(carried) else None

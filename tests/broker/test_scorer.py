@@ -37,6 +37,14 @@ def event(**changed: Any) -> bytes:
     return good(**GOOD | changed)
 
 
+HEADERS: list[tuple[str, bytes]] = [
+    ("trace", b"t-1"),
+    ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ("tracestate", b"vendor=1"),
+    ("ce_id", b"7"),
+    ("__dlq.errors.topic", b"forged"),
+]
+
 BROKEN: list[tuple[str, bytes | None]] = [
     ("tombstone", None),
     ("unknown_framing", b""),
@@ -55,12 +63,15 @@ BROKEN: list[tuple[str, bytes | None]] = [
 def test_every_kind_of_bad_event_gets_its_code_and_its_neighbours_are_scored(
     deploy: Callable[..., Any],
 ) -> None:
-    """One batch of good and bad in turn: order, keys, bytes, headers and details are as promised."""
+    """One batch of good and bad in turn: order, keys, bytes, headers and details are as promised.
+
+    A prediction carries the trace context and the CloudEvents headers, a dead letter all headers.
+    """
     service = deploy(partitions=1)
     records: list[tuple[bytes | None, bytes | None, int]] = []
     for i, (_, value) in enumerate(BROKEN):
         records += [(b"good-%d" % i, event(event_id=f"e-{i}"), 0), (b"\xffbad-%d" % i, value, 0)]
-    service.produce(records, headers=[("trace", b"t-1"), ("__dlq.errors.topic", b"forged")])
+    service.produce(records, headers=HEADERS)
     service.start("score")
 
     predictions = service.read(service.topics["PREDICTIONS"], len(BROKEN))
@@ -70,6 +81,7 @@ def test_every_kind_of_bad_event_gets_its_code_and_its_neighbours_are_scored(
     assert [record.key() for record in predictions] == [b"good-%d" % i for i in range(len(BROKEN))]
     assert [p["source_offset"] for p in decoded] == [2 * i for i in range(len(BROKEN))]
     assert len({p["predicted_purchase_probability"] for p in decoded}) == 1
+    assert all(record.headers() == HEADERS[1:4] for record in predictions)
     assert decoded[0]["features"] == {name: GOOD[name] for name in decoded[0]["features"]}
 
     for i, (record, (code, value)) in enumerate(zip(letters, BROKEN, strict=True)):
@@ -86,8 +98,8 @@ def test_every_kind_of_bad_event_gets_its_code_and_its_neighbours_are_scored(
         assert body["raw"] == (None if value is None else base64.b64encode(value).decode())
         assert body["raw_sha256"] == (None if value is None else hashlib.sha256(value).hexdigest())
         headers = record.headers()
-        assert headers[:2] == [("trace", b"t-1"), ("__dlq.errors.topic", b"forged")]
-        assert dict(headers[2:]) | {"__dlq.errors.message": b""} == {
+        assert headers[: len(HEADERS)] == HEADERS
+        assert dict(headers[len(HEADERS) :]) | {"__dlq.errors.message": b""} == {
             "__dlq.errors.topic": service.topics["EVENTS"].encode(),
             "__dlq.errors.partition": b"0",
             "__dlq.errors.offset": b"%d" % (2 * i + 1),

@@ -1,6 +1,7 @@
 """The configuration of our Kafka clients, with the derivation of every timeout.
 
-A property in the setting ``kafka.client`` overrides the value given here.
+A property in the setting ``kafka.client`` overrides the value given here, unless the guarantees depend on
+it; such a property is refused.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any, Final
 from confluent_kafka import libversion
 
 from consumer.kafka.refusal import ClientLog
+from consumer.errors import StartupError
 from consumer.settings import KafkaSettings
 
 LIBRDKAFKA_VERSION: Final = libversion()[0]
@@ -53,8 +55,65 @@ FETCH: Final = {
 """How far consumers fetch ahead."""
 
 
+_IDENTITY: Final = "it follows from kafka.group_id and kafka.instance_id"
+_ATOMIC: Final = "offsets are committed together with the outputs"
+_IDEMPOTENT: Final = "exactly-once delivery needs idempotent, fully acknowledged writes"
+
+_FIXED: Final = {
+    "acks": ({"all", "-1"}, _IDEMPOTENT),
+    "auto.offset.reset": ({"error"}, "a missing offset needs a decision (score --resume-from)"),
+    "client.id": (set[str](), _IDENTITY),
+    "delivery.report.only.error": ({"true"}, "only failures are expected in delivery reports"),
+    "enable.auto.commit": ({"false", "0"}, _ATOMIC),
+    "enable.auto.offset.store": ({"false", "0"}, _ATOMIC),
+    "enable.idempotence": ({"true", "1"}, _IDEMPOTENT),
+    "enable.partition.eof": ({"false"}, "the end of a partition is not an error"),
+    "group.id": (set[str](), _IDENTITY),
+    "group.instance.id": (set[str](), _IDENTITY),
+    "isolation.level": ({"read_committed"}, "records of aborted transactions must not be read"),
+    "request.required.acks": ({"all", "-1"}, _IDEMPOTENT),
+    "transactional.id": (set[str](), _IDENTITY),
+}
+"""The properties that ``kafka.client`` must not change: the accepted values, and why there are no others."""
+
+_CLASSIC_ONLY: Final = {
+    "group.instance.id": "a static member that was killed could not return before its session times out",
+    "heartbeat.interval.ms": "the broker's group.consumer.heartbeat.interval.ms applies",
+    "partition.assignment.strategy": "the broker assigns (group.consumer.assignors)",
+    "session.timeout.ms": "the broker's group.consumer.session.timeout.ms applies",
+}
+"""Properties of the classic group protocol, and why ``group.protocol=consumer`` (KIP-848) has none of them."""
+
+
+def check_client_properties(kafka: KafkaSettings) -> None:
+    """Check that ``kafka.client`` changes nothing that the guarantees depend on.
+
+    Raises:
+        StartupError: It does. The message names the property and the reason.
+    """
+    for name, value in kafka.client.items():
+        accepted, reason = _FIXED.get(name, ({str(value).lower()}, ""))
+        if str(value).lower() not in accepted:
+            raise StartupError(f"kafka.client must not set {name} to {value}: {reason}; remove it")
+        if name in _CLASSIC_ONLY and uses_consumer_protocol(kafka):
+            raise StartupError(
+                f"kafka.client must not set {name} with group.protocol=consumer: {_CLASSIC_ONLY[name]};"
+                " remove it"
+            )
+
+
+def uses_consumer_protocol(kafka: KafkaSettings) -> bool:
+    """Return whether the group uses the protocol of KIP-848 in place of the classic one."""
+    return str(kafka.client.get("group.protocol", "classic")).lower() == "consumer"
+
+
 def common(kafka: KafkaSettings) -> dict[str, Any]:
-    """Return the configuration that all clients share."""
+    """Return the configuration that all clients share.
+
+    Raises:
+        StartupError: See :func:`check_client_properties`.
+    """
+    check_client_properties(kafka)
     return {
         "bootstrap.servers": kafka.bootstrap_servers,
         "client.id": f"{kafka.group_id}-{kafka.instance_id}",
@@ -71,7 +130,7 @@ def common(kafka: KafkaSettings) -> dict[str, Any]:
 
 def consumer(kafka: KafkaSettings) -> dict[str, Any]:
     """Return the configuration of the group's consumer."""
-    return {
+    config = {
         "group.id": kafka.group_id,
         # Static membership: a scorer that restarts gets its partitions back at once.
         "group.instance.id": f"{kafka.group_id}-{kafka.instance_id}",
@@ -93,6 +152,9 @@ def consumer(kafka: KafkaSettings) -> dict[str, Any]:
         **FETCH,
         **common(kafka),
     }
+    if uses_consumer_protocol(kafka):
+        return {name: value for name, value in config.items() if name not in _CLASSIC_ONLY}
+    return config
 
 
 def producer(kafka: KafkaSettings) -> dict[str, Any]:
@@ -101,7 +163,8 @@ def producer(kafka: KafkaSettings) -> dict[str, Any]:
         "enable.idempotence": True,
         "retry.backoff.ms": RETRY_BACKOFF_MS,
         "acks": "all",
-        "message.timeout.ms": TRANSACTION_TIMEOUT_MS,
+        # The client accepts no transaction timeout below it.
+        "message.timeout.ms": int(1000 * transaction_timeout_s(kafka)),
         "delivery.report.only.error": True,  # The flush reports success; one callback each would be slow.
         "queue.buffering.max.messages": 1_000_000,  # One batch must fit; batch.max_events limits it.
         # It saves half of a batch's bytes, and nine tenths of dead letters. Every client can read it, and it

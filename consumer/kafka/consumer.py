@@ -115,7 +115,7 @@ class EventConsumer:
         """The commit in flight during a poll; ``None`` outside of :meth:`poll`."""
         self._joined = False
         incremental = (
-            "cooperative" in config["partition.assignment.strategy"]
+            "cooperative" in config.get("partition.assignment.strategy", "")
             or config.get("group.protocol") == "consumer"
         )
         self._config = config

@@ -37,7 +37,12 @@ class ReplayOffsets:
         self.topic = topic
         self._assigned: set[int] = set()
         self._lost = False
-        own = {"group.id": group, "group.instance.id": group, "partition.assignment.strategy": "range"}
+        own = {
+            "group.id": group,
+            "group.instance.id": group,
+            "group.protocol": "classic",
+            "partition.assignment.strategy": "range",
+        }
         self.client = Consumer({**config, **own})
 
     def join(self, partitions: Sequence[int]) -> Committed:

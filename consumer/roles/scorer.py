@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 
 from consumer.errors import Condition
@@ -105,15 +106,16 @@ def open_session(
         readiness.set(Condition.BROKER, reason)
 
     publisher: Publisher
+    before_start: Callable[[], None] | None = None
     if settings.kafka.delivery == "exactly_once":
-        before_start = ZombieFencer(settings.kafka).abort_transactions
+        if not client_config.uses_consumer_protocol(settings.kafka):  # Its groups do not list members.
+            before_start = ZombieFencer(settings.kafka).abort_transactions
         publisher = TransactionalProducer(
             client_config.transactional_producer(settings.kafka),
             heartbeat=heartbeat,
             on_outage=report_outage,
         )
     else:
-        before_start = None
         publisher = AtLeastOnceProducer(
             client_config.producer(settings.kafka), heartbeat=heartbeat, on_outage=report_outage
         )

@@ -172,11 +172,16 @@ def test_a_prediction_that_its_topic_refuses_is_dead_lettered(
     assert json.loads(letter.value())["code"] == "publish_refused"
 
 
-def test_partitions_move_between_scorers_while_events_flow(deploy: Callable[..., Any]) -> None:
-    """A second scorer joins and leaves; every event is decided on exactly once, in order."""
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_partitions_move_between_scorers_while_events_flow(deploy: Callable[..., Any], protocol: str) -> None:
+    """A second scorer joins and leaves; every event is processed exactly once, in order.
+
+    Also with the group protocol of KIP-848.
+    """
     service = deploy(partitions=4)
-    first = {"PURCHASE_STREAM_KAFKA__INSTANCE_ID": "one"}
-    second = {"PURCHASE_STREAM_KAFKA__INSTANCE_ID": "two"}
+    client = {"PURCHASE_STREAM_KAFKA__CLIENT": json.dumps({"group.protocol": protocol})}
+    first = {"PURCHASE_STREAM_KAFKA__INSTANCE_ID": "one", **client}
+    second = {"PURCHASE_STREAM_KAFKA__INSTANCE_ID": "two", **client}
     service.start("score", **first)
     sent = 0
 

@@ -41,6 +41,9 @@ MAX_POLL_INTERVAL_MS: Final = 300_000
 METADATA_REFRESH_MS: Final = 30_000
 """How long a partition that is added while a client runs can go unnoticed."""
 
+STATISTICS_INTERVAL_MS: Final = 1_000
+"""How often the consumer reports how far it has fetched, from which its lag is computed."""
+
 FETCH: Final = {
     "queued.min.messages": 20_000,  # Several batches ahead, in bounded memory.
     "queued.max.messages.kbytes": 32 * 1024,
@@ -82,7 +85,7 @@ _CLASSIC_ONLY: Final = {
     "partition.assignment.strategy": "the broker assigns (group.consumer.assignors)",
     "session.timeout.ms": "the broker's group.consumer.session.timeout.ms applies",
 }
-"""Properties of the classic group protocol, and why ``group.protocol=consumer`` (KIP-848) has none of them."""
+"""Properties of the classic group protocol, and why KIP-848's (``group.protocol=consumer``) has none."""
 
 
 def check_client_properties(kafka: KafkaSettings) -> None:
@@ -149,6 +152,7 @@ def consumer(kafka: KafkaSettings) -> dict[str, Any]:
         # without a committed offset is started explicitly (StartingOffsets in consumer.py).
         "auto.offset.reset": "error",
         "check.crcs": True,
+        "statistics.interval.ms": STATISTICS_INTERVAL_MS,
         **FETCH,
         **common(kafka),
     }

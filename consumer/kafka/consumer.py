@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeAlias
 
+import orjson
 import structlog
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -51,6 +52,37 @@ class CommittedOffset:
 
     offset: int
     metadata: str
+
+
+@dataclass(frozen=True, slots=True)
+class FetchProgress:
+    """How far the client has fetched a partition, from its statistics.
+
+    Attributes:
+        delivered: The offset after the last event that :meth:`EventConsumer.poll` returned; negative if none.
+        n_queued: The number of events that are fetched and not returned yet.
+        next_offset: The next offset to fetch; negative if unknown. It is past transaction markers and the
+            records of aborted transactions, which are never returned.
+        end: The end of what can be fetched (the last stable offset); negative if unknown.
+    """
+
+    delivered: int
+    n_queued: int
+    next_offset: int
+    end: int
+
+    def lag(self, resume_offset: int) -> int | None:
+        """Return how many events are not committed yet, ``None`` if unknown.
+
+        A marker or an aborted record counts only until it is fetched.
+
+        Args:
+            resume_offset: The offset to resume from after the last commit.
+        """
+        if self.next_offset < 0 or self.end < 0:
+            return None
+        in_hand = max(self.delivered - resume_offset, 0)
+        return in_hand + self.n_queued + max(self.end - self.next_offset, 0)
 
 
 ChooseStarts: TypeAlias = Callable[[Mapping[int, CommittedOffset | None]], Mapping[int, int]]
@@ -129,7 +161,9 @@ class EventConsumer:
             choose=choose_starts or start_at_committed,
             metadata=offset_metadata,
         )
-        self._connect = partial(consumer_factory, config | {"error_cb": self._on_error})
+        self._progress: dict[int, FetchProgress] = {}
+        callbacks = {"error_cb": self._on_error, "stats_cb": self._on_statistics}
+        self._connect = partial(consumer_factory, config | callbacks)
         self.client = self._connect()
 
     @property
@@ -200,15 +234,17 @@ class EventConsumer:
     def lag(self, next_offsets: Mapping[int, int]) -> dict[int, int]:
         """Return how many events this member has to process in each of its partitions.
 
+        Partitions that the client knows too little of yet are left out.
+
         Args:
-            next_offsets: The offset to resume from, by partition.
+            next_offsets: The offset to resume from after the last commit, by partition.
         """
         lag = {}
-        for partition, offset in next_offsets.items():
-            if partition in self._assigned:
-                _, end = self.client.get_watermark_offsets(TopicPartition(self.topic, partition), cached=True)
-                if end >= 0:
-                    lag[partition] = max(end - offset, 0)
+        for partition in sorted(self._assigned & self._progress.keys()):
+            resume_offset = max(next_offsets.get(partition, 0), self._starts.start_of(partition))
+            n_events = self._progress[partition].lag(resume_offset)
+            if n_events is not None:
+                lag[partition] = n_events
         return lag
 
     def close(self) -> None:
@@ -350,6 +386,19 @@ class EventConsumer:
         if is_outage(error):
             self._readiness.set(Condition.BROKER, outage_reason(error, self._config))
 
+    def _on_statistics(self, statistics: str) -> None:
+        """Keep what librdkafka's statistics say about the partitions (its STATISTICS.md)."""
+        topic = orjson.loads(statistics)["topics"].get(self.topic, {"partitions": {}})
+        self._progress = {
+            int(partition): FetchProgress(
+                delivered=found["app_offset"],
+                n_queued=found["fetchq_cnt"],
+                next_offset=found["next_offset"],
+                end=found["ls_offset"],
+            )
+            for partition, found in topic["partitions"].items()
+        }
+
     def _probe_after_outage(self, *, received: bool) -> None:
         """Clear the outage once the broker is heard from again. Where no events flow, ask it."""
         if Condition.BROKER not in self._readiness.active():
@@ -368,6 +417,7 @@ class EventConsumer:
         """Start each partition at its committed offset, or at its beginning if it has none."""
         assigned = {tp.partition for tp in partitions}
         self._assigned |= assigned
+        self._progress.clear()  # What it says is older than the assignment.
         self._on_rebalance()
         log.info("partitions assigned", partitions=sorted(assigned))
         if self._before_start is not None:
@@ -454,6 +504,10 @@ class StartingOffsets:
         self._commit_starts(consumer, committed, starts)
         self._starts |= starts
         self._assign(consumer, starts)
+
+    def start_of(self, partition: int) -> int:
+        """Return where a partition was started, 0 if that is unknown."""
+        return max(self._starts.get(partition, 0), 0)
 
     def start_none(self, consumer: Consumer) -> None:
         """Accept an assignment without reading its partitions yet."""

@@ -6,14 +6,17 @@ import base64
 import hashlib
 import json
 import random
+import re
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
+from consumer.embedded_kafka.properties import free_port
 from tests.support.events import decoded_prediction, good
 
 pytestmark = pytest.mark.broker
@@ -216,3 +219,40 @@ def test_at_least_once_publishes_everything(deploy: Callable[..., Any]) -> None:
     service.start("score", PURCHASE_STREAM_KAFKA__DELIVERY="at_least_once")
     service.read(service.topics["PREDICTIONS"], 900)
     service.read(service.topics["DEAD_LETTERS"], 100)
+
+
+def test_lag_behind_a_transactional_upstream_is_0_once_all_events_are_committed(
+    deploy: Callable[..., Any],
+) -> None:
+    """The markers of its transactions, and the records of aborted ones, are not events."""
+    from confluent_kafka import Producer  # noqa: PLC0415 - only this test sends transactions
+
+    service = deploy(partitions=2)
+    upstream = Producer({"bootstrap.servers": service.servers, "transactional.id": service.topics["EVENTS"]})
+    upstream.init_transactions(20)
+    for transaction in range(6):
+        upstream.begin_transaction()
+        for i in range(50):
+            upstream.produce(service.topics["EVENTS"], event(event_id=f"e{transaction}-{i}"), b"k", i % 2)
+        upstream.flush()
+        if transaction % 2:
+            upstream.abort_transaction()
+        else:
+            upstream.commit_transaction()
+    port = free_port()
+    service.start("score", PURCHASE_STREAM_HTTP__SCORE_PORT=str(port))
+    service.read(service.topics["PREDICTIONS"], 150)
+    lag: dict[str, float] = {}
+    deadline_s = time.monotonic() + 15
+    while time.monotonic() < deadline_s and (len(lag) < 2 or any(lag.values())):
+        time.sleep(0.3)
+        lag = _lag(port)
+    assert lag == {"0": 0.0, "1": 0.0}
+
+
+def _lag(port: int) -> dict[str, float]:
+    """Return the scorer's lag by partition, from its metrics."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    found = re.findall(r'purchase_stream_consumer_lag_events\{partition="(\d+)",topic="[^"]+"\} (\S+)', text)
+    return {partition: float(value) for partition, value in found}

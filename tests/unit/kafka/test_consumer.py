@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import Future
 from typing import Any
@@ -137,3 +138,24 @@ def test_a_group_right_that_is_taken_away_is_waited_for(client: Client, consumer
     client.refuse_group(forget=True)
     consumer.poll(10, 0, 0)
     assert not readiness.active()
+def _statistics(**partition: int) -> str:
+    """Return the client's statistics about partition 0; -1 is the client's own entry."""
+    known = {"app_offset": -1001, "fetchq_cnt": 0, "next_offset": -1001, "ls_offset": -1001} | partition
+    return json.dumps({"topics": {"events": {"partitions": {"0": known, "-1": known}}, "other": {}}})
+
+
+def test_lag_counts_events_and_no_transaction_markers(consumer: EventConsumer) -> None:
+    """In hand, fetched, and not fetched yet; nothing is left once markers and aborted records are fetched."""
+    consumer._assigned = {0, 1}
+    assert consumer.lag({0: 5}) == {}, "nothing is known yet"
+    consumer._on_statistics(_statistics())
+    assert consumer.lag({0: 5}) == {}, "nothing was fetched yet"
+    consumer._on_statistics(_statistics(app_offset=15, fetchq_cnt=20, next_offset=40, ls_offset=100))
+    assert consumer.lag({0: 5}) == {0: 10 + 20 + 60}
+    assert consumer.lag({0: 15}) == {0: 20 + 60}
+    consumer._on_statistics(_statistics(app_offset=90, fetchq_cnt=0, next_offset=100, ls_offset=100))
+    assert consumer.lag({0: 90}) == {0: 0}, "offsets 90 to 99 are markers and aborted records"
+    consumer._on_statistics(_statistics(next_offset=100, ls_offset=100))
+    assert consumer.lag({}) == {0: 0}, "started at the end, no event yet"
+    consumer._assigned = {1}
+    assert consumer.lag({0: 90}) == {}, "only owned partitions"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import crash_points as wiring
+from tests.faults import crash_points
 from tests.faults.service import Service
 
 pytestmark = pytest.mark.broker
@@ -25,8 +25,8 @@ def test_killed_scorers_and_monitors_lose_and_double_nothing(service: Service) -
     """One scorer dies at every point in turn, the monitor six times: events, outputs and log agree."""
     service.stream(10_000).result()
     monitor = service.start("monitor")
-    for point in wiring.POINTS:
-        killed = service.start("score", wire=wiring.dies(point, 2))
+    for point in crash_points.POINTS:
+        killed = service.start("score", wire=crash_points.dies(point, 2))
         assert killed.wait(60) == -9, service.logs()
         monitor.kill()
         monitor = service.start("monitor")
@@ -37,11 +37,11 @@ def test_killed_scorers_and_monitors_lose_and_double_nothing(service: Service) -
     assert verdict.events == 10_000
 
 
-def test_without_transactions_the_oracle_finds_doubles(service: Service) -> None:
+def test_without_transactions_the_verifier_finds_doubles(service: Service) -> None:
     """Delivery at least once and a kill before the offsets are committed: seen, counted, nothing lost."""
     service.stream(5_000).result()
     killed = service.start(
-        "score", wire=wiring.Scorer(wiring.DiesAfterFlush), KAFKA__DELIVERY="at_least_once"
+        "score", wire=crash_points.Scorer(crash_points.DiesAfterFlush), KAFKA__DELIVERY="at_least_once"
     )
     assert killed.wait(60) == -9, service.logs()
     time.sleep(0.1)

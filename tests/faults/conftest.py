@@ -1,4 +1,4 @@
-"""The brokers of the fault suite, a service on them, and the table that every scenario adds a row to."""
+"""Fixtures of the fault suite: brokers, a service on them, and the table of results."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any, Final
 
 import pytest
 
-from tests.faults.fault_table import FILE, Row, Scoreboard
+from tests.faults.fault_table import FILE, FaultTable, Row
 
-_SCOREBOARD: Final = pytest.StashKey[Scoreboard]()
+_TABLE: Final = pytest.StashKey[FaultTable]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin the table."""
-    config.stash[_SCOREBOARD] = Scoreboard()
+    """Start the table."""
+    config.stash[_TABLE] = FaultTable()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the table, and leave it in a file."""
-    scoreboard = config.stash[_SCOREBOARD]
-    if scoreboard.rows:
+    """Print the table, and write it to a file."""
+    table = config.stash[_TABLE]
+    if table.rows:
         terminalreporter.section("faults")
-        terminalreporter.write(scoreboard.markdown())
+        terminalreporter.write(table.markdown())
         FILE.parent.mkdir(exist_ok=True)
-        FILE.write_text(scoreboard.markdown(), encoding="utf-8")
+        FILE.write_text(table.markdown(), encoding="utf-8")
 
 
 @pytest.fixture
 def holds(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """A function that adds a verdict to the table and asserts that the promise holds."""
+    """Return a function that adds a verdict to the table and asserts that the promise holds."""
 
     def check(fault: str, injected: str, verdict: Any, recoveries_s: Sequence[float] = ()) -> None:
-        request.config.stash[_SCOREBOARD].rows.append(Row(fault, injected, verdict, recoveries_s))
+        request.config.stash[_TABLE].rows.append(Row(fault, injected, verdict, recoveries_s))
         assert verdict.holds, "\n".join(verdict.lines())
 
     return check
@@ -56,13 +56,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Broker:
-    """A Kafka with two ways to it.
+    """A Kafka that can be reached directly or through a proxy.
 
     Attributes:
-        kafka: its nodes, to stop and start.
-        proxy: stands before node 1 on the way that :attr:`proxied` takes.
-        direct: bootstrap servers past the proxy.
-        proxied: bootstrap servers through it.
+        kafka: Its nodes, which can be stopped and started.
+        proxy: The proxy before node 1.
+        direct: The bootstrap servers past the proxy.
+        proxied: The bootstrap server behind the proxy.
     """
 
     kafka: Any
@@ -72,7 +72,7 @@ class Broker:
 
 
 def _direct_servers(kafka: Any) -> str:
-    # The listener between brokers is as good for clients, and no proxy is ever advertised on it.
+    # The listener between brokers also serves clients, and no proxy is ever advertised on it.
     return ",".join(f"127.0.0.1:{node.internal_port}" for node in kafka._nodes.values())
 
 
@@ -100,7 +100,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def deploy(broker: Broker, store: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """A function that makes a ``Service``, by default on the one broker past its proxy."""
+    """Return a function that deploys a ``Service``, by default on the single broker, past its proxy."""
     from tests.faults.service import Service  # noqa: PLC0415
 
     with ExitStack() as services:

@@ -1,7 +1,7 @@
-"""What a test puts into a role's process in place of the real thing; the product knows nothing of it.
+"""Faulty parts that a test puts into the process of a role: producers that crash, clocks that jump.
 
-Crash points: a producer that kills its own process at a step of its transactions. Each class or
-function here can be pickled, because it travels to a forked process.
+The product does not know them. A crash point is a step of a transaction at which a producer kills its own
+process. Each class and function here can be pickled, because it is sent to a forked process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from consumer.kafka.client_config import TRANSACTION_TIMEOUT_MS
 from consumer.kafka.consumer import EventConsumer
 from consumer.kafka.producer import AtLeastOnceProducer, OpenTransaction
 
-# Not used here: the fork server imports this module, and with it whatever a role needs.
+# The fork server imports this module, and so everything that a role needs.
 from consumer.roles import scorer as scorer_role
 
 if TYPE_CHECKING:
@@ -41,34 +41,34 @@ POINTS: Final = (
     "after commit",
 )
 _COMMIT_TAKES_S: Final = 0.003
-"""About; a kill at a random instant of it hits the request before, at or after the coordinator."""
+"""Approximately. A kill at a random instant of it comes before, while or after the coordinator acts."""
 _FEW_RECORDS: Final = 50
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Wires ``score`` with a producer of the test's own.
+    """Runs ``score`` with another producer.
 
     Attributes:
-        producer: makes it.
+        producer: Creates the producer.
     """
 
     producer: Callable[[dict[str, Any]], Producer]
 
     def __call__(self) -> None:
-        """Replace the factory."""
+        """Replace the producer factory."""
         for name in ("TransactionalProducer", "AtLeastOnceProducer"):
             publisher = getattr(scorer_role, name)
             setattr(scorer_role, name, partial(publisher, producer_factory=self.producer))
 
 
 def dies(point: str, transaction: int) -> Scorer:
-    """Kill the scorer at a point of its so-many-th transaction (from 1)."""
+    """Return a scorer that dies at a crash point of its n-th transaction (from 1)."""
     return Scorer(partial(DyingProducer, point, transaction))
 
 
 class DyingProducer(Producer):
-    """Kills its process at one of :data:`POINTS`."""
+    """A producer that kills its process at one of :data:`POINTS`."""
 
     def __init__(self, point: str, transaction: int, config: dict[str, Any]) -> None:
         super().__init__(config)
@@ -85,33 +85,33 @@ class DyingProducer(Producer):
             _die()
 
     def begin_transaction(self) -> None:
-        """1."""
+        """Step 1."""
         super().begin_transaction()
         self._n_begun += 1
         self._n_produced = 0
         self._pass("after begin")
 
     def produce(self, *arguments: Any, **keywords: Any) -> None:
-        """2., for every record."""
+        """Step 2, for every record."""
         super().produce(*arguments, **keywords)
         self._n_produced += 1
         if self._n_produced == _FEW_RECORDS:
-            super().flush(0.002)  # let some of them leave
+            super().flush(0.002)  # Let some of them reach the broker.
             self._pass("during produce")
 
     def flush(self, *arguments: Any) -> int:
-        """3."""
+        """Step 3."""
         left = super().flush(*arguments)
         self._pass("after flush")
         return left
 
     def send_offsets_to_transaction(self, *arguments: Any) -> None:
-        """4."""
+        """Step 4."""
         super().send_offsets_to_transaction(*arguments)
         self._pass("after offsets")
 
     def commit_transaction(self, *arguments: Any) -> None:
-        """5."""
+        """Step 5."""
         self._pass("before commit")
         if self._at("during commit"):
             threading.Timer(random.uniform(0, _COMMIT_TAKES_S), _die).start()
@@ -130,7 +130,7 @@ def _must_abort() -> KafkaException:
 
 
 class AbortingProducer(Producer):
-    """Aborts every third transaction after its offsets were sent."""
+    """A producer that aborts every third transaction after its offsets were sent."""
 
     EVERY = 3
 
@@ -139,7 +139,7 @@ class AbortingProducer(Producer):
         self._n = 0
 
     def commit_transaction(self, *arguments: Any) -> None:
-        """Commit, or say that the transaction must be aborted."""
+        """Commit, or report that the transaction must be aborted."""
         self._n += 1
         if self._n % self.EVERY == 0:
             raise _must_abort()
@@ -147,9 +147,9 @@ class AbortingProducer(Producer):
 
 
 class SlowProducer(AbortingProducer):
-    """Leaves every transaction open for a while, so that something can happen to it; aborts every second.
+    """A producer that leaves every transaction open for a while, and aborts every second one.
 
-    So whatever ends a transaction in place of its owner shows: as a double if it was to be aborted, as
+    If another request ends such a transaction, it shows: as a double if the transaction was to be aborted, as
     a gap if it was to be committed.
     """
 
@@ -157,26 +157,26 @@ class SlowProducer(AbortingProducer):
     OPEN_S = 0.2
 
     def flush(self, *arguments: Any) -> int:
-        """Let half of the while pass with the records in the topic."""
+        """Wait half of the time with the records in the topic."""
         left = super().flush(*arguments)
         time.sleep(self.OPEN_S / 2)
         return left
 
     def send_offsets_to_transaction(self, *arguments: Any) -> None:
-        """Let the other half pass with the offsets sent."""
+        """Wait the other half with the offsets sent."""
         super().send_offsets_to_transaction(*arguments)
         time.sleep(self.OPEN_S / 2)
 
 
 class DiesAfterFlush(Producer):
-    """Kills its process, which knows no transactions, after it has flushed its second batch."""
+    """A producer without transactions that kills its process after it has flushed its second batch."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config)
         self._n = 0
 
     def flush(self, *arguments: Any) -> int:
-        """Flush; die the second time."""
+        """Flush, and die the second time."""
         left = super().flush(*arguments)
         self._n += not left
         if self._n == 2:
@@ -185,7 +185,7 @@ class DiesAfterFlush(Producer):
 
 
 class StuckProducer(Producer):
-    """Never returns from sending the offsets, as librdkafka issue 5456 describes it."""
+    """A producer that never returns from sending the offsets (librdkafka issue 5456)."""
 
     def send_offsets_to_transaction(self, *_arguments: Any) -> None:
         """Wait for ever."""
@@ -193,15 +193,15 @@ class StuckProducer(Producer):
 
 
 class OffsetsFirst(AtLeastOnceProducer):
-    """The mutant that commits the offsets of a batch before its predictions; dies in between."""
+    """A mutant that commits the offsets of a batch before its predictions, and dies in between."""
 
     N_COMMITS = 0
 
     def begin(self, records: Sequence[Records], offsets: SourceOffsets) -> OpenTransaction:
-        """Publish nothing yet."""
+        """Produce nothing yet."""
 
         def commit() -> None:
-            """Commit, die if it is time, publish."""
+            """Commit the offsets, die if it is time, then publish."""
             offsets.consumer.commit(offsets=list(offsets.next_offsets), asynchronous=False)
             OffsetsFirst.N_COMMITS += 1
             if OffsetsFirst.N_COMMITS == 3:
@@ -214,18 +214,18 @@ class OffsetsFirst(AtLeastOnceProducer):
 
 
 def offsets_first() -> None:
-    """Wire ``score`` with the mutant."""
+    """Run ``score`` with the mutant."""
     scorer_role.AtLeastOnceProducer = OffsetsFirst
 
 
 def stuck() -> None:
-    """Wire ``score`` with a call that never returns, and less patience for it."""
+    """Run ``score`` with a call that never returns, and a watchdog that waits less long for it."""
     scorer_role.COMMIT_MARGIN_S = 3.0 - TRANSACTION_TIMEOUT_MS / 1000
     Scorer(StuckProducer)()
 
 
 class DiesHandingOver(EventConsumer):
-    """Kills its process when it is asked for the first of its partitions."""
+    """A consumer that kills its process when its first partitions are revoked."""
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if partitions:
@@ -234,24 +234,24 @@ class DiesHandingOver(EventConsumer):
 
 
 def dies_handing_over() -> None:
-    """Wire ``score`` with a consumer that does not survive a rebalance."""
+    """Run ``score`` with a consumer that does not survive a rebalance."""
     scorer_role.EventConsumer = DiesHandingOver
 
 
 @dataclass(frozen=True)
 class SteppingClock:
-    """Wires a role with a wall clock that jumps back and forth.
+    """Runs a role with a wall clock that jumps.
 
     Attributes:
-        every_s: time between jumps.
-        step_s: by how much it goes wrong, in turn one way, the other, and not at all.
+        every_s: The time between two jumps.
+        step_s: The error of the clock: none, ahead, back, in turn.
     """
 
     every_s: float
     step_s: float
 
     def __call__(self) -> None:
-        """Replace the wall clock of the whole process; the monotonic one stays."""
+        """Replace the wall clock of the whole process, but not the monotonic clock."""
         true_s = time.time
         steps_s = (0.0, self.step_s, -self.step_s)
 

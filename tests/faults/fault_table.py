@@ -1,4 +1,4 @@
-"""The table of faults: what was injected, and what the oracle said."""
+"""The table of faults: what was injected, and what the verifier found."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _HEAD: Final = ("fault", "events", "injected", "missing", "doubled", "out of ord
 
 @dataclass(frozen=True)
 class Row:
-    """One scenario.
+    """The result of one scenario.
 
     Attributes:
-        fault: what was done.
-        injected: how often, in words.
-        verdict: of the oracle.
-        recoveries_s: from each interruption that was timed to the first commit after it.
+        fault: The fault.
+        injected: How often it was injected, in words.
+        verdict: The report of the verifier.
+        recoveries_s: The seconds from each interruption to the first commit after it.
     """
 
     fault: str
@@ -32,7 +32,7 @@ class Row:
     recoveries_s: Sequence[float] = ()
 
     def cells(self) -> list[str]:
-        """Return the row's texts."""
+        """Return the cells of the row."""
         verdict = self.verdict
         counts = (verdict.missing, verdict.doubled, verdict.out_of_order)
         return [self.fault, f"{verdict.events:,}", self.injected, *map(str, counts), self._recovery()]
@@ -47,12 +47,12 @@ class Row:
 
 
 @dataclass
-class Scoreboard:
-    """All rows of a run."""
+class FaultTable:
+    """The results of a run."""
 
     rows: list[Row] = field(default_factory=list)
 
     def markdown(self) -> str:
-        """Return the table."""
+        """Return the table in Markdown."""
         lines = [_HEAD, ["---"] * len(_HEAD), *(row.cells() for row in self.rows)]
         return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -1,4 +1,4 @@
-"""Events that come for as long as a test has something to do to the service."""
+"""A stream of events that lasts as long as a test needs it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from consumer.simulator.producer import EventProducer, Sent
 
 @dataclass(frozen=True)
 class Flow:
-    """An upstream that was asked for more events than anybody waits for.
+    """A producer of events that runs until :meth:`result` is called.
 
     Attributes:
-        stream: sends more of them at once.
-        events: at least so many come.
-        upstream: sends them meanwhile.
-        sent: its result.
+        stream: Sends more events at once.
+        events: The smallest number of events to send.
+        upstream: The producer.
+        sent: The result of the producer.
     """
 
     stream: Callable[[int], Future[Sent]]
@@ -26,7 +26,7 @@ class Flow:
     sent: Future[Sent]
 
     def result(self) -> None:
-        """End the flow; wait until all that was sent, and what is wanting, is acknowledged."""
+        """Stop the producer, send the events that are still missing, and wait for all acknowledgements."""
         self.upstream.stop()
         wanting = self.events - self.sent.result().events
         if wanting > 0:

@@ -1,7 +1,7 @@
-"""A role of the product in a process of its own, forked from a server that has imported everything.
+"""A role in its own process, forked from a server that has imported everything.
 
-A fork takes milliseconds where a new interpreter takes two seconds, so that hundreds of kills fit into
-a run. The process is real: it is killed, suspended and judged by its exit code like any other.
+A fork takes milliseconds and a new interpreter two seconds, so hundreds of kills fit into a run. The
+process is a real one: it can be killed and suspended, and it has an exit code.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ CONTEXT.set_forkserver_preload(["tests.faults.crash_points"])
 
 
 def nothing() -> None:
-    """Leave the product as it is."""
+    """Replace nothing."""
 
 
 class RoleProcess:
-    """``purchase-stream ARGUMENTS…``, running.
+    """A running ``purchase-stream ARGUMENTS…``.
 
     Args:
-        arguments: the command line.
-        environment: added to ours.
-        folder: working directory.
-        log: takes what the process writes.
-        wire: called in the process before the command; replaces what the test wants replaced.
+        arguments: The command line.
+        environment: Variables that are added to the environment.
+        folder: The working directory.
+        log: Receives the output of the process.
+        wire: Called in the process before the command, to replace parts of the product.
     """
 
     def __init__(
@@ -50,37 +50,37 @@ class RoleProcess:
         self._process.start()
 
     def again(self) -> RoleProcess:
-        """Start another one like this."""
+        """Start the same process again."""
         return RoleProcess(*self._call)
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         assert self._process.pid is not None
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
-        """Its exit code, negative for a signal; ``None`` while it runs."""
+        """The exit code, negative for a signal; ``None`` while the process runs."""
         return self._process.exitcode
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, if it still runs."""
+        """Send a signal if the process still runs."""
         if self.exit_code is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Kill it (SIGKILL) and wait until it is gone."""
+        """Kill the process (SIGKILL) and wait for its end."""
         self.send(signal.SIGKILL)
         self.wait(10)
 
     def wait(self, timeout_s: float) -> int | None:
-        """Wait for its end; return its exit code, ``None`` if it still runs."""
+        """Wait for the end of the process; return its exit code, or ``None`` if it still runs."""
         self._process.join(timeout_s)
         return self.exit_code
 
     def output(self) -> str:
-        """Return what it has written."""
+        """Return the output so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
@@ -100,7 +100,7 @@ def _run(
 
 
 def _follow_parent() -> None:
-    """End with the tests, however they end."""
+    """End when the tests end, in whatever way."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

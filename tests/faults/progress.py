@@ -1,4 +1,4 @@
-"""What the brokers say of a service's progress; what a test waits for is made of it."""
+"""The progress of a service, as the brokers report it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _LOGGER: Final = logging.getLogger("librdkafka")
 
 
 class GroupLag:
-    """Of one group in one set of topics.
+    """Reads the progress of one consumer group.
 
     Args:
-        servers: the broker.
-        group: the scorers' consumer group.
-        topics: names by kind.
+        servers: The bootstrap servers.
+        group: The scorers' consumer group.
+        topics: The names of the topics by kind.
     """
 
     def __init__(self, servers: str, group: str, topics: Mapping[str, str]) -> None:
@@ -30,7 +30,7 @@ class GroupLag:
             {
                 "bootstrap.servers": servers,
                 "group.id": group,
-                # An open transaction shall not make us wait; what is committed so far is what we ask.
+                # Return what is committed so far, without waiting for an open transaction.
                 "isolation.level": "read_uncommitted",
                 "logger": _LOGGER,
             }
@@ -41,14 +41,14 @@ class GroupLag:
         self._offsets.close()
 
     def committed(self) -> dict[int, int]:
-        """Return the group's committed offset of each partition; a pending transaction's do not count."""
+        """Return the group's committed offset of each partition, without pending transactions."""
         topic = self.topics["events"]
         partitions = self._offsets.list_topics(topic, _ANSWER_WITHIN_S).topics[topic].partitions
         wanted = [TopicPartition(topic, partition) for partition in partitions]
         return {at.partition: max(at.offset, 0) for at in self._offsets.committed(wanted, _ANSWER_WITHIN_S)}
 
     def ends(self, kind: str = "events", *, stable: bool = False) -> dict[int, int]:
-        """Return the end of each partition; the last stable offset or the log's own end."""
+        """Return the end of each partition: the last stable offset, or the end of the log."""
         topic = self.topics[kind]
         partitions = self._admin.list_topics(topic, _ANSWER_WITHIN_S).topics[topic].partitions
         level = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED

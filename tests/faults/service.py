@@ -1,4 +1,4 @@
-"""The service under test: its topics on a broker, its processes, and the verdict on what they did."""
+"""The service under test: its topics, its processes, and the verification of its outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from model_store.synthetic import generate_students
 from tests.faults.flow import Flow
 from tests.faults.process import RoleProcess, nothing
 from tests.faults.progress import GroupLag
-from tests.faults.verifier import Oracle
+from tests.faults.verifier import StreamVerifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,12 +41,12 @@ _LOOK_EVERY_S: Final = 0.05
 
 @dataclass(frozen=True)
 class Kill:
-    """One interruption, as recovery is measured from it.
+    """An interruption, from which recovery is measured.
 
     Attributes:
-        at_s: when, on the monotonic clock.
-        partitions: whose progress counts.
-        offsets: theirs at that moment.
+        at_s: The time on the monotonic clock.
+        partitions: The partitions whose progress counts.
+        offsets: Their committed offsets at that time.
     """
 
     at_s: float
@@ -56,18 +56,18 @@ class Kill:
 
 @dataclass
 class Service:
-    """One deployment with topics of its own. A context: its processes end with it.
+    """A deployment with its own topics. As a context manager it ends its processes.
 
     Attributes:
-        servers: the broker, for upstream, oracle and whatever else is no scorer.
-        folder: logs and the audit log.
-        store: a model store with a champion.
-        scorer_servers: the broker as the scorers reach it; by default the same.
-        partitions: of events and predictions.
-        max_events: of a transaction.
-        max_wait_ms: of a batch.
-        client: librdkafka settings of the scorers.
-        audit_log: by default in the folder.
+        servers: The bootstrap servers for everything except the scorers.
+        folder: The folder of the logs and the audit log.
+        store: A model store with a champion.
+        scorer_servers: The bootstrap servers for the scorers; by default the same.
+        partitions: The number of partitions of events and predictions.
+        max_events: The largest number of events in a transaction.
+        max_wait_ms: How long a batch waits for more events.
+        client: librdkafka properties of the scorers.
+        audit_log: The audit log; by default in the folder.
     """
 
     servers: str
@@ -121,7 +121,7 @@ class Service:
             for kind, topic in self.topics.items()
         ]
         ClusterAdmin({"bootstrap.servers": self.servers}, timeout_s=60).create_topics(specs)
-        # One broker of a cluster knows of new topics before another, which a scorer may ask first.
+        # A scorer may ask a broker that does not know the new topics yet, so wait for each broker.
         for server in self.servers.split(","):
             ClusterAdmin({"bootstrap.servers": server}, timeout_s=60).create_topics(specs)
         return self
@@ -135,12 +135,12 @@ class Service:
         self._progress.close()
 
     def environment(self, instance: str, **others: str) -> dict[str, str]:
-        """Return the environment of a role; further variables go without their prefix."""
+        """Return the environment of a role. Further variables are given without their prefix."""
         settings = self._settings | {"KAFKA__INSTANCE_ID": instance} | others
         return {f"PURCHASE_STREAM_{name}": value for name, value in settings.items()}
 
     def conditions(self, port: int) -> dict[str, str]:
-        """Return what keeps the role on this port from being ready, by name; ``silent``: it does not say."""
+        """Return why the role on this port is not ready, by condition; ``silent`` if it does not answer."""
         try:
             with urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5) as answer:
                 body = answer.read()
@@ -154,7 +154,7 @@ class Service:
     def start(
         self, role: str, instance: str = "a", wire: Callable[[], None] = nothing, **environment: str
     ) -> RoleProcess:
-        """Start a role; further environment variables go without their prefix."""
+        """Start a role. Further environment variables are given without their prefix."""
         process = RoleProcess(
             [role],
             self.environment(instance, **environment),
@@ -166,7 +166,7 @@ class Service:
         return process
 
     def supervise(self, process: RoleProcess) -> list[int]:
-        """Start a role again whenever it ends with 75, as a supervisor does; return its exit codes so far."""
+        """Restart a role whenever it exits 75, as a supervisor does. Return its exit codes so far."""
         codes: list[int] = []
 
         def watch(watched: RoleProcess) -> None:
@@ -183,11 +183,11 @@ class Service:
         return codes
 
     def stream(self, events: int, seconds: float | None = None) -> Future[Sent]:
-        """Send so many events, 5 % of them broken, over so many seconds or at once; do not wait for it."""
+        """Send events, 5 % of them broken, within some seconds or at once, in the background."""
         return self._send(events, None if seconds is None else events / seconds)[1]
 
     def flow(self, events: int, seconds: float) -> Flow:
-        """Send events at a rate of so many in so many seconds until told to end, and at least as many."""
+        """Send events at a rate until the flow is ended, but at least this many."""
         upstream, sent = self._send(_MORE_THAN_EVER_ASKED_FOR, events / seconds)
         return Flow(self.stream, events, upstream, sent)
 
@@ -207,12 +207,12 @@ class Service:
             except Exception as error:  # noqa: BLE001 - it is raised where the result is asked for
                 sent.set_exception(error)
 
-        # A daemon: a broker that a failed test has left dead must not keep it waiting.
+        # A daemon thread, so that a broker that a failed test has left dead does not block the exit.
         threading.Thread(target=run, daemon=True).start()
         return upstream, sent
 
     def await_progress(self, timeout_s: float = 60) -> None:
-        """Wait until something more is committed."""
+        """Wait for the next commit."""
         before = self._await_committed(timeout_s)
         self.await_that(lambda: self.committed() != before, timeout_s, "nothing was committed")
 
@@ -229,7 +229,7 @@ class Service:
         self.await_that(decided, timeout_s, "events are undecided, or a transaction is open")
 
     def await_that(self, holds: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
-        """Wait until something holds; fail, with the logs, if it never does."""
+        """Wait until a condition holds; otherwise fail with the logs."""
         deadline_s = time.monotonic() + timeout_s
         while not _now(holds):
             if time.monotonic() > deadline_s:
@@ -240,7 +240,7 @@ class Service:
             time.sleep(_LOOK_EVERY_S)
 
     def _await_committed(self, timeout_s: float) -> dict[int, int]:
-        """Return the group's committed offsets as soon as there are any."""
+        """Return the group's committed offsets as soon as the broker answers."""
         offsets: dict[int, int] = {}
 
         def answered() -> bool:
@@ -251,13 +251,13 @@ class Service:
         return offsets
 
     def interruption(self, partitions: frozenset[int] | None = None) -> Kill:
-        """Note that something was just killed; see :meth:`recovery_s`."""
+        """Return the state right after a kill, for :meth:`recovery_s`."""
         at_s = time.monotonic()
         offsets = self._await_committed(120)
         return Kill(at_s, partitions or frozenset(offsets), offsets)
 
     def recovery_s(self, kill: Kill, timeout_s: float = 60) -> float:
-        """Wait for the first commit after an interruption; return how long after it came."""
+        """Wait for the first commit after an interruption; return how long that took."""
 
         def commits() -> bool:
             now = self.committed()
@@ -267,11 +267,11 @@ class Service:
         return time.monotonic() - kill.at_s
 
     def verdict(self, *, with_log: bool = False, examples: int = 10) -> VerifyReport:
-        """Return what the oracle says, in a process of its own that shares nothing with the scorers."""
-        return Oracle(self.settings, with_log=with_log, examples=examples).verdict()
+        """Verify the outputs in another process, which shares nothing with the scorers."""
+        return StreamVerifier(self.settings, with_log=with_log, examples=examples).verdict()
 
     def await_log(self, timeout_s: float = 60) -> VerifyReport:
-        """Wait until the audit log is complete; return the last verdict if it never is."""
+        """Wait until the audit log is complete; return the last report."""
         deadline_s = time.monotonic() + timeout_s
         while True:
             verdict = self.verdict(with_log=True)
@@ -280,7 +280,7 @@ class Service:
             time.sleep(1)
 
     def delete_records(self, ranges: Mapping[str, Mapping[int, tuple[int, int]]]) -> None:
-        """Delete the records of these ranges, (first offset, end) by topic and partition."""
+        """Delete the records of ranges (first offset, end), by topic and partition."""
         self._progress.delete_before(
             {
                 (topic, partition): end
@@ -298,7 +298,7 @@ class Service:
 
 
 def _now(holds: Callable[[], bool]) -> bool:
-    """Tell whether something holds; not if the broker, which may be away, cannot tell."""
+    """Return whether a condition holds; ``False`` if the broker is away and cannot tell."""
     try:
         return holds()
     except KafkaException:

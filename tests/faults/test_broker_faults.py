@@ -1,4 +1,4 @@
-"""The brokers: one that is killed and restarted, and three of which the important one is killed."""
+"""Brokers that are killed: the only one, and the important ones of three."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.faults
 def test_broker_killed_and_restarted(
     broker: Any, deploy: Callable[..., Any], holds: Callable[..., None]
 ) -> None:
-    """The only broker goes twenty times, in turn by SIGKILL and cleanly, while events flow."""
+    """The only broker is stopped twenty times while events flow, alternately by SIGKILL and cleanly."""
     service = deploy()
     flowing = service.flow(100_000, seconds=120)
     ends = [service.supervise(service.start("score", instance)) for instance in "ab"]
@@ -35,7 +35,7 @@ def test_broker_killed_and_restarted(
 def test_coordinator_and_leaders_killed(
     cluster: Any, deploy: Callable[..., Any], holds: Callable[..., None]
 ) -> None:
-    """Of three brokers the transaction coordinator, the group coordinator and a leader are killed in turn."""
+    """The transaction coordinator, the group coordinator and a leader of three brokers are killed in turn."""
     service = deploy(cluster.bootstrap_servers)
     admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers})
     flowing = service.flow(100_000, seconds=60)
@@ -57,7 +57,7 @@ def test_coordinator_and_leaders_killed(
 
 
 def _transaction_coordinator(admin: AdminClient, service: Any) -> int:
-    """Return the leader of the partition of transactions that the scorer's falls into."""
+    """Return the broker that coordinates the scorer's transactions."""
     partitions = admin.list_topics("__transaction_state", 30).topics["__transaction_state"].partitions
     hashed = 0
     for unit in f"{service.group}-a":  # Java's String.hashCode
@@ -69,12 +69,12 @@ def _group_coordinator(admin: AdminClient, service: Any) -> int:
     found: list[int] = []
 
     def told() -> bool:
-        # It may have been sent to the broker that was killed: ask another soon.
+        # The request may have gone to the killed broker: ask another one soon.
         asked = admin.describe_consumer_groups([service.group], request_timeout=5)
         found.append(int(asked[service.group].result().coordinator.id))
         return True
 
-    # After a kill it moves; a broker that has it no longer says no more than that.
+    # The coordinator moves after a kill. The old one only answers that it is not the coordinator.
     service.await_that(told, 60, "the group has no coordinator")
     return found[0]
 
@@ -85,7 +85,7 @@ def _leader(admin: AdminClient, service: Any) -> int:
 
 
 def _await_replicas(admin: AdminClient, service: Any) -> None:
-    """Wait until a restarted broker has caught up; else the next kill would take the last one in sync."""
+    """Wait until a restarted broker is in sync, so that the next kill does not take the last replica."""
 
     def all_in_sync() -> bool:
         topics = admin.list_topics(timeout=30).topics.values()

@@ -1,4 +1,4 @@
-"""Scorers that are killed: anywhere, at every step of a transaction, and forced to abort."""
+"""Scorers that are killed at random instants and at every step of a transaction, or forced to abort."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.faults import crash_points as wiring
+from tests.faults import crash_points
 
 pytestmark = pytest.mark.faults
 
 
 def test_scorers_killed_at_random_instants(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
-    """Two scorers, one of them killed and started again 36 times while 100,000 events flow."""
+    """One of two scorers is killed and restarted 36 times while 100,000 events flow."""
     service = deploy()
     kills = 36
     flowing = service.flow(100_000, seconds=45)
@@ -33,27 +33,27 @@ def test_scorers_killed_at_random_instants(deploy: Callable[..., Any], holds: Ca
 
 
 def test_scorers_killed_at_every_named_point(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
-    """Killed ten times at each; every run finds the stream as if nothing had been."""
+    """Ten kills at each crash point leave no trace in the outputs."""
     service = deploy()
     service.stream(100_000).result()
     kills = 10
-    for point in wiring.POINTS:
+    for point in crash_points.POINTS:
         for i in range(kills):
-            killed = service.start("score", wire=wiring.dies(point, 1 + i % 3))
+            killed = service.start("score", wire=crash_points.dies(point, 1 + i % 3))
             assert killed.wait(60) == -9, service.logs()
     assert service.committed() != service.ends(), "they were killed too late to matter"
     service.start("score")
     service.await_decided()
-    holds(f"SIGKILL {', '.join(wiring.POINTS)}", f"{kills} kills at each", service.verdict())
+    holds(f"SIGKILL {', '.join(crash_points.POINTS)}", f"{kills} kills at each", service.verdict())
 
 
 def test_every_third_transaction_is_forced_to_abort(
     deploy: Callable[..., Any], holds: Callable[..., None]
 ) -> None:
-    """Aborted after its offsets were sent; readers see none of it, and the batch is tried again."""
+    """It is aborted after its offsets were sent. Readers see none of it, and the batch is retried."""
     service = deploy()
     flowing = service.stream(100_000)
-    scorer = service.start("score", wire=wiring.Scorer(wiring.AbortingProducer))
+    scorer = service.start("score", wire=crash_points.Scorer(crash_points.AbortingProducer))
     flowing.result()
     service.await_decided()
     aborts = scorer.output().count("forced to abort")

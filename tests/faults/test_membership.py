@@ -1,4 +1,4 @@
-"""Who is in the group: suspended scorers, twins by mistake, and members that come and go."""
+"""Changes of the group: suspended scorers, duplicate instance ids, members that join and leave."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults import crash_points as wiring
+from tests.faults import crash_points
 
 pytestmark = pytest.mark.faults
 
@@ -20,10 +20,10 @@ _SUSPENDED_S = 22
 
 
 def test_suspended_scorer(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
-    """Suspended within a transaction until another has taken over; once awake it publishes nothing stale."""
+    """A scorer is suspended in a transaction until another takes over. It publishes nothing stale later."""
     service = deploy()
     flowing = service.flow(100_000, seconds=60)
-    suspended = service.start("score", "a", wire=wiring.Scorer(wiring.SlowProducer))
+    suspended = service.start("score", "a", wire=crash_points.Scorer(crash_points.SlowProducer))
     service.await_progress()
     service.start("score", "b")
     service.await_that(lambda: bool(service.owned("b")), 60, "b gets no partitions")
@@ -47,7 +47,7 @@ def test_suspended_scorer(deploy: Callable[..., Any], holds: Callable[..., None]
 
 
 def test_two_scorers_of_the_same_name(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
-    """One of them ends with 75 and says why; the other goes on."""
+    """One of them exits 75 and says why; the other continues."""
     service = deploy()
     flowing = service.flow(100_000, seconds=15)
     times = 3
@@ -55,7 +55,7 @@ def test_two_scorers_of_the_same_name(deploy: Callable[..., Any], holds: Callabl
     for _ in range(times):
         service.await_progress()
         twins = [scorer, service.start("score", "twin")]
-        service.await_that(lambda: any(t.exit_code is not None for t in twins), 60, "no twin gives up")  # noqa: B023 - called at once
+        service.await_that(lambda: any(t.exit_code is not None for t in twins), 60, "neither exits")  # noqa: B023 - called at once
         loser = next(twin for twin in twins if twin.exit_code is not None)
         scorer = next(twin for twin in twins if twin is not loser)
         assert loser.exit_code == 75, service.logs()
@@ -67,23 +67,23 @@ def test_two_scorers_of_the_same_name(deploy: Callable[..., Any], holds: Callabl
 
 
 def test_killed_while_handing_over(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
-    """Killed in the middle of a rebalance and restarted at once: no partition is left to nobody."""
+    """A scorer is killed during a rebalance and restarted: every partition has an owner afterwards."""
     kills, recoveries_s = 10, []
     service = deploy(partitions=kills + 2)
     flowing = service.flow(100_000, seconds=20)
     names = ["a"]
-    scorer = service.start("score", "a", wire=wiring.dies_handing_over)
+    scorer = service.start("score", "a", wire=crash_points.dies_handing_over)
     for i in range(kills):
         service.await_that(lambda: bool(service.owned("a")), 60, "a gets no partitions")
         names.append(f"b{i}")
         service.start("score", names[-1])
         assert scorer.wait(60) == -9, service.logs()
         interruption = service.interruption()
-        scorer = service.start("score", "a", wire=wiring.dies_handing_over)
+        scorer = service.start("score", "a", wire=crash_points.dies_handing_over)
         service.await_that(
             lambda: frozenset().union(*map(service.owned, names)) == interruption.partitions,  # noqa: B023 - called at once
             60,
-            "a partition belongs to nobody",
+            "a partition has no owner",
         )
         recoveries_s.append(time.monotonic() - interruption.at_s)
     flowing.result()
@@ -92,7 +92,7 @@ def test_killed_while_handing_over(deploy: Callable[..., Any], holds: Callable[.
 
 
 def test_members_come_and_go(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
-    """Every second or so somebody joins or leaves, half of them by SIGKILL."""
+    """About once a second a member joins or leaves, half of the time by SIGKILL."""
     service = deploy()
     flowing = service.flow(100_000, seconds=50)
     service.start("score", "a")

@@ -1,4 +1,4 @@
-"""The monitor: killed, and writing to a disk that is full."""
+"""A monitor that is killed, or writes to a full disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.faults
 
 
 def test_monitor_killed(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
-    """Killed 30 times at random instants; every line is in the log once."""
+    """After 30 kills at random instants every line is in the log once."""
     service = deploy()
     flowing = service.flow(100_000, seconds=25)
     service.start("score")
@@ -34,7 +34,7 @@ def test_monitor_killed(deploy: Callable[..., Any], holds: Callable[..., None]) 
 
 
 def _run(*command: str) -> bool:
-    """Run a command of the system's; tell whether it went well."""
+    """Run a system command; return whether it succeeded."""
     done = subprocess.run(command, check=False, capture_output=True)  # noqa: S603 - every word is ours
     return done.returncode == 0
 
@@ -51,7 +51,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_disk_full(deploy: Callable[..., Any], holds: Callable[..., None], small_disk: Path) -> None:
-    """Full, free and full again: the monitor is not ready meanwhile, goes on by itself, loses no line."""
+    """The monitor is not ready while the disk is full, continues by itself, and loses no line."""
     service = deploy(audit_log=small_disk / "predictions.jsonl")
     port, filler = free_port(), small_disk / "filler"
     flowing = service.flow(100_000, seconds=10)
@@ -70,7 +70,7 @@ def test_disk_full(deploy: Callable[..., Any], holds: Callable[..., None], small
 
 
 def _fill(path: Path) -> None:
-    """Take what is left of a file system, to the last byte."""
+    """Fill a file system to the last byte."""
     with path.open("wb", buffering=0) as filler:
         size = 1024 * 1024
         while size:

@@ -1,4 +1,4 @@
-"""The way between scorer and broker: cut, silent, slow, and delivering late what was given up long ago."""
+"""The network between scorer and broker: cut, silent, slow, or late."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults import crash_points as wiring
+from tests.faults import crash_points
 from tests.faults.proxy import END_TXN, TXN_OFFSET_COMMIT
 
 pytestmark = pytest.mark.faults
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture
 def proxy(broker: Any) -> Iterator[Any]:
-    """The proxy that the scorers go through; faultless again afterwards."""
+    """The proxy between scorers and broker, without faults again afterwards."""
     yield broker.proxy
     broker.proxy.pass_on()
     broker.proxy.delay_ms = 0.0
@@ -26,7 +26,7 @@ def proxy(broker: Any) -> Iterator[Any]:
 def test_connections_cut(
     broker: Any, proxy: Any, deploy: Callable[..., Any], holds: Callable[..., None]
 ) -> None:
-    """Every connection is reset 40 times, anywhere in the loop."""
+    """Every connection is reset 40 times, at random points of the loop."""
     service = deploy(scorer_servers=broker.proxied)
     flowing = service.flow(100_000, seconds=25)
     ends = service.supervise(service.start("score"))
@@ -72,7 +72,7 @@ def test_silence(
 
 
 def test_delay(broker: Any, proxy: Any, deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
-    """A round trip of 200 ms: slower, not wrong."""
+    """With a round trip of 200 ms the stream is slower, but exact."""
     proxy.delay_ms = 100.0
     service = deploy(scorer_servers=broker.proxied)
     service.stream(100_000).result()
@@ -94,10 +94,10 @@ def test_late_request(
     name: str,
     api_key: int,
 ) -> None:
-    """A request that was held back and sent anew arrives after all, within the next transaction."""
+    """A request that was delayed and sent again arrives during the next transaction."""
     service = deploy(scorer_servers=broker.proxied)
     service.stream(100_000).result()
-    slow = service.start("score", wire=wiring.Scorer(wiring.SlowProducer))
+    slow = service.start("score", wire=crash_points.Scorer(crash_points.SlowProducer))
     ends = service.supervise(slow)
     service.await_progress()
     times, random_source = 10, random.Random(3)
@@ -105,7 +105,7 @@ def test_late_request(
         proxy.hold(api_key)
         assert proxy.wait_until_held(30), service.logs()
         service.await_progress()
-        time.sleep(random_source.uniform(0, wiring.SlowProducer.OPEN_S))
+        time.sleep(random_source.uniform(0, crash_points.SlowProducer.OPEN_S))
         proxy.release()
     assert not ends, service.logs()
     slow.kill()

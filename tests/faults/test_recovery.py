@@ -1,4 +1,4 @@
-"""How long it takes from SIGKILL to the first new commit, with the default settings and real starts."""
+"""The time from SIGKILL to the first new commit, with default settings and real interpreter starts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from tests.faults import crash_points as wiring
+from tests.faults import crash_points
 
 pytestmark = pytest.mark.faults
 
 
 @pytest.fixture
 def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """A function that starts a scorer as an operator would, interpreter and all."""
+    """Return a function that starts a scorer as an operator would."""
     started: list[subprocess.Popen[bytes]] = []
 
     def scorer(service: Any, instance: str) -> subprocess.Popen[bytes]:
@@ -41,7 +41,7 @@ def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., subprocess.P
 def test_restart_of_the_same_instance(
     deploy: Callable[..., Any], holds: Callable[..., None], start: Callable[..., Any]
 ) -> None:
-    """A supervisor starts a killed scorer again at once: commits within 3 s."""
+    """A killed scorer that is restarted at once commits within 3 s."""
     service = deploy()
     flowing = service.flow(100_000, seconds=20)
     kills, recoveries_s = 5, []
@@ -63,7 +63,7 @@ def test_restart_of_the_same_instance(
 def test_another_instance_takes_over(
     deploy: Callable[..., Any], holds: Callable[..., None], start: Callable[..., Any]
 ) -> None:
-    """Nobody restarts the killed scorer: another one has its partitions, and commits, within 10 s."""
+    """If nobody restarts it, another scorer takes its partitions and commits within 10 s."""
     service = deploy()
     flowing = service.flow(100_000, seconds=60)
     start(service, "a")
@@ -87,7 +87,7 @@ def test_another_instance_takes_over(
 def test_another_instance_takes_over_from_one_with_pending_offsets(
     deploy: Callable[..., Any], holds: Callable[..., None]
 ) -> None:
-    """Killed between its offsets and its commit: nobody waits until its transaction times out."""
+    """Even if it died between its offsets and its commit, nobody waits for the transaction's timeout."""
     service = deploy()
     flowing = service.flow(100_000, seconds=60)
     service.start("score", "a")
@@ -95,7 +95,7 @@ def test_another_instance_takes_over_from_one_with_pending_offsets(
     kills, recoveries_s = 5, []
     for i in range(kills):
         victim = f"b{i}"
-        process = service.start("score", victim, wire=wiring.dies("after offsets", 20))
+        process = service.start("score", victim, wire=crash_points.dies("after offsets", 20))
         orphaned: frozenset[int] = frozenset()
         while process.exit_code is None:
             orphaned = service.owned(victim) or orphaned
@@ -110,5 +110,5 @@ def test_another_instance_takes_over_from_one_with_pending_offsets(
 
 
 def _patience() -> float:
-    """Return 1 on a machine that has nothing else to do; a limit in seconds says nothing on others."""
+    """Return the factor for time limits: 1 on an idle machine, more on a busy one."""
     return max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)

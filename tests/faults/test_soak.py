@@ -1,7 +1,7 @@
-"""Hours at half the rate that this machine can do: memory and file descriptors stay where they were.
+"""A soak at half the maximum rate: memory and file descriptors do not grow.
 
-Runs only where ``PURCHASE_STREAM_SOAK_MINUTES`` says for how long. The stream is verified in spans while
-it goes on, and what is verified is deleted, so that a soak of any length fits on a disk.
+Runs only if ``PURCHASE_STREAM_SOAK_MINUTES`` is set. The stream is verified in spans while it flows, and
+verified records are deleted, so that a soak of any length fits on a disk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 
 pytestmark = pytest.mark.faults
 
-# Taken out of the environment: the product refuses variables with its prefix that it does not know.
+# Removed from the environment, because the product refuses unknown variables with its prefix.
 _MINUTES: Final = float(os.environ.pop("PURCHASE_STREAM_SOAK_MINUTES", "0"))
 _PROBE_EVENTS: Final = 600_000
 _SPAN_S: Final = 30.0
@@ -34,7 +34,7 @@ _VERIFIED_WITHIN_S: Final = 3600.0
 
 @pytest.mark.skipif(_MINUTES == 0, reason="set PURCHASE_STREAM_SOAK_MINUTES")
 def test_soak(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
-    """At half the maximum rate, memory and descriptors are flat, and nothing is missing or doubled."""
+    """At half the maximum rate memory and descriptors are flat, and nothing is missing or doubled."""
     service = deploy(max_events=5_000, max_wait_ms=20)
     roles = {role: service.start(role) for role in ("score", "monitor")}
     rate = _maximum_rate(service) / 2
@@ -62,9 +62,9 @@ def test_soak(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
 
 
 def _suspend(processes: Sequence[Any]) -> None:
-    """Let each have a backlog, in which it holds as much as it ever does: full queues, full batches.
+    """Give each role a backlog, so that its queues and batches are full once.
 
-    It keeps that memory. Without this, whenever it first fell behind would look like a leak.
+    It keeps that memory. Otherwise its first backlog would look like a leak.
     """
     for process in processes:
         process.send(signal.SIGSTOP)
@@ -73,7 +73,7 @@ def _suspend(processes: Sequence[Any]) -> None:
 
 
 def _maximum_rate(service: Any) -> float:
-    """Return how many events per second go all the way to the log while they are sent as fast as can be."""
+    """Return how many events per second reach the log at the highest possible rate."""
     began_s = time.monotonic()
     service.stream(_PROBE_EVENTS).result()
     service.await_decided()
@@ -84,7 +84,7 @@ class _Checks:
     """Verifies the stream span by span, and deletes what is verified.
 
     Args:
-        service: whose stream.
+        service: The service whose stream is verified.
     """
 
     def __init__(self, service: Any) -> None:
@@ -95,13 +95,13 @@ class _Checks:
         self._begin()
 
     def go_on(self) -> None:
-        """Begin with the next span if the last one is verified; events pause until all are decided."""
-        if self._oracle.has_answered():
+        """Start with the next span if the last one is verified. Events pause until all are processed."""
+        if self._verifier.has_answered():
             self._finish()
             self._begin()
 
     def conclude(self) -> Any:
-        """Verify what is left and return the verdict on everything."""
+        """Verify what is left, and return the report on everything."""
         self._finish()
         self._begin(niceness=0)
         self._finish()
@@ -109,15 +109,15 @@ class _Checks:
 
     def _begin(self, niceness: int = _IDLE_NICENESS) -> None:
         from consumer.monitor.audit.log import segment_paths  # noqa: PLC0415
-        from tests.faults.verifier import Oracle  # noqa: PLC0415
+        from tests.faults.verifier import StreamVerifier  # noqa: PLC0415
 
         self._service.await_decided()
         self._await_log()
         self._closed = segment_paths(self._service.audit_log)
-        self._oracle = Oracle(self._service.settings, with_log=True, niceness=niceness)
+        self._verifier = StreamVerifier(self._service.settings, with_log=True, niceness=niceness)
 
     def _await_log(self) -> None:
-        """Wait until the monitor has written what is committed; it may be a moment behind."""
+        """Wait until the monitor has written what is committed."""
         from consumer.monitor.audit.log import log_bytes  # noqa: PLC0415
 
         size = -1
@@ -128,11 +128,11 @@ class _Checks:
     def _finish(self) -> None:
         from tests.faults.verifier import add  # noqa: PLC0415
 
-        verdict = self._oracle.verdict(_VERIFIED_WITHIN_S)
+        verdict = self._verifier.verdict(_VERIFIED_WITHIN_S)
         add(self._total, verdict)
-        # An output of an event that was verified, and deleted, before is known to no ledger any more.
+        # An output of an event that was verified and deleted before is in no ledger any more.
         assert verdict.predictions == verdict.prediction_records
-        self._service.delete_records(self._oracle.ranges)
+        self._service.delete_records(self._verifier.ranges)
         for path in self._closed:
             path.unlink()
 
@@ -146,7 +146,7 @@ def _descriptors(pid: int) -> int:
 
 
 def _growth_ratios(samples: Sequence[tuple[int, int]]) -> list[float]:
-    """Return by how much memory and descriptors grew from the first half after the warm-up to the second."""
+    """Return how much memory and descriptors grew from the first half after the warm-up to the second."""
     settled = samples[round(len(samples) * _WARM_UP_RATIO) :]
     middle = len(settled) // 2
     columns = list(zip(*settled, strict=True))

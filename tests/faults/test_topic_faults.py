@@ -1,4 +1,4 @@
-"""Topics that change under a running scorer: partitions, limits, deletion, lost and damaged records."""
+"""Topics that change while a scorer runs: partitions, limits, deletion, lost and damaged records."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _ANSWER_WITHIN_S = 30
 
 @pytest.fixture
 def admin(broker: Any) -> AdminClient:
-    """Whoever changes topics under us."""
+    """A client that changes topics."""
     return AdminClient({"bootstrap.servers": broker.direct})
 
 
 def test_partitions_added(admin: AdminClient, deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
-    """New partitions of the events are read from their beginning."""
+    """A partition that is added is read from its first event."""
     service = deploy(client={"topic.metadata.refresh.interval.ms": 1_000})
     service.start("score")
     service.stream(50_000).result()
@@ -51,10 +51,10 @@ def test_partitions_added(admin: AdminClient, deploy: Callable[..., Any], holds:
 def test_dead_letter_limit_lowered(
     admin: AdminClient, deploy: Callable[..., Any], holds: Callable[..., None]
 ) -> None:
-    """A topic that takes ever less makes batches smaller, then dead letters shorter; nothing is blocked."""
+    """As the limit falls, batches become smaller, then dead letters shorter; nothing is blocked."""
     service = deploy()
-    # The limit is one of whole batches of records: two dead letters that do not fit in one need a
-    # transaction each, so few events come until the limit is raised again.
+    # The limit is that of a whole record batch: two dead letters that do not fit into one need a
+    # transaction each. So only a few events arrive until the limit is raised again.
     flowing = service.flow(100_000, seconds=500)
     service.start("score")
     limits = (10_000, 4_000, 2_000, 1_000_000)
@@ -79,7 +79,7 @@ def test_dead_letter_limit_lowered(
 def test_output_topic_deleted(
     admin: AdminClient, deploy: Callable[..., Any], holds: Callable[..., None], kind: str
 ) -> None:
-    """The scorer is not ready, does not end, and goes on once the topic is there again."""
+    """The scorer is not ready, does not exit, and continues once the topic exists again."""
     service = deploy()
     port = free_port()
     scorer = service.start("score", HTTP__SCORE_PORT=str(port))
@@ -100,7 +100,7 @@ def test_output_topic_deleted(
 
 
 def test_events_lost_before_they_were_read(admin: AdminClient, deploy: Callable[..., Any]) -> None:
-    """No silent jump: not ready, partition and offset named, the other partitions go on."""
+    """There is no silent jump: the scorer names partition and offset, and reads the other partitions."""
     service = deploy()
     service.stream(8_000).result()
     scorer = service.start("score")
@@ -123,13 +123,13 @@ def test_events_lost_before_they_were_read(admin: AdminClient, deploy: Callable[
 
 
 def test_damaged_batch(broker: Any, deploy: Callable[..., Any]) -> None:
-    """A batch whose checksum is wrong keeps its partition and says so; the other partitions go on."""
+    """A wrong checksum stops its partition and is reported; the other partitions continue."""
     service = deploy(partitions=2)
     service.stream(4_000).result()
     broker.kafka.stop(1)
     (segment,) = broker.kafka._data_dir.glob(f"node-1/data/{service.topics['events']}-0/*.log")
     with segment.open("r+b") as log:
-        # The end of the first batch, which its checksum covers; how long it is depends on who was quicker.
+        # The end of the first batch, which its checksum covers. Its length varies from run to run.
         log.seek(_BATCH_LENGTH_AT)
         log.seek(int.from_bytes(log.read(4), "big") - 4, os.SEEK_CUR)
         log.write(b"\xff\xff\xff\xff")

@@ -1,4 +1,4 @@
-"""The oracle in a process of its own, which shares nothing with the scorers; and verdicts, added up."""
+"""The verifier in its own process, which shares nothing with the scorers; and the sum of its reports."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _BEGINS_WITHIN_S: Final = 60.0
 _ANSWERS_WITHIN_S: Final = 600.0
 
 
-class Oracle:
-    """Verifies what is committed at the moment it is made; the stream may go on meanwhile.
+class StreamVerifier:
+    """Verifies what is committed when it is created; the stream may continue meanwhile.
 
     Args:
-        settings: where Kafka and the audit log are.
-        with_log: look at the audit log, too.
-        examples: how many places to keep of each kind of finding.
-        niceness: how much it leaves the processor to others.
+        settings: The settings of the service.
+        with_log: Whether to verify the audit log, too.
+        examples: The number of examples of each kind of finding.
+        niceness: The niceness of its process.
 
     Attributes:
-        ranges: what it looks at, by topic.
+        ranges: The verified offsets by topic.
     """
 
     def __init__(
@@ -37,23 +37,23 @@ class Oracle:
         self._process = CONTEXT.Process(target=_judge, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
-        assert self._answer.poll(_BEGINS_WITHIN_S), "the oracle does not begin"
+        assert self._answer.poll(_BEGINS_WITHIN_S), "the verifier does not start"
         self.ranges: dict[str, Ranges] = self._answer.recv()
 
     def has_answered(self) -> bool:
-        """Tell whether the verdict is there."""
+        """Return whether the report is ready."""
         return self._answer.poll()
 
     def verdict(self, timeout_s: float = _ANSWERS_WITHIN_S) -> VerifyReport:
-        """Wait for the verdict."""
-        assert self._answer.poll(timeout_s), "the oracle does not answer"
+        """Wait for the report."""
+        assert self._answer.poll(timeout_s), "the verifier does not answer"
         verdict: VerifyReport = self._answer.recv()
         self._process.join()
         return verdict
 
 
 def add(total: VerifyReport, verdict: VerifyReport) -> None:
-    """Add what was found in one span of the stream to what was found before it."""
+    """Add the report on one span of the stream to the total."""
     total.events += verdict.events
     total.predictions += verdict.predictions
     total.prediction_records += verdict.prediction_records

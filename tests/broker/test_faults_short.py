@@ -1,4 +1,4 @@
-"""The fault suite in a minute: every crash point once, a killed monitor, and proof that it can fail."""
+"""The fault suite in a minute: every crash point once, a killed monitor, and a proof that it can fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def service(kafka: str, trained_store: Path, tmp_path: Path) -> Iterator[Service
 
 
 def test_killed_scorers_and_monitors_lose_and_double_nothing(service: Service) -> None:
-    """One scorer dies at every point in turn, the monitor six times: events, outputs and log agree."""
+    """A scorer dies at every crash point and the monitor is killed: events, outputs and log agree."""
     service.stream(10_000).result()
     monitor = service.start("monitor")
     for point in crash_points.POINTS:
@@ -38,7 +38,7 @@ def test_killed_scorers_and_monitors_lose_and_double_nothing(service: Service) -
 
 
 def test_without_transactions_the_verifier_finds_doubles(service: Service) -> None:
-    """Delivery at least once and a kill before the offsets are committed: seen, counted, nothing lost."""
+    """With at-least-once delivery, a kill before the offsets are committed doubles events and loses none."""
     service.stream(5_000).result()
     killed = service.start(
         "score", wire=crash_points.Scorer(crash_points.DiesAfterFlush), KAFKA__DELIVERY="at_least_once"

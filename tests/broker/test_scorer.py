@@ -1,4 +1,4 @@
-"""The scorer as a process on a real broker: what readers of its topics see."""
+"""The scorer as a process on a real broker, as the readers of its topics see it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ BROKEN: list[tuple[str, bytes | None]] = [
 def test_every_kind_of_bad_event_gets_its_code_and_its_neighbours_are_scored(
     deploy: Callable[..., Any],
 ) -> None:
-    """One batch of good and bad in turn: order, keys, bytes, headers and details are as promised.
+    """In a batch of good and bad events, order, keys, bytes, headers and details are as promised.
 
     A prediction carries the trace context and the CloudEvents headers, a dead letter all headers.
     """
@@ -120,7 +120,7 @@ def test_every_kind_of_bad_event_gets_its_code_and_its_neighbours_are_scored(
 
 
 def test_sigterm_finishes_the_batch_and_exits_0(deploy: Callable[..., Any]) -> None:
-    """Nothing is lost over a clean stop, and the next run goes on where the last one stopped."""
+    """A clean stop loses nothing, and the next run resumes where the last one stopped."""
     service = deploy()
     service.produce([(b"k%d" % i, event(event_id=f"e{i}"), i % 2) for i in range(2000)])
     first = service.start("score")
@@ -135,7 +135,7 @@ def test_sigterm_finishes_the_batch_and_exits_0(deploy: Callable[..., Any]) -> N
 
 
 def test_a_value_that_the_dead_letter_topic_cannot_hold_is_truncated(deploy: Callable[..., Any]) -> None:
-    """It never blocks the stream, and says that it was cut."""
+    """It does not block the stream, and says that it was truncated."""
     service = deploy(partitions=1, dead_letters={"max_message_bytes": "20000"})
     huge = b"\x01" + b"x" * 1_000_000
     service.produce([(b"k", huge, 0), (b"k", event(), 0)])
@@ -158,9 +158,9 @@ def test_a_value_that_the_dead_letter_topic_cannot_hold_is_truncated(deploy: Cal
 def test_a_prediction_that_its_topic_refuses_is_dead_lettered(
     deploy: Callable[..., Any], predictions: dict[str, str], key_bytes: int
 ) -> None:
-    """A key too long for the predictions topic: the batch is halved until that event stands alone.
+    """If a key is too long for the predictions topic, the batch is split until that event is alone.
 
-    The client knows its own limit; the topic's is known to the broker alone.
+    The client knows its own limit, but only the broker knows the topic's.
     """
     service = deploy(partitions=1, predictions=predictions)
     records: list[tuple[bytes | None, bytes | None, int]] = [(b"k", event(), 0) for _ in range(20)]
@@ -213,7 +213,7 @@ def test_partitions_move_between_scorers_while_events_flow(deploy: Callable[...,
 
 
 def test_at_least_once_publishes_everything(deploy: Callable[..., Any]) -> None:
-    """The weaker delivery still loses nothing, and without a failure doubles nothing."""
+    """It loses nothing, and without a failure it doubles nothing."""
     service = deploy()
     service.produce([(b"k", event(event_id=f"e{i}") if i % 10 else None, i % 2) for i in range(1000)])
     service.start("score", PURCHASE_STREAM_KAFKA__DELIVERY="at_least_once")

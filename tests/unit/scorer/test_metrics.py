@@ -1,4 +1,4 @@
-"""The scorer's metrics: their exact text, their closed labels, and histograms of whole arrays."""
+"""The scorer's metrics: their text, their labels, and histograms that observe whole arrays."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _report(**changes: Any) -> BatchReport:
 
 
 def test_the_exposition_of_one_batch_is_exactly_this() -> None:
-    """Names, labels and values as the contract and every dashboard have them."""
+    """Names, labels and values are those of the contract and the dashboards."""
     registry = CollectorRegistry()
     telemetry = ScorerTelemetry(registry)
     telemetry.model_in_use("v1", "LogReg", "1.9.1")
@@ -95,7 +95,7 @@ def test_the_exposition_of_one_batch_is_exactly_this() -> None:
 
 
 def test_the_probabilities_buckets_are_twentieths() -> None:
-    """Fine enough to see a model change its mind; 1.0 itself is inside."""
+    """The last bucket includes 1.0."""
     registry = CollectorRegistry()
     ScorerTelemetry(registry).batch_committed(_report(), now_s=0)
     edges = [n / 20 for n in range(1, 21)]
@@ -105,7 +105,7 @@ def test_the_probabilities_buckets_are_twentieths() -> None:
 
 
 def test_every_series_is_there_before_its_first_event() -> None:
-    """A series born with its first increment would hide that increment from increase()."""
+    """Otherwise increase() would not see the first increment."""
     registry = CollectorRegistry()
     telemetry = ScorerTelemetry(registry)
     telemetry.model_in_use("v1", "LogisticRegression", "1.9.1")
@@ -118,15 +118,15 @@ def test_every_series_is_there_before_its_first_event() -> None:
     assert {line.rsplit(" ", 1)[0] for line in _lines(registry)} == before
 
 
-def test_a_stage_that_is_none_is_refused() -> None:
-    """A label from outside its closed set is a bug, not a new series."""
+def test_an_unknown_stage_is_refused() -> None:
+    """A label outside of its closed set is a bug, not a new series."""
     telemetry = ScorerTelemetry(CollectorRegistry())
     with pytest.raises(KeyError):
         telemetry.batch_committed(_report(durations_s={"lunch": 1.0}), now_s=0)
 
 
-def test_only_the_model_that_is_on_has_series() -> None:
-    """A retired version's counters go with it."""
+def test_only_the_active_model_has_series() -> None:
+    """The counters of a retired version are removed."""
     registry = CollectorRegistry()
     telemetry = ScorerTelemetry(registry)
     for version in ("v1", "v2"):
@@ -135,8 +135,8 @@ def test_only_the_model_that_is_on_has_series() -> None:
     assert len([line for line in _lines(registry) if 'model_version="v2"' in line]) == 3
 
 
-def test_only_the_partitions_that_are_ours_have_a_lag() -> None:
-    """A revoked partition's lag is its new owner's."""
+def test_only_owned_partitions_have_a_lag() -> None:
+    """A revoked partition has the lag of its new owner."""
     registry = CollectorRegistry()
     telemetry = ScorerTelemetry(registry)
     telemetry.lag({("t", 0): 5, ("t", 1): 6})
@@ -146,7 +146,7 @@ def test_only_the_partitions_that_are_ours_have_a_lag() -> None:
 
 
 def test_a_batch_without_scored_events_is_counted() -> None:
-    """All rejected: no probabilities, no ages."""
+    """If all events are rejected, there are no probabilities and no ages."""
     registry = CollectorRegistry()
     none = np.empty(0)
     report = _report(n_events=2, probabilities=none, ages_s=none, n_positive=0, n_unknown_country=0)
@@ -163,8 +163,8 @@ def test_a_batch_without_scored_events_is_counted() -> None:
     )
 )
 @settings(max_examples=150)
-def test_an_array_is_counted_as_one_by_one(arrays: list[list[float]]) -> None:
-    """The same buckets, edges included below (le), as the client library's own histogram."""
+def test_an_array_is_counted_like_its_values_one_by_one(arrays: list[list[float]]) -> None:
+    """The buckets are those of the client library's histogram, bounds included (le)."""
     ours, theirs = CollectorRegistry(), CollectorRegistry()
     histogram = ArrayHistogram("h", "Text.", EDGES, ours)
     library = Histogram("purchase_stream_h", "Text.", buckets=EDGES, registry=theirs)
@@ -172,7 +172,7 @@ def test_an_array_is_counted_as_one_by_one(arrays: list[list[float]]) -> None:
         histogram.observe(np.array(values, np.float64))
         for value in values:
             library.observe(value)
-    # Sums are added up in another order, so they are close and not equal.
+    # The order of additions differs, so the sums are close, but not equal.
     without_sum = [[line for line in _lines(r) if "_sum" not in line] for r in (ours, theirs)]
     assert without_sum[0] == without_sum[1]
     sums = [r.get_sample_value("purchase_stream_h_sum") for r in (ours, theirs)]

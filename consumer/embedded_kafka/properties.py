@@ -118,6 +118,11 @@ def server_properties(
         # Assign partitions to a consumer at once instead of after 3 s.
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
+        # With the protocol of KIP-848 the broker sets these times. Its default session is 45 s.
+        "group.consumer.min.session.timeout.ms": "1000",
+        "group.consumer.session.timeout.ms": "6000",
+        "group.consumer.min.heartbeat.interval.ms": "500",
+        "group.consumer.heartbeat.interval.ms": "1000",
         # A killed broker cannot restart before its old registration expires (9 s by default).
         "broker.session.timeout.ms": "2000",
         "broker.heartbeat.interval.ms": "400",

@@ -37,6 +37,22 @@ def test_killed_scorers_and_monitors_lose_and_double_nothing(service: Service) -
     assert verdict.events == 10_000
 
 
+def test_killed_scorers_under_the_protocol_of_kip_848(
+    kafka: str, tmp_path: Path, trained_store: Path
+) -> None:
+    """The same with ``group.protocol=consumer`` at three crash points."""
+    with Service(kafka, tmp_path, trained_store, client={"group.protocol": "consumer"}) as service:
+        service.stream(5_000).result()
+        for point in ("during produce", "after offsets", "during commit"):
+            killed = service.start("score", wire=crash_points.dies(point, 2))
+            assert killed.wait(60) == -9, service.logs()
+        service.start("score")
+        service.await_decided()
+        verdict = service.verdict()
+        assert verdict.holds, "\n".join(verdict.lines())
+        assert verdict.events == 5_000
+
+
 def test_without_transactions_the_verifier_finds_doubles(service: Service) -> None:
     """With at-least-once delivery, a kill before the offsets are committed doubles events and loses none."""
     service.stream(5_000).result()

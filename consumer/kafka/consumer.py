@@ -207,7 +207,7 @@ class EventConsumer:
             if messages and max_events > 1:
                 messages += self._consume(max_events - 1, max_wait_s)
                 messages += self._consume_until_committed(max_events - len(messages), commit)
-        if not self._joined and self.client.memberid():
+        if not self._joined and not self._unstarted and self.client.memberid():
             self._joined = self._was_member = True
             self._readiness.clear(Condition.STARTING)
         self._probe_after_outage(received=bool(messages))

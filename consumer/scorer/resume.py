@@ -341,7 +341,8 @@ class StartResolver:
                 resumed[partition] = start
         if resumed:
             log.warning(
-                "the group has no offset of its own; resuming from what the outputs say",
+                "resuming as chosen" if self._resume_from else "resuming behind the last outputs",
+                reason="the group has no offset that a scorer has committed for this topic",
                 topic=self._source.topic,
                 offsets=resumed,
                 resume_from=self._resume_from or "outputs",

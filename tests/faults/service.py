@@ -27,7 +27,7 @@ from tests.faults.progress import GroupLag
 from tests.faults.verifier import StreamVerifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from consumer.ops.verify.report import VerifyReport
@@ -152,11 +152,16 @@ class Service:
         return {found["condition"]: found["reason"] for found in json.loads(body)["conditions"]}
 
     def start(
-        self, role: str, instance: str = "a", wire: Callable[[], None] = nothing, **environment: str
+        self,
+        role: str,
+        instance: str = "a",
+        wire: Callable[[], None] = nothing,
+        options: Sequence[str] = (),
+        **environment: str,
     ) -> RoleProcess:
         """Start a role. Further environment variables are given without their prefix."""
         process = RoleProcess(
-            [role],
+            [role, *options],
             self.environment(instance, **environment),
             self.folder,
             self.folder / f"{role}-{instance}-{len(self.processes)}.log",

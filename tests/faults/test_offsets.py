@@ -43,8 +43,6 @@ def test_offsets_deleted_under_two_scorers(deploy: Callable[..., Any], holds: Ca
         recoveries_s.append(time.monotonic() - started_s)
     flowing.result()
     service.await_decided()
-    resumed = sum(
-        process.output().count("resuming from what the outputs say") for process in service.processes
-    )
+    resumed = sum(process.output().count("resuming behind the last outputs") for process in service.processes)
     assert resumed >= rounds, service.logs()
     holds("the group's offsets deleted", f"{rounds} times, under 2 scorers", service.verdict(), recoveries_s)

@@ -138,6 +138,8 @@ def test_a_group_right_that_is_taken_away_is_waited_for(client: Client, consumer
     client.refuse_group(forget=True)
     consumer.poll(10, 0, 0)
     assert not readiness.active()
+
+
 def _statistics(**partition: int) -> str:
     """Return the client's statistics about partition 0; -1 is the client's own entry."""
     known = {"app_offset": -1001, "fetchq_cnt": 0, "next_offset": -1001, "ls_offset": -1001} | partition

@@ -5,11 +5,16 @@ The rules are the same as for events: training data may not contain what a score
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
+import hashlib
 import io
+import lzma
 import math
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -21,16 +26,29 @@ from model_store.inputs import (
     INPUT_NAMES,
     INTEGER_INPUTS,
 )
-from model_store.manifest import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 LABEL: Final = "purchased"
-_LABELS: Final = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+_LABELS: Final = {
+    **dict.fromkeys(("0", "0.0", "false", "no", "n", "f"), 0),
+    **dict.fromkeys(("1", "1.0", "true", "yes", "y", "t"), 1),
+}
+_DELIMITERS: Final = ",;\t|"
+_OPENERS: Final = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+"""The compressions, by their first bytes."""
+_UNSUPPORTED: Final = {b"PK\x03\x04": "a ZIP archive or an Excel workbook", b"\x28\xb5\x2f\xfd": "Zstandard"}
+_CHUNK_ROWS: Final = 50_000
+_SHOWN_FAULTS: Final = 10
+_LARGEST_NUMBER: Final = 1e12
+"""Larger numbers are no behaviour of a student, and a sum of their squares loses all others."""
+_PLAIN_NUMBER: Final = re.compile(
+    r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf(inity)?|nan", re.IGNORECASE
+)
 _LARGEST_LONG: Final = 2**63 - 1
 
 
@@ -44,6 +62,7 @@ class TrainingTable:
         purchased: The labels, int8 (n,), 0 or 1.
         sha256: The digest of the file's bytes, or of the generated columns.
         source: Where the rows came from, for people.
+        dialect: How the file was read, for people, such as ``UTF-8, delimiter ;, decimal comma``.
     """
 
     countries: Sequence[str] = field(repr=False)
@@ -51,6 +70,7 @@ class TrainingTable:
     purchased: NDArray[np.int8] = field(repr=False)
     sha256: str
     source: str
+    dialect: str = ""
 
     @property
     def rows(self) -> int:
@@ -63,45 +83,159 @@ class TrainingTable:
         return int(self.purchased.sum())
 
 
-def read_training_csv(path: Path) -> TrainingTable:
-    """Read a CSV file in UTF-8, with or without a byte order mark.
+def read_training_csv(path: Path, on_progress: Callable[[int], None] = lambda _: None) -> TrainingTable:
+    """Read a CSV file with a header, or a Parquet file.
 
-    The header names the columns: the seven inputs and ``purchased`` (0/1 or true/false). Other
-    columns are ignored. The text ``NA`` is a country, not a missing value.
+    The encoding (UTF-8, or UTF-16 with a byte order mark), the delimiter (comma, semicolon, tab or
+    bar), the decimal comma and the compression (gzip, bzip2, xz) are recognised. The header names
+    the columns: the seven inputs and ``purchased`` (0/1, true/false or yes/no). Other columns are
+    ignored. The text ``NA`` is a country, not a missing value. Memory grows by 80 bytes per row.
+
+    Args:
+        path: The file.
+        on_progress: Called with the number of rows that were read, after every 50,000.
 
     Raises:
-        TrainingDataError: The file or a value in it is unusable; the message names the file, the
-            line and the column.
+        TrainingDataError: The file or a value in it is unusable; the message names the file, and the
+            line and the column of the first ten faults.
     """
     try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
+        with path.open("rb") as file:
+            start = file.read(8)
+        sha256 = _digest_of(path)
     except OSError as error:
         raise TrainingDataError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise TrainingDataError(f"{path} is not UTF-8: byte {error.start} is invalid; convert it") from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    for magic, what in _UNSUPPORTED.items():
+        if start.startswith(magic):
+            raise TrainingDataError(f"{path} is {what}; save it as CSV (plain or gzip)")
+    faults = _Faults(path)
+    if start.startswith(b"PAR1"):
+        lines: Iterator[tuple[int, list[str]]] = _parquet_rows(path)
+        dialect, decimal_comma = "Parquet", False
+        header = next(lines)[1]
+    else:
+        opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), io.open)
+        encoding, delimiter = _sniff(path, opener)
+        decimal_comma = delimiter != ","
+        dialect = f"{encoding}, delimiter {delimiter if delimiter != chr(9) else 'tab'}"
+        lines = _csv_rows(path, opener, encoding, delimiter)
+        header = next(lines, (1, []))[1]
+    positions = _positions(path, header)
+    chunks: list[NDArray[np.float64]] = []
     countries: list[str] = []
-    values: list[list[float]] = []
-    try:
-        positions = _positions(path, next(reader, []))
-        for cells in reader:
-            if cells:  # skip blank lines; the last line often is
-                row = _row(f"{path}, line {reader.line_num}", cells, positions)
-                countries.append(cells[positions[INPUT_NAMES[0]]].strip())
-                values.append(row)
-    except csv.Error as error:
-        raise TrainingDataError(f"{path}, line {reader.line_num}: {error}") from error
-    if not values:
+    spelling: dict[str, str] = {}  # one object for each distinct text
+    rows: list[list[float]] = []
+    n_rows = 0
+    for line, cells in lines:
+        if not cells:  # skip blank lines; the last line often is
+            continue
+        n_rows += 1
+        row = _row(faults, line, cells, positions, len(header), decimal_comma=decimal_comma)
+        if row is not None and not faults.count:
+            rows.append(row)
+            country = cells[positions[INPUT_NAMES[0]]].strip()
+            countries.append(spelling.setdefault(country, country))
+        if n_rows % _CHUNK_ROWS == 0:
+            chunks.append(np.array(rows, np.float64).reshape(-1, len(positions)))
+            rows = []
+            on_progress(n_rows)
+    faults.raise_if_any(n_rows)
+    if not n_rows:
         raise TrainingDataError(f"{path} has no rows below its header")
-    table = np.array(values, dtype=np.float64, order="F")
+    chunks.append(np.array(rows, np.float64).reshape(-1, len(positions)))
+    table = np.asfortranarray(np.concatenate(chunks))
     return TrainingTable(
         countries=countries,
         inputs=table[:, :-1],
         purchased=table[:, -1].astype(np.int8),
-        sha256=digest(content),
+        sha256=sha256,
         source=path.name,
+        dialect=dialect + (", decimal comma" if decimal_comma else ""),
     )
+
+
+class _Faults:
+    """Counts faults and keeps the first ones."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._shown: list[str] = []
+        self.count = 0
+
+    def add(self, line: int, complaint: str, column: str | None = None) -> None:
+        self.count += 1
+        if len(self._shown) < _SHOWN_FAULTS:
+            self._shown.append(f"line {line}" + (f", column {column}" if column else "") + f": {complaint}")
+
+    def raise_if_any(self, n_rows: int) -> None:
+        """Raise :class:`TrainingDataError` with the first faults and their number."""
+        if self.count == 1:
+            raise TrainingDataError(f"{self._path}, {self._shown[0]}")
+        if self.count:
+            rest = self.count - len(self._shown)
+            more = f"; and {rest} more" if rest else ""
+            raise TrainingDataError(
+                f"{self._path} has {self.count} faults in {n_rows} rows: {'; '.join(self._shown)}{more}"
+            )
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sniff(path: Path, opener: Any) -> tuple[str, str]:
+    """Return the encoding and the delimiter of the header."""
+    try:
+        with opener(path, "rb") as file:
+            first = file.readline(65_536)
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise TrainingDataError(f"{path} cannot be decompressed: {error}") from error
+    encoding = "UTF-16" if first.startswith((b"\xff\xfe", b"\xfe\xff")) else "UTF-8"
+    text = first.decode("utf-16" if encoding == "UTF-16" else "utf-8", errors="replace")
+    return encoding, max(_DELIMITERS, key=text.count)
+
+
+def _csv_rows(path: Path, opener: Any, encoding: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the cells of each row."""
+    codec = "utf-16" if encoding == "UTF-16" else "utf-8-sig"
+    line = 0
+    try:
+        with opener(path, "rt", encoding=codec, newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            for cells in reader:
+                line = reader.line_num
+                yield line, cells
+    except csv.Error as error:
+        raise TrainingDataError(f"{path}, line {line + 1}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise TrainingDataError(
+            f"{path} is not {encoding}: byte {error.object[error.start]:#04x} after line {line} is invalid; "
+            "convert it to UTF-8 (Excel: save as CSV UTF-8)"
+        ) from error
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise TrainingDataError(f"{path} cannot be decompressed: {error}") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the header, then the number and the cells of each row, as texts."""
+    try:
+        from pyarrow import ArrowInvalid, parquet  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise TrainingDataError(
+            f"{path} is Parquet, which needs: pip install 'purchase-stream[parquet]'"
+        ) from error
+    number = 1
+    try:
+        file = parquet.ParquetFile(path)
+        yield number, list(file.schema_arrow.names)
+        for batch in file.iter_batches(_CHUNK_ROWS):
+            columns = [column.to_pylist() for column in batch.columns]
+            for values in zip(*columns, strict=True):
+                number += 1
+                yield number, ["" if value is None else str(value) for value in values]
+    except (ArrowInvalid, OSError) as error:
+        raise TrainingDataError(f"{path} cannot be read as Parquet: {error}") from error
 
 
 def _positions(path: Path, header: list[str]) -> dict[str, int]:
@@ -116,32 +250,56 @@ def _positions(path: Path, header: list[str]) -> dict[str, int]:
     return {name: names.index(name) for name in required}
 
 
-def _row(where: str, cells: list[str], positions: dict[str, int]) -> list[float]:
-    """Return the seven inputs and the label as numbers."""
-    if len(cells) <= max(positions.values()):
-        raise TrainingDataError(f"{where}: {len(cells)} columns, fewer than the header")
+def _row(
+    faults: _Faults,
+    line: int,
+    cells: list[str],
+    positions: dict[str, int],
+    width: int,
+    *,
+    decimal_comma: bool,
+) -> list[float] | None:
+    """Return the seven inputs and the label as numbers, or None after noting the row's faults."""
+    if len(cells) != width:
+        fewer = "fewer" if len(cells) < width else "more"
+        faults.add(line, f"{len(cells)} columns, {fewer} than the header's {width}")
+        return None
+    before = faults.count
     country = cells[positions[INPUT_NAMES[0]]].strip()
     if not COUNTRY_MIN_CHARACTERS <= len(country) <= COUNTRY_MAX_CHARACTERS:
-        raise TrainingDataError(
-            f"{where}, column {INPUT_NAMES[0]}: {country!r} must have "
-            f"{COUNTRY_MIN_CHARACTERS} to {COUNTRY_MAX_CHARACTERS} characters"
-        )
-    numbers = [_number(where, name, cells[positions[name]].strip()) for name in INPUT_NAMES[1:]]
-    if numbers[4] > numbers[3]:
-        raise TrainingDataError(f"{where}: practice_exams_passed cannot exceed practice_exams_started.")
+        limits = f"{COUNTRY_MIN_CHARACTERS} to {COUNTRY_MAX_CHARACTERS} characters"
+        faults.add(line, f"{country!r} must have {limits}", INPUT_NAMES[0])
+    numbers = []
+    for name in INPUT_NAMES[1:]:
+        cell = cells[positions[name]].strip()
+        if decimal_comma and "," in cell and "." not in cell:
+            cell = cell.replace(",", ".", 1)
+        if complaint := _complaint(name, cell):
+            faults.add(line, complaint, name)
+        else:
+            numbers.append(float(cell))
     label = _LABELS.get(cells[positions[LABEL]].strip().lower())
     if label is None:
-        raise TrainingDataError(f"{where}, column {LABEL}: {cells[positions[LABEL]]!r} is neither 0 nor 1")
-    return [float(country_code(country)), *numbers, float(label)]
+        faults.add(line, f"{cells[positions[LABEL]]!r} is neither 0 nor 1 (nor yes or no)", LABEL)
+    if faults.count > before:
+        return None
+    if numbers[4] > numbers[3]:
+        faults.add(line, "practice_exams_passed cannot exceed practice_exams_started.")
+        return None
+    return [float(country_code(country)), *numbers, float(label or 0)]
 
 
-def _number(where: str, name: str, cell: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        raise TrainingDataError(f"{where}, column {name}: {cell!r} is not a number") from None
+def _complaint(name: str, cell: str) -> str | None:
+    """Say what is wrong with a number, or return None."""
+    if cell.isdecimal() and cell.isascii() and len(cell) <= 12:  # noqa: PLR2004 - the usual case, below the limit
+        return None
+    if not _PLAIN_NUMBER.fullmatch(cell):
+        return f"{cell!r} is not a number"
+    value = float(cell)
     if not (math.isfinite(value) and value >= 0):
-        raise TrainingDataError(f"{where}, column {name}: {cell} must be finite and at least 0")
+        return f"{cell} must be finite and at least 0"
     if name in INTEGER_INPUTS and not (value.is_integer() and value <= _LARGEST_LONG):
-        raise TrainingDataError(f"{where}, column {name}: {cell} must be a whole number below 2^63")
-    return value
+        return f"{cell} must be a whole number below 2^63"
+    if value > _LARGEST_NUMBER:
+        return f"{cell} is too large to train on; the limit is {_LARGEST_NUMBER:g}"
+    return None

@@ -21,7 +21,7 @@ from model_store.store import ModelStore
 from model_store.synthetic import generate_students
 from model_store.training import TrainedModel, assess
 from model_store.training import train as fit
-from model_store.training_data import read_training_csv
+from model_store.training_data import TrainingTable, read_training_csv
 
 models = typer.Typer(
     help="Manage the versions in the model store.",
@@ -69,7 +69,7 @@ def train(
     chosen = _criterion(criterion, false_positive_cost, false_negative_cost, min_precision, value)
     settings = _settings(context)
     weights = settings.training
-    table = read_training_csv(data) if data else generate_students(GENERATED_STUDENTS, seed)
+    table = read_training_csv(data, _echo_progress) if data else generate_students(GENERATED_STUDENTS, seed)
     try:
         engagement_weights = EngagementWeights(
             minutes_watched=weights.weight_minutes_watched,
@@ -79,6 +79,7 @@ def train(
     except ValueError as error:
         raise UsageError(str(error)) from error
     trained = fit(table, weights=engagement_weights, criterion=chosen, seed=seed)
+    _echo_dialect(table)
     typer.echo(f"trained on {table.rows} students from {table.source}, {table.positives} of them buyers")
     _store_version(_store(settings), trained, promote=promote, reason="train --promote")
 
@@ -111,13 +112,14 @@ def add(
     chosen = _criterion(criterion, false_positive_cost, false_negative_cost, min_precision, value)
     store = _store(_settings(context))
     estimator = read_estimator(file)
-    table = read_training_csv(data)
+    table = read_training_csv(data, _echo_progress)
     try:
         given = None if inputs == "auto" else input_format(estimator, inputs, table.inputs)
     except ValueError as error:
         raise UsageError(f"--inputs {inputs}: {error}") from error
     trained = assess(table, estimator, unseen=unseen, input_format=given, criterion=chosen, seed=seed)
     how = "as it is" if unseen else "as clones, fitted again for each fold"
+    _echo_dialect(table)
     typer.echo(
         f"measured on {table.rows} students from {table.source}, {table.positives} of them buyers, {how}"
     )
@@ -186,6 +188,16 @@ def _store_version(store: ModelStore, trained: TrainedModel, *, promote: bool, r
         typer.echo("it is now the champion")
     else:
         typer.echo(f"activate it with: purchase-stream models promote {version}")
+
+
+def _echo_progress(rows: int) -> None:
+    if sys.stderr.isatty():
+        typer.echo(f"\r{rows} rows read", err=True, nl=False)
+
+
+def _echo_dialect(table: TrainingTable) -> None:
+    if table.dialect not in {"", "UTF-8, delimiter ,"}:
+        typer.echo(f"read {table.source} as {table.dialect}")
 
 
 def _quality_lines(quality: Quality) -> list[str]:

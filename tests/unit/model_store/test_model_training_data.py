@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -67,7 +69,12 @@ def test_unknown_country_is_accepted(tmp_path: Path) -> None:
         ("IN,1,3,1,2,3,9,0", "line 3: practice_exams_passed cannot exceed practice_exams_started."),
         ("IN,1,3,1,2,1,9,maybe", "line 3, column purchased: 'maybe' is neither 0 nor 1"),
         ("I,1,3,1,2,1,9,0", "line 3, column student_country: 'I' must have 2 to 64 characters"),
-        ("IN,1,3", "line 3: 3 columns, fewer than the header"),
+        ("IN,1,3", "line 3: 3 columns, fewer than the header's 8"),
+        ("IN,1,3,1,2,1,9,0,0", "line 3: 9 columns, more than the header's 8"),
+        ("IN,1_000,3,1,2,1,9,0", "line 3, column days_on_platform: '1_000' is not a number"),
+        ("IN,1,1e308,1,2,1,9,0", "line 3, column minutes_watched: 1e308 is too large to train on"),
+        ("IN,٣,3,1,2,1,9,0", "line 3, column days_on_platform: '٣' is not a number"),
+        ("IN,1,0x10,1,2,1,9,0", "line 3, column minutes_watched: '0x10' is not a number"),
         ('IN,"1,3', "line 3: "),
     ],
 )
@@ -101,3 +108,71 @@ def test_missing_and_undecodable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes(b"student_country\nC\xf4te\n")
     with pytest.raises(TrainingDataError, match="not UTF-8: byte"):
         read_training_csv(tmp_path / "latin.csv")
+
+
+_SEMICOLONS = [_HEADER.replace(",", ";"), "IN;12;3,5;1;2;1;9,25;no", "US;1;2;1;0;0;0;Yes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "dialect"),
+    [
+        ("a.csv", "\n".join(_SEMICOLONS).encode(), "UTF-8, delimiter ;, decimal comma"),
+        ("a.tsv", "\n".join(_SEMICOLONS).replace(";", "\t").encode(), "UTF-8, delimiter tab, decimal comma"),
+        ("a.csv", "\r\n".join(_SEMICOLONS).encode("utf-16"), "UTF-16, delimiter ;, decimal comma"),
+        ("a.csv.gz", gzip.compress("\n".join(_SEMICOLONS).encode()), "UTF-8, delimiter ;, decimal comma"),
+        ("a.csv.bz2", bz2.compress("\n".join(_SEMICOLONS).encode()), "UTF-8, delimiter ;, decimal comma"),
+    ],
+)
+def test_other_dialects_are_recognised(tmp_path: Path, name: str, content: bytes, dialect: str) -> None:
+    """Delimiter, decimal comma, encoding, compression and yes/no labels are read and named."""
+    (tmp_path / name).write_bytes(content)
+    table = read_training_csv(tmp_path / name)
+    assert table.inputs[0].tolist() == [country_code("IN"), 12, 3.5, 1, 2, 1, 9.25]
+    assert table.purchased.tolist() == [0, 1]
+    assert table.dialect == dialect
+
+
+def test_parquet_is_read(tmp_path: Path) -> None:
+    """A Parquet file gives the same rows as the CSV file."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = dict(zip(_HEADER.split(","), [["IN"], [12], [3.5], [1], [2], [1], [9.25], [True]], strict=True))
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    table = read_training_csv(tmp_path / "a.parquet")
+    assert table.inputs.tolist() == [[country_code("IN"), 12, 3.5, 1, 2, 1, 9.25]]
+    assert table.purchased.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"PK\x03\x04rest", "is a ZIP archive or an Excel workbook; save it as CSV"),
+        (b"\x28\xb5\x2f\xfdrest", "is Zstandard; save it as CSV"),
+        (gzip.compress(f"{_HEADER}\n{_GOOD}".encode())[:-12], "cannot be decompressed"),
+        (b"PAR1 and no more", "Parquet"),
+    ],
+)
+def test_other_containers_are_named(tmp_path: Path, content: bytes, complaint: str) -> None:
+    """A container that cannot be read is named, with what to do."""
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(TrainingDataError, match=complaint):
+        read_training_csv(tmp_path / "a.csv")
+
+
+def test_all_faults_are_counted_and_the_first_ten_shown(tmp_path: Path) -> None:
+    """Twelve faults in eleven rows are one message with ten of them."""
+    bad = ["IN,-1,x,1,2,1,9,0", *["IN,1,3,1,2,1,9,maybe"] * 10]
+    with pytest.raises(TrainingDataError, match="has 12 faults in 12 rows: line 3, column days_on") as caught:
+        _read(tmp_path, _HEADER, _GOOD, *bad)
+    assert str(caught.value).count("column") == 10
+    assert str(caught.value).endswith("; and 2 more")
+
+
+def test_progress_is_told_and_chunks_are_joined(tmp_path: Path) -> None:
+    """A file of more than one chunk keeps its order, and progress is told per chunk."""
+    (tmp_path / "a.csv").write_text("\n".join([_HEADER, *([_GOOD] * 60_000), "US,1,1,1,0,0,0,1"]))
+    told: list[int] = []
+    table = read_training_csv(tmp_path / "a.csv", told.append)
+    assert told == [50_000]
+    assert table.rows == len(table.countries) == 60_001
+    assert (table.countries[-1], table.purchased[-1]) == ("US", 1)

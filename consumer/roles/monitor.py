@@ -41,7 +41,7 @@ from consumer.monitor.view import (
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas
 from consumer.roles.shared import role_registry, secret_files
-from consumer.runtime.http import HttpServer, health_routes, summary_route
+from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.lifecycle import running, stopping_on_signals
 from consumer.runtime.memory import tune_gc_and_malloc
 from consumer.runtime.readiness import Readiness
@@ -257,12 +257,17 @@ def status_routes(
         }
         return JSONResponse(body, 503 if active else 200)
 
-    summary = summary_route(
-        readiness,
-        predictor_loaded=lambda: model().drift.champion is not None,
-        drift_baseline_loaded=lambda: model().drift.baseline is not None,
-    )
-    return [summary, Route("/health/ready", ready)]
+    async def summary(_: Request) -> Response:
+        drift = model().drift
+        return JSONResponse(
+            {
+                "ready": not readiness.active(),
+                "predictor_loaded": drift.champion is not None,
+                "drift_baseline_loaded": drift.baseline is not None,
+            }
+        )
+
+    return [Route("/health", summary), Route("/health/ready", ready)]
 
 
 def monitoring_routes(

@@ -86,29 +86,6 @@ def health_routes(
     return [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", metrics)]
 
 
-def summary_route(
-    readiness: Readiness, predictor_loaded: Callable[[], bool], drift_baseline_loaded: Callable[[], bool]
-) -> Route:
-    """Return the route of ``/health``: always 200, with what is ready and loaded.
-
-    Args:
-        readiness: The conditions of the role.
-        predictor_loaded: Returns whether there is a model to predict with.
-        drift_baseline_loaded: Returns whether there is a training baseline to compare with.
-    """
-
-    async def summary(_: Request) -> Response:
-        return JSONResponse(
-            {
-                "ready": not readiness.active(),
-                "predictor_loaded": predictor_loaded(),
-                "drift_baseline_loaded": drift_baseline_loaded(),
-            }
-        )
-
-    return Route("/health", summary)
-
-
 class HttpServer:
     """Serves routes from its own thread.
 

@@ -103,8 +103,12 @@ def _check_listener(role: str, where: str, address: str) -> Check:
         readiness = orjson.loads(body)
         status = readiness["status"]
         reasons = "; ".join(f"{item['condition']}: {item['reason']}" for item in readiness["conditions"])
+        # The monitor also answers with its verdict on the stream.
+        causes = " ".join(cause["text"] for cause in readiness.get("stream", {}).get("causes", []))
     except (ValueError, KeyError, TypeError):
         return fail("ports", f"{where} is taken by another program", f"set http.{role}_port")
-    if status == "ok":
-        return ok("ports", f"{where} answers: ready")
-    return warn("ports", f"{where} answers: not ready: {reasons}")
+    if status == "not ready":
+        return warn("ports", f"{where} answers: not ready: {reasons}")
+    if causes:
+        return warn("ports", f"{where} answers: {readiness['stream']['headline']}: {causes}")
+    return ok("ports", f"{where} answers: ready")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +26,11 @@ from consumer.monitor.recent import HISTORY_S, RecentSnapshot
 from consumer.monitor.retraining import Recommendation
 from consumer.monitor.snapshot import ModelSnapshot, MonitorSnapshot
 from consumer.monitor.stream_status import Progress, StreamSnapshot
-from consumer.runtime.readiness import ActiveCondition
+from consumer.ops.doctor.check import CheckStatus
+from consumer.ops.doctor.local import examine_port
+from consumer.roles.monitor import status_routes
+from consumer.runtime.http import HttpServer
+from consumer.runtime.readiness import ActiveCondition, Readiness
 from tests.support.clock import Clock
 
 NOW_S = 1_800_000_000.0
@@ -250,3 +255,24 @@ def test_the_lag_grows_if_it_cannot_be_decided_soon(arriving: int, *, grows: boo
     """A lag that grew for a minute counts as growing, unless it can be decided within a minute."""
     snapshot = sampled(*[(2.0 * i, 50 * i, arriving * i) for i in range(31)])
     assert (snapshot.growing_since_s is not None) == grows
+
+
+def test_the_endpoints_and_the_doctor_say_the_same() -> None:
+    """A ready monitor answers 200 with the verdict on the stream, and the doctor repeats its causes."""
+    snapshot = with_stream(lag_events=300, members=0)
+    routes = status_routes(
+        Readiness(lambda: NOW_S), lambda: assess(snapshot), lambda: with_model("below_threshold").model
+    )
+    server = HttpServer(routes, "127.0.0.1", 0)
+    server.start()
+    try:
+        ready = httpx.get(f"http://127.0.0.1:{server.port}/health/ready")
+        summary = httpx.get(f"http://127.0.0.1:{server.port}/health")
+        check = examine_port("monitor", "127.0.0.1", server.port)
+    finally:
+        server.stop()
+    assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+    assert ready.json()["stream"]["causes"][0]["cause"] == "no_scorer"
+    assert summary.json() == {"ready": True, "predictor_loaded": False, "drift_baseline_loaded": True}
+    assert check.status is CheckStatus.WARN
+    assert "Not well: No scorer is in the consumer group; 300 events wait." in check.what

@@ -1,4 +1,4 @@
-"""The columnar decoder says what fastavro says, and accepts what the strict walk accepts."""
+"""The columnar decoder agrees with fastavro on values and with the strict walk on validity."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_events_decode_to_what_was_encoded(events: list[dict[str, Any]]) -> None
 @given(data=st.data(), kinds=st.lists(st.sampled_from(sorted(_VALUES)), min_size=1, max_size=6))
 @settings(max_examples=120)
 def test_records_of_any_primitive_schema_decode(data: st.DataObject, kinds: list[str]) -> None:
-    """Nothing in the decoder is about events: any primitive fields in any order will do."""
+    """The decoder handles any primitive fields in any order."""
     schema = _schema(kinds)
     record = st.fixed_dictionaries({f"f{i}": _VALUES[kind] for i, kind in enumerate(kinds)})
     records = data.draw(st.lists(record, max_size=4))
@@ -204,7 +204,7 @@ def test_every_edge_of_the_encoding(kind: str, record: bytes, value: object) -> 
 
 @pytest.mark.parametrize("garbage", [b"", b"\xff" * 50, b"\x80" * 12, bytes(50)])
 def test_bad_records_leave_their_neighbours_columns_bit_equal(garbage: bytes) -> None:
-    """What stands between good records changes nothing about them."""
+    """The columns of good records stay the same."""
     records = [
         encoded(event(days_on_platform=n, minutes_watched=n / 3, event_id="é" * (n + 1))) for n in range(50)
     ]

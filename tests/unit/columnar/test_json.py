@@ -1,4 +1,4 @@
-"""Columns as JSON: what orjson makes of each value alone, however the column is looked at."""
+"""Columns as JSON: what orjson writes for each value alone."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def _strings(texts: list[str]) -> list[str]:
 
 @given(_PAIRS | _WORDS)
 def test_a_text_is_the_inside_of_its_json_string(texts: list[str]) -> None:
-    """All of two bytes, all the same, all plain, or none of that; line ends of Unicode are escaped."""
+    """Texts of two bytes, equal ones, plain ones and any others; line separators are escaped."""
     insides = [inside.encode("latin-1").decode() for inside in _strings(texts)]
     assert [orjson.loads(f'"{inside}"') for inside in insides] == texts
     assert not {"\u0085", "\u2028", "\u2029"} & set("".join(insides))
 
 
 @pytest.mark.parametrize("code", range(0x100))
-def test_plain_is_what_json_writes_as_it_is(code: int) -> None:
-    """No character is taken for plain that JSON escapes; of ASCII, all others are."""
+def test_texts_that_need_no_escape_are_recognised(code: int) -> None:
+    """They are the ASCII characters that JSON writes as they are."""
     as_it_is = orjson.dumps(chr(code)).decode()[1:-1] == chr(code)
     assert needs_no_escape(f"a{chr(code)}".encode()) == (as_it_is and chr(code).isascii())
 
@@ -67,20 +67,20 @@ def test_integers_of_every_size(column: list[int]) -> None:
 
 @given(st.lists(INT64 | st.integers(0, 9), min_size=1, max_size=20))
 def test_integers_are_what_one_call_makes_of_each(column: list[int]) -> None:
-    """Also those that are looked up instead."""
+    """Also small numbers, which are looked up."""
     assert _column(json_numbers(np.array(column, np.int64)), len(column)) == [str(value) for value in column]
 
 
 @given(st.lists(st.floats() | st.sampled_from([0.0, -0.0]), min_size=1, max_size=9))
 def test_doubles_are_what_one_call_makes_of_each(column: list[float]) -> None:
-    """-0.0 is not 0.0; what JSON lacks is null."""
+    """-0.0 is not 0.0; NaN and the infinities are null."""
     expected = [orjson.dumps(value if math.isfinite(value) else None).decode() for value in column]
     assert _column(json_numbers(np.array(column)), len(column)) == expected
 
 
 @given(data=st.data(), m=st.integers(1, 5))
 def test_rows_are_joined_in_their_order(data: Any, m: int) -> None:
-    """Together or each, of pieces of any kind."""
+    """To one text or one per row, from columns of any kind."""
     texts = st.text("ab", max_size=2)
     chosen = st.builds(
         DictionaryColumn,

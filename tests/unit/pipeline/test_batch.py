@@ -1,19 +1,34 @@
-"""Decoded events as JSON: what one call on each would make of it, and text where JSON has no number."""
+"""Record batches of every schema: their records, spans and JSON."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
+from fastavro import parse_schema
 from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.pipeline.batch import EVENT_FIELDS
 from consumer.pipeline.decode import Decoder
-from schemas.repository import BundledSchemas, engagement_event
-from tests.support.events import INT64, definition, encoded, event, framed
+from schemas.repository import (
+    BundledSchemas,
+    engagement_event,
+    purchase_outcome,
+    purchase_prediction,
+)
+from tests.support.events import (
+    INT64,
+    decoded_prediction,
+    definition,
+    encoded,
+    event,
+    framed,
+    prediction,
+)
 
 _DECODER = Decoder(engagement_event(), BundledSchemas())
 
@@ -39,8 +54,8 @@ def _written(*events: dict[str, Any]) -> list[bytes]:
 
 
 @given(st.lists(_ANY_EVENTS, max_size=6))
-def test_it_is_what_one_call_makes_of_each_event(events: list[dict[str, Any]]) -> None:
-    """Byte for byte, whatever stands beside it in the batch."""
+def test_json_is_what_one_call_makes_of_each_event(events: list[dict[str, Any]]) -> None:
+    """Byte for byte, whatever the other events are."""
 
     def spelt(value: Any) -> Any:
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -63,3 +78,28 @@ def test_the_widest_numbers_and_texts_survive_json() -> None:
     (written,) = _written(fields)
     assert orjson.loads(written) == fields
     assert not {"\n", "\x1b", "\u2028"} & set(written.decode())
+
+
+def test_a_batch_of_predictions_has_records_spans_and_json() -> None:
+    """A nested record is a dictionary, and an object in JSON."""
+    values = [prediction(event_id=event_id) for event_id in ("a", "bé", "c")]
+    batch, _ = Decoder(purchase_prediction(), BundledSchemas()).decode(values)
+    expected = [decoded_prediction(value) for value in values]
+    assert [batch.record(i) for i in range(3)] == expected
+    assert [orjson.loads(text) for text in batch.to_json()] == expected
+    starts, stops = batch.span("event_id")
+    texts = [batch.data[start:stop].decode() for start, stop in zip(starts, stops, strict=True)]
+    assert texts == ["a", "bé", "c"]
+    assert batch.text("features.student_country", 1) == "US"
+    assert batch.select_rows(np.array([2, 0])).record(0) == expected[2]
+
+
+def test_a_batch_of_outcomes_has_booleans() -> None:
+    """In records and in JSON."""
+    schema = purchase_outcome()
+    fields = {"student_id": "s", "purchased": True, "observed_at": 5}
+    batch, _ = Decoder(schema, BundledSchemas()).decode(
+        [framed(encoded(fields, parse_schema(definition("purchase_outcome"))), schema)]
+    )
+    assert batch.record(0) == fields
+    assert orjson.loads(batch.to_json()[0]) == fields

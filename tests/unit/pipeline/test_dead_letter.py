@@ -61,8 +61,8 @@ def test_our_headers_stand_after_the_original_ones() -> None:
 
 
 @pytest.mark.parametrize("code", Code)
-def test_a_status_tells_whose_fault_it_was(code: Code) -> None:
-    """500 where it was ours, 422 for the rest."""
+def test_a_status_shows_whose_fault_it_was(code: Code) -> None:
+    """500 for ours, 422 for every other."""
     body = orjson.loads(letter_of(Rejection(1, code, "why")).value)
     ours = {"model_failed", "publish_refused"}
     assert (body["code"], body["status"], body["detail"]) == (code.value, 500 if code in ours else 422, "why")
@@ -87,7 +87,7 @@ def test_an_empty_value_is_not_a_tombstone() -> None:
 
 
 def test_a_record_without_timestamp_says_null() -> None:
-    """Kafka's -1 is no time."""
+    """Kafka's -1 is not a time."""
     assert orjson.loads(letter_of(timestamp_ms=-1).value)["source"]["timestamp"] is None
     assert orjson.loads(letter_of(timestamp_ms=0).value)["source"]["timestamp"] == 0
 
@@ -109,7 +109,7 @@ def test_a_key_is_shown_as_text_and_kept_as_bytes(key: bytes | None, shown: str 
     assert orjson.loads(letter.value)["source"]["key"] == shown
 
 
-def test_a_detail_is_said_in_one_line() -> None:
+def test_a_detail_is_summarized_in_one_line() -> None:
     """The header has room for a sentence."""
     other = PROBLEM | {"loc": ["event", "courses_started"]}
     said = "Input should be greater than or equal to 0"
@@ -118,7 +118,7 @@ def test_a_detail_is_said_in_one_line() -> None:
 
 
 def test_letters_come_in_the_order_of_their_rejections() -> None:
-    """One letter each, for the row it speaks of."""
+    """One dead letter per rejection, for its row."""
     raw = raw_batch([good(), b"x", None], keys=[b"a", b"b", b"c"])
     rejections = Rejections.of([Rejection(2, Code.TOMBSTONE, "t"), Rejection(1, Code.UNKNOWN_FRAMING, "f")])
     letters = list(dead_letters(rejections, raw, group="g", rejected_at_ms=0, max_bytes=10_000))
@@ -151,10 +151,10 @@ _LETTERS = st.lists(
 
 @given(letters=_LETTERS, offset=st.integers(0, 2**63 - 10), timestamp_ms=st.sampled_from([-1, 0, 2**62]))
 @settings(max_examples=300)
-def test_what_letters_share_is_in_each_of_them_as_if_it_were_alone(
+def test_each_dead_letter_is_what_it_would_be_alone(
     letters: list[tuple[Any, ...]], offset: int, timestamp_ms: int
 ) -> None:
-    """Byte for byte the JSON that one call makes of the whole, and the headers, for each of a batch."""
+    """Fragments are shared; the JSON and the headers are byte for byte those of one call."""
     raw = raw_batch(
         [value for *_, value, _, _ in letters],
         keys=[key for *_, key, _ in letters],

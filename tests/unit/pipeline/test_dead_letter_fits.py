@@ -56,7 +56,7 @@ _BYTES = st.builds(lambda n, byte: byte * n, _SIZES, st.sampled_from([b"a", b"\x
 def test_a_dead_letter_always_fits_and_says_what_it_left_out(
     rejection: Rejection, value: bytes | None, key: bytes | None, headers: Headers, max_bytes: int
 ) -> None:
-    """Whatever is large, the record is not larger than its topic takes, and raw is an honest beginning."""
+    """Whatever is large, the record fits its topic, and raw is a prefix of the value."""
     letter = letter_of(rejection, value=value, key=key, headers=headers, max_bytes=max_bytes)
     assert _wire_bytes(letter) <= max_bytes
     body = orjson.loads(letter.value)
@@ -116,7 +116,7 @@ def test_what_is_dropped_first_is_what_matters_least(
 
 
 def test_a_truncated_value_uses_the_room_there_is() -> None:
-    """As much of the original is kept as fits, but for a few bytes."""
+    """At most a few bytes of room stay unused."""
     letter = letter_of(value=bytes(100_000), max_bytes=50_000)
     assert 49_800 < _wire_bytes(letter) <= 50_000
 
@@ -129,7 +129,7 @@ def test_a_key_that_is_too_large_costs_none_of_our_headers() -> None:
 
 
 def test_a_value_that_only_just_fits_costs_neither_headers_nor_key() -> None:
-    """At every size around the value's own: the room is reckoned to the byte."""
+    """At every limit around the size of the value."""
     for max_bytes in range(1500, 2500):
         letter = letter_of(value=bytes(1000), headers=[("mine", b"h")], max_bytes=max_bytes)
         assert letter.headers[0] == ("mine", b"h")

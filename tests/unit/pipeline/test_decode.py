@@ -105,7 +105,7 @@ def test_a_bad_value_is_rejected_alone_with_a_registry(value: bytes, code: Code,
 
 
 def test_all_framings_and_versions_decode_in_one_batch() -> None:
-    """Rows keep their order whatever they are framed with."""
+    """Rows keep their order, whatever their frames."""
     values = [
         confluent_header(2) + OLDER_BODY,
         framed(BODY),
@@ -119,7 +119,7 @@ def test_all_framings_and_versions_decode_in_one_batch() -> None:
 
 
 def test_the_columns_lie_in_the_readers_encoding() -> None:
-    """Stages after this one copy bytes from the buffer: a converted event's bytes are the reader's."""
+    """Later stages copy bytes from the buffer, so converted events are there in the reader's encoding."""
     events, _ = REGISTRY.decode([confluent_header(2) + OLDER_BODY])
     begin, end = events.starts[0, 0], events.starts[0, -1]
     assert events.data[begin:end] == BODY
@@ -127,15 +127,15 @@ def test_the_columns_lie_in_the_readers_encoding() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [None], [b""], [None, b"", None]])
-def test_a_batch_without_events_decodes_to_none(decoder: Decoder, values: list[bytes | None]) -> None:
-    """No event in a batch is no special case."""
+def test_a_batch_without_events_decodes_to_no_events(decoder: Decoder, values: list[bytes | None]) -> None:
+    """Every row is rejected."""
     events, rejections = decoder.decode(values)
     assert len(events) == 0
     assert [rejection.row for rejection in rejections] == list(range(len(values)))
 
 
 def test_an_outage_of_the_registry_fails_the_batch_and_no_event() -> None:
-    """An exception from the look-up is nobody's data fault."""
+    """The exception of the look-up is passed on, and no event is rejected."""
 
     class Down(Writers):
         def by_id(self, schema_id: RegistryId) -> AvroSchema | None:
@@ -158,7 +158,7 @@ _VALUES = (
 @given(values=st.lists(_VALUES, max_size=8))
 @settings(max_examples=120)
 def test_every_row_is_decoded_or_rejected_and_none_is_both(values: list[bytes | None]) -> None:
-    """Row conservation, for any bytes; both sides rise."""
+    """Row conservation, for any bytes; rows and rejections are sorted."""
     events, rejections = REGISTRY.decode(values)
     rejected = [rejection.row for rejection in rejections]
     rows: list[Any] = events.rows.tolist()
@@ -185,10 +185,8 @@ _SPOILT = st.builds(
 
 @given(bodies=st.lists(_SPOILT | st.binary(max_size=40), min_size=1, max_size=8), at=st.integers(0, 12))
 @settings(max_examples=400)
-def test_what_is_said_of_a_value_does_not_depend_on_what_stands_beside_it(
-    bodies: list[bytes], at: int
-) -> None:
-    """Records that are broken alike are told why together, each as if it were alone."""
+def test_the_reason_of_a_value_does_not_depend_on_its_neighbours(bodies: list[bytes], at: int) -> None:
+    """Records that are broken alike share a reason, which is the one that each gets alone."""
     values = [framed(body) for body in bodies]
     values.insert(at, confluent_header(1) + bodies[0])
     _, together = REGISTRY.decode(values)
@@ -199,7 +197,7 @@ def test_what_is_said_of_a_value_does_not_depend_on_what_stands_beside_it(
 @given(body=_SPOILT)
 @settings(max_examples=400)
 def test_a_record_is_refused_with_the_words_of_the_strict_walk(body: bytes) -> None:
-    """Columns find what is malformed, and a walk over its bytes says why: they agree on every record."""
+    """The columnar decoder and the walk agree on which records are malformed."""
     _, rejections = REGISTRY.decode([framed(body)])
     for rejection in rejections:
         if rejection.code is Code.UNDECODABLE:

@@ -80,7 +80,7 @@ def test_a_prediction_carries_its_event_bit_for_bit(
 @given(values=st.lists(INT64, max_size=20))
 @settings(max_examples=200)
 def test_longs_are_encoded_as_fastavro_does(values: list[int]) -> None:
-    """Zig-zag, seven bits a byte, no byte too many."""
+    """Zig-zag, seven bits per byte, in the fewest bytes."""
     assert encode_varints(np.array(values, np.int64)) == [_long(value) for value in values]
 
 
@@ -100,8 +100,8 @@ def test_longs_at_every_length_are_encoded_as_fastavro_does(n_bits: int) -> None
     assert encode_varints(np.array(values, np.int64)) == [_long(value) for value in values]
 
 
-def test_no_predictions_are_no_bytes() -> None:
-    """An empty batch is encoded to nothing."""
+def test_an_empty_batch_encodes_to_nothing() -> None:
+    """There are no predictions."""
     empty = np.array([], np.int64)
     assert (
         encode_predictions(_scored([], []), header=HEADER, scored_at_ms=0, partitions=[], offsets=empty) == []
@@ -118,7 +118,7 @@ def test_the_frame_is_the_callers() -> None:
 
 
 def test_only_selected_events_are_encoded() -> None:
-    """Events keep their own bytes when others are dropped from between them."""
+    """Selecting rows keeps the bytes of each event."""
     scored = _scored([event(event_id=name) for name in "abcde"], [0.1, 0.2, 0.3, 0.4, 0.5])
     keep = np.array([1, 3])
     some = Scored(

@@ -133,7 +133,7 @@ def test_the_extremes_of_what_is_accepted_are_scored(pipeline: Pipeline, extreme
 
 
 def test_rejections_of_every_stage_come_in_the_order_of_the_poll(pipeline: Pipeline) -> None:
-    """Each stage adds its own; whoever publishes them need not sort."""
+    """The rejections of all stages are sorted by row."""
     values = [good(courses_started=-1), None, good(), good(practice_exams_passed=9), b"?", good() + b"?"]
     outcome = pipeline.run(raw_batch(values), scored_at_ms=0)
     assert outcome.rows == [2]
@@ -147,15 +147,15 @@ def test_rejections_of_every_stage_come_in_the_order_of_the_poll(pipeline: Pipel
 
 
 @pytest.mark.parametrize("values", [[], [None, b"?"], [good()]])
-def test_the_end_of_each_stage_is_told(pipeline: Pipeline, values: list[bytes | None]) -> None:
-    """Whoever owns the clock can tell what each stage took, also of batches without events."""
+def test_the_end_of_each_stage_is_reported(pipeline: Pipeline, values: list[bytes | None]) -> None:
+    """The caller can measure each stage, also for batches without events."""
     laps: list[str] = []
     pipeline.run(raw_batch(values), scored_at_ms=0, lap=laps.append)
     assert laps == ["decode", "validate", "score", "encode"]
 
 
-def test_part_of_a_batch_keeps_what_belongs_to_each_row() -> None:
-    """Also part of a part."""
+def test_selected_rows_keep_what_belongs_to_them() -> None:
+    """Also when rows are selected twice."""
     raw = RawBatch(
         "t",
         [0, 1, 0, 1],

@@ -1,4 +1,4 @@
-"""Rejections as columns: nothing is lost, doubled or taken for another's when parts are put together."""
+"""Rejections as columns: merging loses, doubles and mixes up nothing."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _REJECTED = st.lists(
 
 
 @given(rejected=_REJECTED, parts=st.randoms())
-def test_parts_come_together_in_the_order_of_their_rows(rejected: list[Rejection], parts: Any) -> None:
-    """Each with its own reason and fields, whichever part it was in."""
+def test_merged_parts_are_sorted_by_row(rejected: list[Rejection], parts: Any) -> None:
+    """Each rejection keeps its reason and its fields."""
     split: list[list[Rejection]] = [[] for _ in range(4)]
     for rejection in rejected:
         parts.choice(split).append(rejection)
@@ -36,8 +36,8 @@ def test_parts_come_together_in_the_order_of_their_rows(rejected: list[Rejection
     assert together.counts() == Counter(rejection.code for rejection in rejected)
 
 
-def test_a_reason_that_is_nobodys_is_not_counted() -> None:
-    """Framings that are known stand among the reasons, and reject nobody."""
+def test_an_unused_reason_is_not_counted() -> None:
+    """The dictionary of reasons may have entries that no row uses."""
     reasons = [
         Reason(Code.UNKNOWN_SCHEMA, "a"),
         Reason(Code.TOMBSTONE, "b"),
@@ -49,7 +49,7 @@ def test_a_reason_that_is_nobodys_is_not_counted() -> None:
 
 
 def test_a_batch_without_rejections_is_empty() -> None:
-    """And false, as lists are."""
+    """It is false, as empty lists are."""
     assert not NONE_REJECTED
     assert not Rejections.merged([NONE_REJECTED, NONE_REJECTED])
     assert NONE_REJECTED.counts() == {}

@@ -75,15 +75,15 @@ def test_each_row_has_the_number_of_its_own_country(countries: list[str]) -> Non
     assert features[:, 0].tolist() == [country_code(country) for country in countries]
 
 
-def test_a_country_that_is_none_is_minus_one() -> None:
-    """Scored as unknown, not rejected."""
+def test_an_unknown_country_is_minus_one() -> None:
+    """The event is scored, not rejected."""
     features = featurize(_batch(event(student_country="Atlantis"), event(student_country="Île")), COUNTRIES)
     assert features[:, 0].tolist() == [UNKNOWN_COUNTRY, UNKNOWN_COUNTRY]
     assert UNKNOWN_COUNTRY == -1
 
 
 def test_a_spelling_is_looked_up_once() -> None:
-    """The table is by the bytes as received."""
+    """Numbers are cached by the bytes as received."""
     asked: list[str] = []
 
     def number(text: str) -> int:
@@ -96,7 +96,7 @@ def test_a_spelling_is_looked_up_once() -> None:
 
 
 def test_a_flood_of_made_up_countries_does_not_grow_the_table() -> None:
-    """Beyond the limit a spelling is looked up each time, and rightly."""
+    """Beyond the limit, a spelling is looked up each time."""
     numbers = CountryNumbers(int)
     flood = range(MAX_REMEMBERED + 100)
     assert [numbers[b"%d" % n] for n in flood] == list(flood)
@@ -115,7 +115,7 @@ def test_the_decision_is_one_from_the_threshold_on() -> None:
 @given(poison=st.sets(st.integers(0, 30)), n=st.integers(0, 30))
 @settings(max_examples=60)
 def test_rows_that_make_the_model_raise_are_rejected_alone(poison: set[int], n: int) -> None:
-    """However many and wherever they stand; the others are scored as ever."""
+    """Whatever their number and position; the other rows are scored."""
     scored, rejections = score(_numbered(n), Fragile(raises=frozenset(poison)), COUNTRIES)
     guilty = sorted(row for row in poison if row < n)
     innocent = [row for row in range(n) if row not in poison]
@@ -136,7 +136,7 @@ def test_a_row_that_the_model_fails_on_says_so() -> None:
 
 
 @pytest.mark.parametrize("answer", [np.nan, np.inf, -np.inf, 1.0000000000000002, -5e-324])
-def test_what_is_no_probability_is_rejected(answer: float) -> None:
+def test_an_answer_that_is_not_a_probability_is_rejected(answer: float) -> None:
     """NaN would otherwise be published and compared with a threshold."""
     scored, (rejection,) = score(_numbered(5), Fragile(answers=answer, nonsense=frozenset({2})), COUNTRIES)
     assert (rejection.row, rejection.code) == (2, Code.MODEL_FAILED)
@@ -152,7 +152,7 @@ def test_the_ends_of_the_scale_are_probabilities(answer: float) -> None:
 
 
 def test_a_failing_row_keeps_its_place_in_the_poll() -> None:
-    """Rejections speak of rows of the batch, not of positions among the good events."""
+    """A rejection has the row of the poll batch, not the index among the valid events."""
     events, _ = DECODER.decode([None, *(framed(encoded(event(days_on_platform=day))) for day in range(4))])
     _, (rejection,) = score(events, Fragile(raises=frozenset({2})), COUNTRIES)
     assert rejection.row == 3
@@ -160,7 +160,7 @@ def test_a_failing_row_keeps_its_place_in_the_poll() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 2), (2,), (3, 1), ()])
 def test_an_answer_of_the_wrong_shape_fails_the_batch(shape: tuple[int, ...]) -> None:
-    """That is no event's fault."""
+    """No event is rejected for it."""
 
     class Broken(Fragile):
         def predict_probability(self, _: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -170,7 +170,7 @@ def test_an_answer_of_the_wrong_shape_fails_the_batch(shape: tuple[int, ...]) ->
         score(_numbered(3), Broken(), COUNTRIES)
 
 
-def test_a_model_that_refuses_an_empty_batch_is_not_asked() -> None:
+def test_the_model_is_not_called_for_an_empty_batch() -> None:
     """A poll may hold nothing but rejected events, and many classifiers raise on no rows."""
     scored, rejections = score(_batch(), Fragile(), COUNTRIES)
     assert not rejections
@@ -178,7 +178,7 @@ def test_a_model_that_refuses_an_empty_batch_is_not_asked() -> None:
 
 
 def test_a_model_that_fails_on_most_rows_is_itself_at_fault() -> None:
-    """It is not asked once per row, and the events are not blamed."""
+    """The model is not called once per row, and no event is rejected."""
     n = 400
     asked = 0
 
@@ -194,7 +194,7 @@ def test_a_model_that_fails_on_most_rows_is_itself_at_fault() -> None:
 
 
 def test_one_row_in_twenty_is_still_isolated() -> None:
-    """That many guilty rows are found, spread as evenly, that is as badly, as can be."""
+    """Failing rows that are spread evenly, the worst case for bisection."""
     poison = frozenset(range(0, 1000, 20))
     scored, rejections = score(_numbered(1000), Fragile(raises=poison), COUNTRIES)
     assert {rejection.row for rejection in rejections} == poison

@@ -80,8 +80,8 @@ _ALMOST_GOOD = st.builds(
 @example(events=[event(student_country="𝄞")])
 @example(events=[event(student_country="é")])
 @settings(max_examples=250)
-def test_every_event_that_breaks_a_rule_is_suspected(events: list[dict[str, Any]]) -> None:
-    """The cheap look over arrays never misses what pydantic, asked about every event, rejects."""
+def test_every_event_that_breaks_a_rule_is_a_candidate(events: list[dict[str, Any]]) -> None:
+    """The array comparisons miss no event that pydantic rejects."""
     suspects = _violation_candidates(_batch(*events))
     judged = [broken_rule(fields) is not None for fields in events]
     assert all(suspect or not broken for suspect, broken in zip(suspects.tolist(), judged, strict=True))
@@ -90,7 +90,7 @@ def test_every_event_that_breaks_a_rule_is_suspected(events: list[dict[str, Any]
 @given(events=st.lists(_ANY_EVENTS | _ALMOST_GOOD, max_size=4))
 @settings(max_examples=150)
 def test_validation_is_what_pydantic_says_of_each_event_alone(events: list[dict[str, Any]]) -> None:
-    """Row conservation, and the verdict on an event does not depend on its neighbours."""
+    """Every row is valid or rejected, and the other events of the batch do not matter."""
     valid, rejections = validate(_batch(*events))
     judged = [broken_rule(fields) for fields in events]
     assert valid.rows.tolist() == [i for i, broken in enumerate(judged) if broken is None]
@@ -114,10 +114,10 @@ _BROKEN_ALIKE = st.fixed_dictionaries(
 
 @given(events=st.lists(_BROKEN_ALIKE, min_size=2, max_size=25))
 @settings(max_examples=200)
-def test_what_is_said_of_an_event_that_others_are_broken_like_is_what_pydantic_says_of_it(
+def test_events_with_the_same_signature_get_the_words_that_pydantic_has_for_each(
     events: list[dict[str, Any]],
 ) -> None:
-    """One of all that break the same limits is shown to pydantic, which would say the same of each."""
+    """Pydantic validates one event of each group and would say the same of the others."""
     _, rejections = validate(_batch(*events))
     judged = [broken_rule(fields) for fields in events]
     assert [(r.row, (r.code, r.detail)) for r in rejections] == [(i, b) for i, b in enumerate(judged) if b]
@@ -125,7 +125,7 @@ def test_what_is_said_of_an_event_that_others_are_broken_like_is_what_pydantic_s
 
 
 def test_every_limit_of_every_field_is_told_apart() -> None:
-    """All in one batch, one field broken at a time and each in every way: no two share their words."""
+    """One field broken at a time, in every way: no two events share a reason."""
     texts, minutes = ["", "x" * 129], [-1.0, math.nan]
     broken = [
         event(**{name: value})
@@ -163,7 +163,7 @@ def test_a_negative_number_is_rejected_in_the_words_of_fastapi(name: str) -> Non
 @pytest.mark.parametrize("name", MINUTES)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_not_finite_is_rejected(name: str, value: float) -> None:
-    """NaN and the infinities are finite_number's."""
+    """NaN and the infinities are `finite_number`."""
     _, (rejection,) = validate(_batch(event(**{name: value})))
     assert rejection.detail == [_problem("finite_number", name, "Input should be a finite number")]
 
@@ -200,7 +200,7 @@ def test_texts_are_measured_in_characters(name: str, text: str, kind: str, messa
     ],
 )
 def test_texts_at_their_limits_are_accepted(name: str, text: str) -> None:
-    """So is a country that is none."""
+    """So is a text that is not a country."""
     valid, rejections = validate(_batch(event(**{name: text})))
     assert len(valid) == 1
     assert not rejections
@@ -226,7 +226,7 @@ def test_every_broken_field_is_listed_in_the_order_of_the_schema() -> None:
     ],
 )
 def test_a_time_in_another_unit_is_noticed(unit: str, occurred_at: int, kind: str) -> None:
-    """And no time that no calendar holds reaches a reader."""
+    """Seconds, microseconds and nanoseconds lie outside the bounds."""
     _, (rejection,) = validate(_batch(event(occurred_at=occurred_at)))
     assert rejection.code is Code.FIELD_INVALID, unit
     assert isinstance(rejection.detail, list)
@@ -235,7 +235,7 @@ def test_a_time_in_another_unit_is_noticed(unit: str, occurred_at: int, kind: st
 
 @pytest.mark.parametrize("nulls", [["courses_started"], ["event_id", "minutes_watched"], list(event())])
 def test_a_null_is_a_field_that_is_not_valid(nulls: list[str]) -> None:
-    """Pydantic's own words, beside the other broken fields, with the event in the letter."""
+    """The reason has pydantic's words, and the rejection has the event."""
     writer = AvroSchema.parse(
         definition()
         | {"fields": [{"name": f["name"], "type": ["null", f["type"]]} for f in definition()["fields"]]}
@@ -266,7 +266,7 @@ def test_the_rule_across_fields_has_its_exact_sentence() -> None:
 
 
 def test_the_rule_across_fields_waits_for_good_fields() -> None:
-    """As in FastAPI, a model's own rule is not looked at while a field is broken."""
+    """As in FastAPI, the cross-field rule is checked only when every field is valid."""
     both = event(practice_exams_started=1, practice_exams_passed=2, minutes_watched=-1.0)
     _, (rejection,) = validate(_batch(both))
     assert rejection.code is Code.FIELD_INVALID
@@ -275,7 +275,7 @@ def test_the_rule_across_fields_waits_for_good_fields() -> None:
 
 
 def test_as_many_exams_passed_as_started_is_fine() -> None:
-    """The rule forbids more only."""
+    """Equal counts satisfy the rule."""
     valid, _ = validate(_batch(event(practice_exams_started=2**63 - 1, practice_exams_passed=2**63 - 1)))
     assert len(valid) == 1
 
@@ -287,7 +287,7 @@ def test_the_models_inputs_are_the_schemas_in_its_order() -> None:
 
 
 def test_the_inputs_alone_can_be_judged() -> None:
-    """The HTTP API asks with the same rules."""
+    """The HTTP API validates with the same model."""
     inputs = {name: event()[name] for name in INPUT_NAMES}
     assert TypeAdapter(StudentInputs).validate_python(inputs).minutes_watched == 120.5
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
@@ -295,7 +295,7 @@ def test_the_inputs_alone_can_be_judged() -> None:
 
 
 def test_no_events_are_all_valid() -> None:
-    """An empty batch has no suspects."""
+    """An empty batch has no candidates."""
     valid, rejections = validate(_batch())
     assert len(valid) == 0
     assert not rejections

@@ -53,7 +53,7 @@ Partition = Annotated[
 Position = Annotated[
     str | None,
     typer.Argument(
-        help="Only the dead letter at this position.", metavar="[PARTITION:OFFSET]", show_default=False
+        help="Only the dead letter at this position.", metavar="PARTITION:OFFSET", show_default=False
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
@@ -65,7 +65,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 @dlq.command("list", epilog="Example: purchase-stream dlq list --since 24h --code field_invalid --limit 5")
-def list_letters(
+def list_newest(
     context: typer.Context,
     code: Codes = None,
     since: Since = None,

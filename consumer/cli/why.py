@@ -33,7 +33,7 @@ def why(
         str | None,
         typer.Argument(
             help="The event's position in the events topic.",
-            metavar="[PARTITION:OFFSET]",
+            metavar="PARTITION:OFFSET",
             show_default=False,
         ),
     ] = None,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from consumer.errors import Condition, FatalError, ServiceError, Unavailable
+from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.errors import format_error, kafka_error, unwrap_callback_errors
 from consumer.kafka.refusal import missing_right
 from consumer.runtime.readiness import Readiness
@@ -21,6 +22,8 @@ OnDelivered = Callable[[str | None], None]
 _DELIVERY_TIMEOUT_S: Final = 3.0
 """How long an HTTP request waits for the broker."""
 _PROBE_INTERVAL_S: Final = 1.0
+_PROBE_TIMEOUT_S: Final = 2.5
+"""A new client needs a second for its first answer."""
 _RETRY_AFTER_FAILURE_S: Final = 5.0
 """How long predictions are refused after a failed delivery, even if the leaders answer."""
 
@@ -115,6 +118,39 @@ class ControlProducer(TopicProducer):
     def close(self, timeout_s: float = 2.0) -> None:
         """Deliver the queued records, as far as that is possible in time."""
         self.flush(timeout_s)
+
+
+class LeaderProbe:
+    """Asks the leaders of a topic whether they answer.
+
+    Args:
+        client_config: The configuration of the client.
+        topic: The topic.
+        partitions: Its partitions.
+    """
+
+    def __init__(self, client_config: dict[str, Any], topic: str, partitions: Iterable[int]) -> None:
+        self._client_config = client_config
+        self._topic = topic
+        self._partitions = list(partitions)
+        self._admin: ClusterAdmin | None = None
+
+    def ask(self) -> None:
+        """Ask once.
+
+        Raises:
+            ServiceError: A leader does not answer in time, or refuses.
+        """
+        if self._admin is None:
+            self._admin = ClusterAdmin(self._client_config, _PROBE_TIMEOUT_S)
+        try:
+            offsets = self._admin.end_offsets(self._topic, self._partitions)
+            silent = [partition for partition, offset in offsets.items() if offset < 0]
+            if silent:  # the client's way to report a leader that did not answer in time
+                raise Unavailable(f"the leader of {self._topic}[{silent[0]}] does not answer")
+        except ServiceError:
+            self._admin = None  # a new client finds a broker that is back at once, without a backoff
+            raise
 
 
 class PredictionProducer(TopicProducer):

@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin
-from consumer.kafka.background_producer import PredictionProducer
+from consumer.kafka.background_producer import LeaderProbe, PredictionProducer
 from consumer.roles.shared import pipeline, role_registry, secret_files, watch_model
 from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.lifecycle import running, stopping_on_signals
@@ -22,7 +22,6 @@ from consumer.serve.metrics import HttpTelemetry
 from consumer.serve.predictor import Predictor
 from consumer.settings import Settings
 
-_PROBE_TIMEOUT_S = 1.0
 _STOP_TIMEOUT_S = 6
 """Longer than any request may take, so that each one in flight is answered."""
 
@@ -39,7 +38,6 @@ def run_serve(settings: Settings) -> None:
     """
     client, topic = client_config.common(settings.kafka), settings.topics.predictions
     partitions = range(ClusterAdmin(client).describe_topic(topic).partitions)
-    probe = ClusterAdmin(client, _PROBE_TIMEOUT_S)
     readiness = Readiness(time.time)
     registry = role_registry(readiness)
     models = watch_model(settings, readiness, ScorerTelemetry(registry), required=False)
@@ -47,7 +45,7 @@ def run_serve(settings: Settings) -> None:
         client_config.producer(settings.kafka),
         topic,
         readiness,
-        lambda: probe.end_offsets(topic, partitions),
+        LeaderProbe(client, topic, partitions).ask,
     )
     telemetry = HttpTelemetry(registry)
     predictor = Predictor(BatchProcessor(pipeline(settings, models)), producer)

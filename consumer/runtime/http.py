@@ -118,7 +118,7 @@ class HttpServer:
         self._stop_timeout_s = stop_timeout_s
         handlers = {HTTPException: _http_error, Exception: _internal_error}
         app = Starlette(routes=list(routes), middleware=middleware, exception_handlers=handlers)
-        names = frozenset(name.strip().lower() for name in f"{host},{allowed_hosts}".split(","))
+        names = frozenset(name.strip().lower() for name in f"{host},{allowed_hosts}".split(",")) - {""}
         config = uvicorn.Config(
             RequestGuard(app, names),
             http=_Connection,

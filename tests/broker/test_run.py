@@ -1,4 +1,4 @@
-"""All roles under one parent on a real Kafka: they work together, and end together whatever ends first."""
+"""All roles under one parent on a real Kafka: they work together and end together."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def children(pid: int) -> dict[str, int]:
 
 
 def await_children(pid: int, count: int) -> dict[str, int]:
-    """Wait until so many children run."""
+    """Wait until ``count`` children run."""
     deadline_s = time.monotonic() + 20
     while len(found := children(pid)) < count:
         assert time.monotonic() < deadline_s, found
@@ -81,7 +81,7 @@ def test_the_roles_decide_and_log_everything_and_stop_on_sigterm(deploy: Callabl
 
 
 def test_a_child_that_dies_ends_the_run_with_its_code(deploy: Callable[..., Any]) -> None:
-    """The others are stopped, and one line says who died and how."""
+    """The others are stopped, and one line says which child exited and how."""
     deployment = deploy()
     parent: subprocess.Popen[bytes] = deployment.start("run")
     pids = await_children(parent.pid, 2)
@@ -92,7 +92,7 @@ def test_a_child_that_dies_ends_the_run_with_its_code(deploy: Callable[..., Any]
 
 
 def test_no_child_survives_its_parent(deploy: Callable[..., Any]) -> None:
-    """SIGKILL of the parent ends the children, too."""
+    """The children end after a SIGKILL of the parent."""
     deployment = deploy()
     parent = deployment.start("run")
     pids = await_children(parent.pid, 2)

@@ -1,4 +1,4 @@
-"""Settings: where they come from, which source wins, and what a wrong one is told."""
+"""Settings: their sources, which source wins, and the errors about wrong ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from consumer.settings import ENV_PREFIX, BatchSettings, LinkSettings, Settings,
 
 @pytest.fixture(autouse=True)
 def _nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in an empty folder, without variables of ours."""
+    """Work in an empty folder, without our environment variables."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
         if name.upper().startswith(ENV_PREFIX):
@@ -31,7 +31,7 @@ def _secrets(folder: Path, monkeypatch: pytest.MonkeyPatch, **files: str) -> Non
 
 
 def test_the_defaults_are_the_contracts() -> None:
-    """Nothing set: every value that the contract names."""
+    """Without any source, each setting has the default of the contract."""
     settings = load()
     assert settings.kafka.bootstrap_servers == "localhost:9092"
     assert settings.kafka.client == {}
@@ -71,7 +71,7 @@ def test_each_source_overrides_the_weaker_ones(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_named_file_is_read_instead_of_the_one_in_the_folder(tmp_path: Path) -> None:
-    """--config FILE."""
+    """``--config FILE`` replaces the default file."""
     Path("purchase-stream.toml").write_text("[kafka]\ngroup_id = 'here'\n")
     other = tmp_path / "other.toml"
     other.write_text("[kafka]\nbootstrap_servers = 'there:1'\n")
@@ -80,20 +80,20 @@ def test_a_named_file_is_read_instead_of_the_one_in_the_folder(tmp_path: Path) -
 
 
 def test_any_client_property_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A JSON object in one variable; its types stay."""
+    """One variable holds a JSON object, and its values keep their types."""
     client = {"security.protocol": "SASL_SSL", "sasl.password": "p=1,}", "socket.keepalive.enable": True}
     monkeypatch.setenv("PURCHASE_STREAM_KAFKA__CLIENT", json.dumps(client))
     assert load().kafka.client == client
 
 
-def test_a_secret_may_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As container platforms mount them."""
+def test_a_secret_may_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Container platforms mount secrets as files."""
     _secrets(tmp_path / "secrets", monkeypatch, kafka__client='{"sasl.password": "hidden"}')
     assert load().kafka.client == {"sasl.password": "hidden"}
 
 
 def test_a_secrets_folder_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its secrets the service could only fail later."""
+    """The service must not start without its secrets and fail later."""
     monkeypatch.setenv("PURCHASE_STREAM_SECRETS_DIR", "nowhere")
     with pytest.raises(StartupError, match="nowhere"):
         load()
@@ -127,7 +127,7 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(toml: str, unknown: s
 def test_an_unknown_variable_is_an_error_that_names_the_nearest(
     monkeypatch: pytest.MonkeyPatch, variable: str, meant: str
 ) -> None:
-    """Sections included, which the library alone would overlook."""
+    """This includes misspelt sections, which the library ignores."""
     monkeypatch.setenv(variable, "x")
     with pytest.raises(StartupError) as caught:
         load()
@@ -153,7 +153,7 @@ def test_an_unknown_variable_is_an_error_that_names_the_nearest(
 def test_a_wrong_value_is_an_error_that_names_the_setting(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, setting: str
 ) -> None:
-    """Exit code 78, one line."""
+    """The error is one line without the value, with exit code 78."""
     monkeypatch.setenv(ENV_PREFIX + name, value)
     with pytest.raises(StartupError, match=setting) as caught:
         load()
@@ -163,15 +163,15 @@ def test_a_wrong_value_is_an_error_that_names_the_setting(
 
 
 def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One run tells all there is to correct."""
+    """One run shows everything that must be corrected."""
     monkeypatch.setenv("PURCHASE_STREAM_BATCH__MAX_EVENTS", "-1")
     monkeypatch.setenv("PURCHASE_STREAM_KAFKA__DELIVERY", "maybe")
     with pytest.raises(StartupError, match=r"kafka\.delivery.*; .*batch\.max_events"):
         load()
 
 
-def test_json_that_is_none_is_a_startup_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quote forgotten in a deployment file."""
+def test_malformed_json_is_a_startup_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the setting and the variable."""
     monkeypatch.setenv("PURCHASE_STREAM_KAFKA__CLIENT", "{'sasl.password': 1}")
     with pytest.raises(StartupError) as caught:
         load()
@@ -242,15 +242,15 @@ def test_a_misspelt_setting_is_not_taken_for_kubernetes_own(
         load()
 
 
-def test_toml_that_is_none_is_a_startup_error_that_names_the_file() -> None:
-    """With the line, as the parser says it."""
+def test_malformed_toml_is_a_startup_error_that_names_the_file() -> None:
+    """The error has the line number from the parser."""
     Path("purchase-stream.toml").write_text("[kafka\n")
     with pytest.raises(StartupError, match=r"purchase-stream\.toml: .*line 1"):
         load()
 
 
 def test_a_named_file_must_exist() -> None:
-    """--config with a typing error."""
+    """A misspelt ``--config`` is an error."""
     with pytest.raises(StartupError, match=r"missing\.toml does not exist"):
         load(Path("missing.toml"))
 
@@ -267,7 +267,7 @@ SECRETS = {
 
 
 def test_secrets_are_masked_and_nothing_else_is() -> None:
-    """What `check` prints can be shown to a colleague."""
+    """The output of ``check`` can be shared."""
     registry = {"url": "https://user:S3CRET@registry:8081/x", "client": {"basic.auth.user.info": "u:S3CRET"}}
     kafka = {"client": {**SECRETS, "security.protocol": "SASL_SSL", "sasl.username": "me"}}
     tree = masked(load(flags={"kafka": kafka, "schema_registry": registry}))
@@ -293,7 +293,7 @@ def test_credentials_in_any_url_are_masked() -> None:
 
 
 def test_settings_do_not_change() -> None:
-    """What was checked at the start is what holds."""
+    """The settings cannot change after they were validated."""
     settings = load()
     with pytest.raises(ValueError, match="frozen"):
         settings.kafka.group_id = "other"  # type: ignore[misc]
@@ -302,8 +302,8 @@ def test_settings_do_not_change() -> None:
 @pytest.mark.parametrize(
     "url", ["https://u:secret@host/", "https://u:sec@ret@host", "https://u:sec/ret@host"]
 )
-def test_whatever_stands_before_the_host_of_a_url_is_masked(url: str) -> None:
-    """Also where the password holds what separates the parts of a URL."""
+def test_everything_before_the_host_of_a_url_is_masked(url: str) -> None:
+    """This holds even if the password contains URL separators."""
     tree = masked(load(flags={"schema_registry": {"url": url}}))
     assert "ret" not in str(tree)
     assert "host" in tree["schema_registry"]["url"]

@@ -1,7 +1,11 @@
-"""The API's producer knows when Kafka is away. No broker is needed for that."""
+"""The API's producer knows when Kafka is away. The broker is librdkafka's mock, in its own process."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +14,7 @@ import pytest
 
 from consumer.errors import Condition, Unavailable
 from consumer.kafka import background_producer
-from consumer.kafka.background_producer import PredictionProducer
+from consumer.kafka.background_producer import LeaderProbe, PredictionProducer
 from consumer.runtime.readiness import Readiness
 
 
@@ -93,3 +97,73 @@ def test_a_failed_delivery_refuses_the_next_ones_for_a_while(
     time.sleep(0.6)
     producer.ask_leaders()
     producer.check()
+
+
+MOCK_BROKER = """
+import time
+from confluent_kafka import Producer
+producer = Producer({"bootstrap.servers": "ignored:1", "test.mock.num.brokers": 1, "log_level": 0})
+(broker,) = producer.list_topics("predictions", timeout=20).brokers.values()
+print(f"{broker.host}:{broker.port}", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def broker() -> Iterator[tuple[str, int]]:
+    """Return the address and the process id of a mock broker."""
+    process = subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-P", "-c", MOCK_BROKER], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process.stdout as lines:
+        yield lines.readline().strip(), process.pid
+        process.kill()
+        process.wait()
+
+
+def test_a_frozen_broker_is_noticed_and_a_resumed_one_too(
+    broker: tuple[str, int], readiness: Readiness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that keeps its connections open but does not answer is away until it answers again."""
+    monkeypatch.setattr(background_producer, "_PROBE_INTERVAL_S", 0.2)
+    monkeypatch.setattr(background_producer, "_DELIVERY_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(background_producer, "_RETRY_AFTER_FAILURE_S", 0.5)
+    address, pid = broker
+    config = {"bootstrap.servers": address, "reconnect.backoff.max.ms": 500, "log_level": 0}
+    probe = LeaderProbe(config, "predictions", range(2))
+    producer = PredictionProducer(config | {"enable.idempotence": True}, "predictions", readiness, probe.ask)
+    producer.start()
+    try:
+        assert delivered(producer) is None
+        os.kill(pid, signal.SIGSTOP)
+        failure = delivered(producer)
+        assert failure is not None
+        assert "_MSG_TIMED_OUT" in failure
+        with pytest.raises(Unavailable):
+            producer.check()
+        time.sleep(2)
+        assert list(readiness.active()) == [Condition.BROKER]
+        os.kill(pid, signal.SIGCONT)
+        deadline_s = time.monotonic() + 30
+        while readiness.active():
+            assert time.monotonic() < deadline_s, readiness.active()
+            time.sleep(0.05)
+        assert delivered(producer) is None
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        producer.stop()
+
+
+def delivered(producer: PredictionProducer) -> str | None:
+    """Publish a prediction and return its failure, if any."""
+    reports: list[str | None] = []
+    reported = threading.Event()
+
+    def on_done(failure: str | None) -> None:
+        reports.append(failure)
+        reported.set()
+
+    producer.publish([b"key"], [b"value"], on_done)
+    assert reported.wait(30)
+    return reports[0]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Process:
-    """A process with conditions, a metric and perhaps a stalled loop, served over HTTP."""
+    """An HTTP server with conditions, metrics and a loop that may stall."""
 
     def __init__(self) -> None:
         self.conditions = Readiness(lambda: 1_700_000_000.5)
@@ -58,7 +58,7 @@ class Process:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Process]:
-    """One process for all tests of this module."""
+    """Return one server for all tests of this module."""
     process = Process()
     process.server.start()
     yield process
@@ -67,7 +67,7 @@ def server() -> Iterator[Process]:
 
 @pytest.fixture
 def process(server: Process) -> Process:
-    """The process with nothing wrong."""
+    """Return the server without any condition."""
     server.stalled_for_s = None
     for name in Condition:
         server.conditions.clear(name)
@@ -75,12 +75,12 @@ def process(server: Process) -> Process:
 
 
 def test_a_process_without_conditions_is_ready(process: Process) -> None:
-    """200, and that there is nothing to say."""
+    """The answer is 200 without conditions."""
     assert process.json("/health/ready") == (200, {"status": "ok", "conditions": []})
 
 
 def test_a_process_with_a_condition_is_not_ready_and_says_why(process: Process) -> None:
-    """503, each condition with its reason and since when, in UTC."""
+    """The answer is 503 and lists each condition with its reason and start in UTC."""
     process.conditions.set(Condition.BROKER, "no broker answers")
     process.conditions.set(Condition.MODEL, "Model is not loaded.")
     since = "2023-11-14T22:13:20.500Z"
@@ -98,25 +98,25 @@ def test_a_process_with_a_condition_is_not_ready_and_says_why(process: Process) 
 
 
 def test_a_process_is_ready_again_when_its_condition_ends(process: Process) -> None:
-    """Nothing is remembered."""
+    """An ended condition leaves no trace in the answer."""
     process.conditions.set(Condition.PARTITION, "gone")
     process.conditions.clear(Condition.PARTITION)
     assert process.json("/health/ready")[0] == 200
 
 
 def test_a_loop_that_turns_is_alive(process: Process) -> None:
-    """200."""
+    """The answer is 200."""
     assert process.json("/health/live") == (200, {"status": "ok"})
 
 
 def test_a_loop_that_does_not_turn_is_not_alive(process: Process) -> None:
-    """503 and for how long, so that a supervisor may end it."""
+    """The answer is 503 with the duration, so that a supervisor can restart the process."""
     process.stalled_for_s = 31.26
     assert process.json("/health/live") == (503, {"status": "stalled", "stalled_for_seconds": 31.3})
 
 
 def test_metrics_are_the_registrys_own(process: Process) -> None:
-    """Prometheus text of the injected registry and of no global one."""
+    """The answer is the Prometheus text of the injected registry, not of the global one."""
     Counter("told", "Things told.", registry=process.registry).inc(3)
     status, content_type, body = process.get("/metrics")
     assert status == 200
@@ -142,7 +142,7 @@ def test_metrics_come_in_openmetrics_and_gzip_where_they_are_asked_for(process: 
 
 
 def test_an_unknown_path_is_not_found(process: Process) -> None:
-    """404, in JSON like every answer."""
+    """The answer is 404 in JSON."""
     assert process.json("/nothing") == (404, {"detail": "Not Found"})
 
 
@@ -257,7 +257,7 @@ def test_a_request_in_flight_is_answered_after_the_stop() -> None:
 
 
 def test_a_port_in_use_is_a_startup_error() -> None:
-    """One line that names it, exit code 78."""
+    """The error names the port and has exit code 78."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StartupError, match=f"127.0.0.1:{port}: Address already in use") as caught:
@@ -265,8 +265,8 @@ def test_a_port_in_use_is_a_startup_error() -> None:
     assert caught.value.exit_code == 78
 
 
-def test_a_server_that_stopped_leaves_its_port() -> None:
-    """The next process can have it."""
+def test_a_stopped_server_releases_its_port() -> None:
+    """Another server can bind to the port at once."""
     first = HttpServer([], "127.0.0.1", 0)
     first.start()
     first.stop()

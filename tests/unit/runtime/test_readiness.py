@@ -1,4 +1,4 @@
-"""Readiness: what is wrong, and since when."""
+"""Readiness: the active conditions and their start."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from consumer.runtime.readiness import ActiveCondition, Readiness
 from tests.support.clock import Clock
 
 
-def test_nothing_is_wrong_at_first() -> None:
-    """An empty set is readiness."""
+def test_no_condition_is_active_at_first() -> None:
+    """A role without conditions is ready."""
     assert Readiness(Clock()).active() == {}
 
 
-def test_a_condition_that_goes_on_keeps_its_beginning() -> None:
-    """Its reason may change; since when it is wrong may not."""
+def test_an_active_condition_keeps_its_start() -> None:
+    """A new reason does not change the start."""
     clock = Clock()
     conditions = Readiness(clock)
     conditions.set(Condition.BROKER, "first")
@@ -26,8 +26,8 @@ def test_a_condition_that_goes_on_keeps_its_beginning() -> None:
     assert conditions.active() == {Condition.BROKER: ActiveCondition("second", 100.0)}
 
 
-def test_a_condition_that_comes_back_begins_anew() -> None:
-    """Cleared is over."""
+def test_a_condition_that_returns_has_a_new_start() -> None:
+    """Clearing a condition ends it."""
     clock = Clock()
     conditions = Readiness(clock)
     conditions.set(Condition.MODEL, "gone")
@@ -37,8 +37,8 @@ def test_a_condition_that_comes_back_begins_anew() -> None:
     assert conditions.active() == {Condition.MODEL: ActiveCondition("gone", 160.0)}
 
 
-def test_conditions_do_not_touch_each_other() -> None:
-    """Clearing one leaves the others, and clearing none is no error."""
+def test_conditions_are_independent() -> None:
+    """Clearing one leaves the others, and clearing an inactive one is not an error."""
     conditions = Readiness(Clock())
     conditions.set(Condition.BROKER, "b")
     conditions.set(Condition.MODEL, "m")
@@ -47,8 +47,8 @@ def test_conditions_do_not_touch_each_other() -> None:
     assert list(conditions.active()) == [Condition.MODEL]
 
 
-def test_what_is_handed_out_is_a_copy() -> None:
-    """A reader cannot clear a condition by accident."""
+def test_the_active_conditions_are_a_copy() -> None:
+    """A caller cannot clear a condition by accident."""
     conditions = Readiness(Clock())
     conditions.set(Condition.BROKER, "b")
     conditions.active().clear()
@@ -56,7 +56,7 @@ def test_what_is_handed_out_is_a_copy() -> None:
 
 
 def test_threads_may_set_clear_and_read_at_once() -> None:
-    """The loop, the model's thread and HTTP share one set."""
+    """The main loop, the model thread and the HTTP thread share one object."""
     conditions = Readiness(Clock())
 
     def churn(name: Condition) -> None:

@@ -35,7 +35,7 @@ while True:
 
 
 def child(name: str, folder: Path, *, obeys: bool = True) -> Role:
-    """Describe a child that notes in which order the children were told to stop."""
+    """Return a child that records the order in which the children were stopped."""
     return Role(name, (name, str(folder), "obeys" if obeys else "ignores"))
 
 
@@ -46,7 +46,7 @@ def started(supervisor: Supervisor, folder: Path, *names: str) -> None:
 
 
 def await_files(folder: Path, *names: str) -> None:
-    """Wait for what the children write when they are up."""
+    """Wait for the files that the children write when they are up."""
     deadline_s = time.monotonic() + 20
     while not all((folder / name).exists() for name in names):
         assert time.monotonic() < deadline_s
@@ -54,7 +54,7 @@ def await_files(folder: Path, *names: str) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie does not."""
+    """Tell whether a process runs. A zombie does not count."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
-    """What the children's command lines begin with."""
+    """Return the start of the children's command lines."""
     script = tmp_path / "child.py"
     script.write_text(CHILD)
     return [sys.executable, "-S", str(script)]
@@ -72,19 +72,19 @@ def command(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """Where the children's lines go."""
+    """Return the stream that receives the children's log lines."""
     with io.StringIO() as file:
         yield file
 
 
 def test_roles_stop_in_the_order_scorers_api_monitor() -> None:
-    """The monitor goes last, so that it can read what the scorers committed."""
+    """The monitor stops last, so it still reads what the scorers committed."""
     assert [role.name for role in roles(2, serve=True)] == ["score-0", "score-1", "serve", "monitor"]
     assert [role.name for role in roles(1, serve=False)] == ["score-0", "monitor"]
 
 
 def test_children_stop_one_after_the_other(tmp_path: Path, command: list[str], log: io.StringIO) -> None:
-    """Each is told only when the one before it is gone, and their lines carry their names."""
+    """Each child is stopped after the one before it has ended, and log lines carry the child's name."""
     supervisor = Supervisor([child(name, tmp_path) for name in "abc"], command=command, log=log)
     started(supervisor, tmp_path, *"abc")
     supervisor.stop()
@@ -93,7 +93,7 @@ def test_children_stop_one_after_the_other(tmp_path: Path, command: list[str], l
 
 
 def test_a_request_ends_the_run_without_a_death(tmp_path: Path, command: list[str], log: io.StringIO) -> None:
-    """What a signal asks for is no failure."""
+    """A requested stop is not a failure."""
     supervisor = Supervisor([child("a", tmp_path)], command=command, log=log)
 
     def ask() -> None:
@@ -107,8 +107,8 @@ def test_a_request_ends_the_run_without_a_death(tmp_path: Path, command: list[st
     assert (tmp_path / "stopped").read_text() == "a "
 
 
-def test_a_death_takes_the_others_with_it(tmp_path: Path, command: list[str], log: io.StringIO) -> None:
-    """The run ends with who died and how, and every other child was stopped."""
+def test_an_exit_of_one_child_stops_the_others(tmp_path: Path, command: list[str], log: io.StringIO) -> None:
+    """The run returns which child exited and how, and every other child was stopped."""
     supervisor = Supervisor([child(name, tmp_path) for name in "abc"], command=command, log=log)
 
     def kill() -> None:
@@ -126,7 +126,7 @@ def test_a_death_takes_the_others_with_it(tmp_path: Path, command: list[str], lo
 
 
 def test_a_child_that_does_not_stop_is_killed(tmp_path: Path, command: list[str], log: io.StringIO) -> None:
-    """After its time is up nothing is left of it."""
+    """A child that ignores SIGTERM is gone after the timeout."""
     supervisor = Supervisor([child("a", tmp_path, obeys=False)], command=command, log=log, stop_timeout_s=0.3)
     started(supervisor, tmp_path, "a")
     pid = supervisor.pid("a")
@@ -136,12 +136,12 @@ def test_a_child_that_does_not_stop_is_killed(tmp_path: Path, command: list[str]
 
 @pytest.mark.parametrize(("status", "code"), [(78, 78), (1, 1), (0, 75), (-9, 137)])
 def test_the_parent_exits_with_the_childs_code(status: int, code: int) -> None:
-    """A child that ends well by itself is a failure all the same: a role has no end."""
+    """Even an exit code of 0 is a failure, because a role should not end by itself."""
     assert ChildExit("monitor", status).exit_code == code
 
 
 def test_lines_carry_the_role() -> None:
-    """A JSON line stays one, with a field more."""
+    """A JSON line stays valid JSON with one more field."""
     assert label_line("score-0", '{"event": "up"}\n') == '{"role": "score-0", "event": "up"}\n'
     assert label_line("score-0", "up\n") == "score-0: up\n"
 

@@ -1,4 +1,4 @@
-"""The watchdog ends a process that hangs, and leaves a living one alone."""
+"""The watchdog ends a process that hangs, and no other."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _run(then: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_process_that_hangs_is_ended_and_says_where() -> None:
-    """Exit code 75, so that its supervisor restarts it; the stacks are on standard error."""
+def test_a_process_that_hangs_is_ended_with_its_stacks() -> None:
+    """The exit code is 75, so the supervisor restarts it. The stacks are on standard error."""
     ended = _run("time.sleep(20)")
     assert ended.returncode == 75
     assert "survived" not in ended.stdout
@@ -40,19 +40,19 @@ def test_a_process_that_hangs_is_ended_and_says_where() -> None:
 
 
 def test_a_process_that_beats_lives() -> None:
-    """However long it works."""
+    """Regular beats keep a process alive."""
     ended = _run("for _ in range(25): time.sleep(0.1); watchdog.beat()")
     assert (ended.returncode, ended.stdout) == (0, "survived\n")
 
 
 def test_a_watchdog_that_was_stopped_ends_nothing() -> None:
-    """A process may take its time to close down."""
+    """Shutting down may take longer than the limit."""
     ended = _run("watchdog.stop(); time.sleep(2.2)")
     assert (ended.returncode, ended.stdout) == (0, "survived\n")
 
 
-def test_a_call_with_a_limit_of_its_own_is_ended_by_that() -> None:
-    """Also where it is shorter; beats from elsewhere put it off, and it goes with the call."""
+def test_a_limited_block_has_its_own_limit() -> None:
+    """The limit may be shorter or longer, and it ends with the block. Beats extend it."""
     hangs = "with watchdog.limited(1.5): watchdog.beat(); time.sleep(20)"
     assert _run(f"watchdog._limit_s = 15\n{hangs}").returncode == 75
     returns = "with watchdog.limited(0.1): pass\ntime.sleep(1.2)"
@@ -61,8 +61,8 @@ def test_a_call_with_a_limit_of_its_own_is_ended_by_that() -> None:
     assert _run(longer).stdout == "survived\n"
 
 
-def test_a_process_that_was_suspended_is_not_taken_for_one_that_hangs() -> None:
-    """However long it slept, the loop has its whole limit from when it wakes."""
+def test_a_suspended_process_is_not_ended() -> None:
+    """After it resumes, the loop has its whole limit again."""
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
         [sys.executable, "-c", _PROGRAM.format(then="print('on', flush=True); time.sleep(0.7)")],
         stdout=subprocess.PIPE,
@@ -78,8 +78,8 @@ def test_a_process_that_was_suspended_is_not_taken_for_one_that_hangs() -> None:
     assert process.wait() == 0
 
 
-def test_a_stall_is_seen_before_the_end() -> None:
-    """From half the limit on, liveness says so; a beat ends it."""
+def test_a_stall_is_reported_before_the_process_ends() -> None:
+    """Liveness reports a stall from half of the limit on, and a beat ends it."""
     watchdog = Watchdog(limit_s=60)
     for _ in range(30):
         watchdog._tick()
@@ -90,8 +90,8 @@ def test_a_stall_is_seen_before_the_end() -> None:
     assert watchdog.stalled_for_s() is None
 
 
-def test_a_long_commit_is_no_stall() -> None:
-    """Liveness gives it half of what it may take, and never less than the loop."""
+def test_a_long_commit_is_not_a_stall() -> None:
+    """Liveness allows half of the block's limit, and never less than half of the loop's."""
     watchdog = Watchdog(limit_s=30)
     with watchdog.limited(60):
         for _ in range(30):

@@ -1,4 +1,4 @@
-"""The synchronous API, without Kafka: what it answers, and that it is the stream's own decision."""
+"""The synchronous API without Kafka: its answers, which are the stream's own predictions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ STUDENT: dict[str, Any] = {
 
 
 class SomeModel:
-    """A model with an irrational answer, so that equality means something."""
+    """A model whose probabilities are irrational, so that equality to the last bit means something."""
 
     version = "v1"
     threshold = 0.5
@@ -60,7 +60,7 @@ class SomeModel:
 
 
 class Fakes:
-    """A source of models and a publisher, both with a switch."""
+    """A source of models and a publisher that can both fail."""
 
     def __init__(self) -> None:
         self.model: SomeModel | None = SomeModel()
@@ -90,7 +90,7 @@ class Fakes:
 
 @pytest.fixture
 def fakes() -> Fakes:
-    """What the API stands on."""
+    """Return the fakes that the API depends on."""
     return Fakes()
 
 
@@ -135,7 +135,7 @@ def test_a_prediction_is_the_streams_own_to_the_last_bit(client: TestClient, pip
 
 
 def test_a_prediction_is_published_with_source_minus_1(client: TestClient, fakes: Fakes) -> None:
-    """The audit log sees what was asked for over HTTP, with the ids that were given."""
+    """The published prediction has the ids of the request."""
     client.post("/predict", json=STUDENT | {"event_id": "mine", "student_id": "me"})
     ((key, value),) = fakes.published
     record = fastavro.schemaless_reader(
@@ -148,7 +148,7 @@ def test_a_prediction_is_published_with_source_minus_1(client: TestClient, fakes
 
 
 def test_every_broken_field_is_listed_in_fastapis_form(client: TestClient) -> None:
-    """422 with type, loc and msg of each, even for a NaN, which JSON cannot repeat."""
+    """The answer is 422 with type, loc and msg of each error, even for NaN, which is not valid JSON."""
     body = '{"student_country": "X", "days_on_platform": -1, "minutes_watched": NaN, "courses_started": 1.5}'
     answer = client.post("/predict", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 422
@@ -165,7 +165,7 @@ def test_every_broken_field_is_listed_in_fastapis_form(client: TestClient) -> No
 
 
 def test_the_cross_field_rule_is_one_sentence(client: TestClient, fakes: Fakes) -> None:
-    """Looked at only when every field is good; nothing is published."""
+    """The rule is checked only when every field is valid, and nothing is published."""
     answer = client.post("/predict", json=STUDENT | {"practice_exams_passed": 5})
     assert (answer.status_code, answer.json()) == (
         422,
@@ -175,7 +175,7 @@ def test_the_cross_field_rule_is_one_sentence(client: TestClient, fakes: Fakes) 
 
 
 def test_without_a_model_the_answer_is_503(client: TestClient, fakes: Fakes) -> None:
-    """And it is answered again as soon as there is one."""
+    """Predictions are answered again as soon as there is a model."""
     model, fakes.model = fakes.model, None
     answer = client.post("/predict", json=STUDENT)
     assert (answer.status_code, answer.json()) == (503, {"detail": "Model is not loaded."})
@@ -183,8 +183,8 @@ def test_without_a_model_the_answer_is_503(client: TestClient, fakes: Fakes) -> 
     assert client.post("/predict", json=STUDENT).status_code == 200
 
 
-def test_what_cannot_be_recorded_is_not_answered(client: TestClient, fakes: Fakes) -> None:
-    """A prediction that the audit log would not see is no prediction."""
+def test_a_prediction_that_cannot_be_published_is_not_answered(client: TestClient, fakes: Fakes) -> None:
+    """Every answered prediction is in the audit log."""
     fakes.broker_away = True
     assert client.post("/predict", json=STUDENT).status_code == 503
 
@@ -259,6 +259,31 @@ def test_what_is_no_request_is_refused(client: TestClient, body: bytes) -> None:
     answer = client.post("/predict", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 422
     assert len(answer.content) < 300
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "type_"),
+    [
+        ("event_id", r'"\ud800"', "json_invalid"),
+        ("days_on_platform", "9223372036854775808", "less_than_equal"),
+        ("days_on_platform", "9" * 5_000, "json_invalid"),
+        ("days_on_platform", "1e400", "finite_number"),
+        ("minutes_watched", "-Infinity", "finite_number"),
+        ("student_country", '"' + "x" * 65 + '"', "string_too_long"),
+    ],
+)
+def test_hostile_values_are_refused(client: TestClient, field: str, value: str, type_: str) -> None:
+    """Each gets 422 and none of them fails later in the pipeline."""
+    fields = [
+        f'"{name}": {value if name == field else orjson.dumps(given).decode()}'
+        for name, given in STUDENT.items()
+    ]
+    if field not in STUDENT:
+        fields.append(f'"{field}": {value}')
+    body = "{" + ", ".join(fields) + "}"
+    answer = client.post("/predict", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["type"] == type_
 
 
 @pytest.mark.parametrize("records", [[{}] * 300, [STUDENT | {"courses_started": -1}] * 300, [7] * 300])

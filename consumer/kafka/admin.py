@@ -144,15 +144,26 @@ class GroupLag:
     Attributes:
         next_offsets: the committed offsets; the first offset where nothing is committed.
         end_offsets: the offset after the last record.
+        without_events: the number of offsets between the two that hold no event, as far as it is known (see
+            :class:`consumer.kafka.lag.LagReader`).
     """
 
     next_offsets: Mapping[int, int]
     end_offsets: Mapping[int, int]
+    without_events: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def by_partition(self) -> dict[int, int]:
+        """The number of events that the group has not committed yet, by partition."""
+        return {
+            part: max(end - self.next_offsets[part] - self.without_events.get(part, 0), 0)
+            for part, end in self.end_offsets.items()
+        }
 
     @property
     def lag_events(self) -> int:
-        """The number of offsets that the group has not committed yet."""
-        return sum(max(end - self.next_offsets[part], 0) for part, end in self.end_offsets.items())
+        """The number of events that the group has not committed yet."""
+        return sum(self.by_partition.values())
 
 
 class ClusterAdmin:
@@ -342,13 +353,13 @@ class ClusterAdmin:
         """
         partitions = range(self.describe_topic(topic).partitions)
         starts = self.first_offsets(topic, partitions)
-        ends = self._list_offsets(
-            topic,
-            partitions,
-            OffsetSpec.latest(),  # type: ignore[no-untyped-call]
-            IsolationLevel.READ_COMMITTED,
-        )
+        ends = self.stable_ends(topic, partitions)
         return {partition: (starts[partition], ends[partition]) for partition in partitions}
+
+    def stable_ends(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+        """Return the last stable offset of each partition: the end for a reader of committed records."""
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        return self._list_offsets(topic, partitions, latest, IsolationLevel.READ_COMMITTED)
 
     def newest_timestamp_ms(self, topic: str, partition: int) -> int | None:
         """Return the largest timestamp of a partition's records, or ``None`` if it has no records."""

@@ -6,7 +6,6 @@ waits for them. Unknown values are ``None``; they do not make the monitor unread
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import deque
@@ -16,7 +15,8 @@ from typing import Any, Final
 
 from consumer.errors import ServiceError, Unavailable
 from consumer.kafka.admin import ClusterAdmin, GroupLag, GroupMember
-from consumer.kafka.reader import TopicFollower, TopicReader
+from consumer.kafka.lag import LagReader
+from consumer.kafka.reader import TopicFollower
 from consumer.monitor.recent import RecentRejection, RejectionLog
 from consumer.runtime.readiness import Readiness
 
@@ -30,8 +30,6 @@ _TOLERATED_DRAIN_S: Final = 60.0
 _IDLE_AFTER_S: Final = 60.0
 _STALE_S: Final = 6.0
 """Age above which progress is unknown: Kafka may take longer to fail than to answer."""
-_MAX_CHECKED_OFFSETS: Final = 100
-"""A lag up to this size may consist of transaction markers alone, so it is worth a look."""
 _MAX_RECORDS: Final = 1000
 _MAX_WAIT_S: Final = 0.5
 _EARLIER_DEAD_LETTERS: Final = 20
@@ -118,7 +116,7 @@ class Progress:
         idle = not lag.lag_events and now_s - self._last_event_s >= _IDLE_AFTER_S
         return StreamSnapshot(
             lag_events=lag.lag_events,
-            lag_by_partition={p: max(end - lag.next_offsets[p], 0) for p, end in lag.end_offsets.items()},
+            lag_by_partition=lag.by_partition,
             incoming_per_s=incoming,
             decided_per_s=decided,
             members=members,
@@ -205,10 +203,10 @@ class StreamStatusPoller:
 
     def _follow_progress(self) -> None:
         progress = Progress(self._now_s())
-        markers = _TransactionMarkers(self._client_config, self._admin, self._events)
+        reader = LagReader(self._client_config, self._group, self._events)
         while not self._stopping.wait(_POLL_EVERY_S):
             try:
-                lag = markers.skip(self._admin.lag(self._group, self._events))
+                lag = reader.read()
                 members = self._admin.describe_group(self._group).members
             except ServiceError as error:
                 self._latest = (self._now_s(), StreamSnapshot(progress_problem=str(error)))
@@ -256,57 +254,6 @@ class StreamStatusPoller:
                 counted = [offset >= count_from.get(p, 0) for p, offset in positions]
                 self._rejections.add(batch.values, positions, counted=counted)
             self._next_offsets = tail.next_offsets
-
-
-class _TransactionMarkers:
-    """Recognises a lag that consists of transaction markers and aborted records.
-
-    If the producers of events use transactions, a partition ends with a marker, which no consumer
-    reads: the group's offset stays one or more below the end. A small lag that did not change since the
-    poll before is read once to see whether it holds an event.
-
-    Args:
-        client_config: Kafka client configuration.
-        admin: Asks the brokers.
-        topic: The events topic.
-    """
-
-    def __init__(self, client_config: Mapping[str, Any], admin: ClusterAdmin, topic: str) -> None:
-        self._client_config = client_config
-        self._admin = admin
-        self._topic = topic
-        self._before: Mapping[int, tuple[int, int]] = {}
-        self._empty: dict[int, tuple[int, int]] = {}
-
-    def skip(self, lag: GroupLag) -> GroupLag:
-        """Return the lag without ranges that hold no event.
-
-        Raises:
-            Unavailable: The broker is away.
-        """
-        ranges = {p: (lag.next_offsets[p], end) for p, end in lag.end_offsets.items()}
-        unchecked = {
-            p: (start, stop)
-            for p, (start, stop) in ranges.items()
-            if 0 < stop - start <= _MAX_CHECKED_OFFSETS
-            and self._before.get(p) == (start, stop)
-            and self._empty.get(p) != (start, stop)
-        }
-        self._before = ranges
-        if unchecked:
-            self._check(unchecked)
-        next_offsets = {p: r[1] if self._empty.get(p) == r else r[0] for p, r in ranges.items()}
-        return GroupLag(next_offsets, lag.end_offsets)
-
-    def _check(self, ranges: Mapping[int, tuple[int, int]]) -> None:
-        committed = self._admin.committed_ranges(self._topic)
-        with contextlib.closing(TopicReader(self._client_config, self._topic, fetch_ahead=1)) as reader:
-            for partition, (start, stop) in ranges.items():
-                first, last_stable = committed[partition]
-                if first > start or last_stable < stop:  # a transaction is still open
-                    continue
-                if next(reader.read_range(partition, start, stop), None) is None:
-                    self._empty[partition] = (start, stop)
 
 
 def _since(since_s: float | None, now_s: float, *, holds: bool) -> float | None:

@@ -63,8 +63,8 @@ def grants(settings: Settings, user: User) -> list[Grant]:
             *([Grant("transactional-id", f"{group}-", "Write", prefixed=True)] if exactly_once else []),
         ],
         User.MONITOR: [
-            *[Grant("topic", topic, "Read") for topic in [*outputs, topics.outcomes]],
-            Grant("topic", topics.events, "Describe"),
+            # Of the events only those that are left at the end, to tell them from transaction markers.
+            *[Grant("topic", topic, "Read") for topic in [*outputs, topics.outcomes, topics.events]],
             Grant("topic", topics.control, "Write"),
             Grant("group", group, "Describe"),
         ],

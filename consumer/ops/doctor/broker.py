@@ -9,6 +9,7 @@ from typing import Final
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin, GroupLag, TopicSetup
+from consumer.kafka.lag import LagReader
 from consumer.kafka.trial import Trial, try_commit
 from consumer.ops.doctor.check import OUTAGE, Check, fail, guarded, ok, warn
 from consumer.settings import Settings, TopicSettings
@@ -182,7 +183,7 @@ def _check_group(settings: Settings, admin: ClusterAdmin) -> Iterator[Check]:
     if topic not in admin.describe_topics([topic]):
         return  # reported with the topics
     state, members = admin.describe_group(group)
-    lag = admin.lag(group, topic)
+    lag = LagReader(client_config.common(settings.kafka), group, topic, admin).read()
     starts = admin.first_offsets(topic, lag.end_offsets)
     has_committed = bool(admin.committed_offsets(group, topic, lag.end_offsets))
     yield from judge_group(group, topic, state, len(members), lag, starts, has_committed=has_committed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -16,6 +15,7 @@ from consumer.kafka.writer_schemas import writer_schemas
 from consumer.ops.asyncapi import asyncapi
 from consumer.ops.schema_check import Readability, check_schema, summarize, unread_fields
 from consumer.printable import printable
+from consumer.settings import Settings
 from schemas.avro import AvroSchema, SchemaError, type_name
 from schemas.framing import single_object_header
 from schemas.repository import FOLDER, BundledSchemas, known_schemas, read_schemas
@@ -103,8 +103,8 @@ def check(
     """
     given: Context = context.obj
     _, reader = _named(against)
-    known = known_schemas(*filter(None, [given.settings().schemas.path]))
-    answers = [_answer(path, writer, reader, known) for path, writer in _to_check(paths, reader).items()]
+    settings = given.settings()
+    answers = [_answer(path, writer, reader, settings) for path, writer in _to_check(paths, reader).items()]
     if as_json:
         typer.echo(json.dumps(answers, indent=2))
     else:
@@ -143,10 +143,9 @@ def _record_names(schema: AvroSchema) -> list[str]:
     return [str(type_name(branch)).rpartition(".")[2] for branch in branches]
 
 
-def _answer(
-    path: Path, writer: AvroSchema, reader: AvroSchema, known: Mapping[bytes, AvroSchema]
-) -> dict[str, Any]:
-    verdicts = check_schema(writer, reader)
+def _answer(path: Path, writer: AvroSchema, reader: AvroSchema, settings: Settings) -> dict[str, Any]:
+    known = known_schemas(*filter(None, [settings.schemas.path]))
+    verdicts = check_schema(writer, reader, by_fingerprint=settings.schema_registry.url is None)
     return {
         "file": str(path),
         "writer": writer.name,

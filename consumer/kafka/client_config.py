@@ -161,6 +161,10 @@ def consumer(kafka: KafkaSettings) -> dict[str, Any]:
     return config
 
 
+DEFAULT_MAX_MESSAGE_BYTES: Final = 1_000_000
+"""librdkafka's default; a topic accepts 1,048,588 bytes by default."""
+
+
 def producer(kafka: KafkaSettings) -> dict[str, Any]:
     """Return the configuration that both kinds of producer share."""
     return {
@@ -176,6 +180,11 @@ def producer(kafka: KafkaSettings) -> dict[str, Any]:
         "compression.type": "lz4",
         **common(kafka),
     }
+
+
+def max_message_bytes(kafka: KafkaSettings) -> int:
+    """Return the largest record that the client produces, whatever the topic accepts."""
+    return int(kafka.client.get("message.max.bytes", DEFAULT_MAX_MESSAGE_BYTES))
 
 
 def transaction_timeout_s(kafka: KafkaSettings) -> float:

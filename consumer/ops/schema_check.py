@@ -39,12 +39,15 @@ class FieldVerdict:
     what: str
 
 
-def check_schema(writer: AvroSchema, reader: AvroSchema) -> list[FieldVerdict]:
+def check_schema(
+    writer: AvroSchema, reader: AvroSchema, *, by_fingerprint: bool = True
+) -> list[FieldVerdict]:
     """Return a verdict for every field of the reader, and for the record if no field shows what is wrong.
 
     Args:
         writer: the platform's schema.
         reader: ours.
+        by_fingerprint: whether records name the schema by its fingerprint, not by a registry id.
     """
     resolution = Resolution(writer, reader)
     null_code = "field_invalid" if reader.name == engagement_event().name else "undecodable"
@@ -63,7 +66,7 @@ def check_schema(writer: AvroSchema, reader: AvroSchema) -> list[FieldVerdict]:
             *(_missing(one, branch) for one in missing),
         ]
         verdicts += sorted(fields, key=lambda verdict: order.index(verdict.field.split(".")[0]))
-    if writer.fingerprint == reader.fingerprint and not resolution.is_identity:
+    if by_fingerprint and writer.fingerprint == reader.fingerprint and not resolution.is_identity:
         what = "with a single-object frame its times are taken for milliseconds; use a schema registry"
         verdicts.append(FieldVerdict(writer.name, Readability.SOME, what))
     return verdicts

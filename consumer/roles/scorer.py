@@ -67,7 +67,10 @@ def run_scorer(settings: Settings, worker: int = 0, *, resume_from: ResumeFrom |
             partition_counts={name: description.partitions for name, description in topics.items()},
             group=settings.kafka.group_id,
         ),
-        max_dead_letter_bytes=admin.max_message_bytes(settings.topics.dead_letters),
+        max_dead_letter_bytes=min(
+            admin.max_message_bytes(settings.topics.dead_letters),
+            client_config.max_message_bytes(settings.kafka),
+        ),
         telemetry=telemetry,
         readiness=readiness,
         heartbeat=heartbeat,

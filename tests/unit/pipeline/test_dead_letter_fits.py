@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consumer.kafka import client_config
 from consumer.pipeline.batch import Headers
 from consumer.pipeline.dead_letter import DROPPED_HEADER, DeadLetter
 from consumer.pipeline.rejections import Code, Rejection
@@ -134,3 +135,15 @@ def test_a_value_that_only_just_fits_costs_neither_headers_nor_key() -> None:
         letter = letter_of(value=bytes(1000), headers=[("mine", b"h")], max_bytes=max_bytes)
         assert letter.headers[0] == ("mine", b"h")
         assert letter.key == b"s-1"
+
+
+def test_a_large_key_is_kept_beside_a_larger_value() -> None:
+    """By default, the client produces a value of 600 kB with a key of 300 kB; the value is truncated."""
+    letter = letter_of(
+        value=bytes(600_000), key=b"k" * 300_000, max_bytes=client_config.DEFAULT_MAX_MESSAGE_BYTES
+    )
+    assert letter.key == b"k" * 300_000
+    assert orjson.loads(letter.value)["source"]["key"] == "k" * 300_000
+    assert orjson.loads(letter.value)["raw_truncated"]
+    assert DROPPED_HEADER not in dict(letter.headers)
+    assert _wire_bytes(letter) <= client_config.DEFAULT_MAX_MESSAGE_BYTES

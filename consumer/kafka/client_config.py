@@ -149,7 +149,7 @@ def consumer(kafka: KafkaSettings) -> dict[str, Any]:
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         # A missing offset is an error that a person has to decide on, never a silent jump. A partition
-        # without a committed offset is started explicitly (StartingOffsets in consumer.py).
+        # without a committed offset is started explicitly (StartingOffsets in starting_offsets.py).
         "auto.offset.reset": "error",
         "check.crcs": True,
         "statistics.interval.ms": STATISTICS_INTERVAL_MS,

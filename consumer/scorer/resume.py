@@ -23,8 +23,8 @@ import structlog
 
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka.admin import ClusterAdmin
-from consumer.kafka.consumer import CommittedOffset
 from consumer.kafka.reader import Record, TopicReader
+from consumer.kafka.starting_offsets import CommittedOffset
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas
 from schemas.repository import purchase_prediction

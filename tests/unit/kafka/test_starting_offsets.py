@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from consumer.errors import Unavailable
-from consumer.kafka.consumer import StartingOffsets
+from consumer.kafka.starting_offsets import StartingOffsets
 
 
 class Consumer:

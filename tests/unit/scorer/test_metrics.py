@@ -165,15 +165,15 @@ def test_a_batch_without_scored_events_is_counted() -> None:
 @settings(max_examples=150)
 def test_an_array_is_counted_like_its_values_one_by_one(arrays: list[list[float]]) -> None:
     """The buckets are those of the client library's histogram, bounds included (le)."""
-    ours, theirs = CollectorRegistry(), CollectorRegistry()
-    histogram = ArrayHistogram("h", "Text.", EDGES, ours)
-    library = Histogram("purchase_stream_h", "Text.", buckets=EDGES, registry=theirs)
+    own, other = CollectorRegistry(), CollectorRegistry()
+    histogram = ArrayHistogram("h", "Text.", EDGES, own)
+    library = Histogram("purchase_stream_h", "Text.", buckets=EDGES, registry=other)
     for values in arrays:
         histogram.observe(np.array(values, np.float64))
         for value in values:
             library.observe(value)
     # The order of additions differs, so the sums are close, but not equal.
-    without_sum = [[line for line in _lines(r) if "_sum" not in line] for r in (ours, theirs)]
+    without_sum = [[line for line in _lines(r) if "_sum" not in line] for r in (own, other)]
     assert without_sum[0] == without_sum[1]
-    sums = [r.get_sample_value("purchase_stream_h_sum") for r in (ours, theirs)]
+    sums = [r.get_sample_value("purchase_stream_h_sum") for r in (own, other)]
     assert sums[0] == pytest.approx(sums[1], abs=1e-9)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from consumer.errors import StartupError
-from consumer.kafka.consumer import CommittedOffset
+from consumer.kafka.starting_offsets import CommittedOffset
 from consumer.scorer.resume import LastOutput, LastOutputs, OffsetMarker, StartResolver
 from consumer.settings import ResumeFrom
 

@@ -1,4 +1,4 @@
-"""Drift, outcomes and the recommendation on a real Kafka, as a real process tells them."""
+"""Drift, outcomes and the recommendation of a real monitor process on a real Kafka."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Served:
         self.process = deployment.start("monitor", PURCHASE_STREAM_HTTP__MONITOR_PORT=str(port))
 
     def get(self, path: str) -> Any:
-        """Return what an endpoint answers, or nothing while it does not."""
+        """Return the answer of an endpoint, or ``None`` if there is none."""
         try:
             response = httpx.get(self._url + path, timeout=5)
         except httpx.TransportError:
@@ -81,7 +81,7 @@ def free_port() -> int:
 def test_drift_is_told_survives_a_kill_and_leads_to_retraining(
     deploy: Callable[..., Any], topics: Callable[..., str], trained_store: Any
 ) -> None:
-    """Windows go on where a killed monitor left them, and two that drift recommend retraining, once."""
+    """Windows survive a kill, and two drifted windows recommend retraining once."""
     deployment = deploy()
     control = topics("control")
     deployment.environment["PURCHASE_STREAM_TOPICS__CONTROL"] = control
@@ -131,7 +131,7 @@ def test_drift_is_told_survives_a_kill_and_leads_to_retraining(
 
 
 def test_outcomes_are_joined_once_and_decay_is_told(deploy: Callable[..., Any], trained_store: Any) -> None:
-    """As expected they are no reason, else decay; a control topic that is missing is told of and harmless."""
+    """Outcomes as expected are no reason, worse ones are decay; a missing control topic is harmless."""
     deployment = deploy()
     deployment.environment["PURCHASE_STREAM_OUTCOMES__WINDOW_OUTCOMES"] = "1000"
     deployment.environment["PURCHASE_STREAM_TOPICS__CONTROL"] = "no-such-topic"
@@ -168,7 +168,7 @@ def test_outcomes_are_joined_once_and_decay_is_told(deploy: Callable[..., Any], 
 def test_a_report_says_the_same_of_the_topic_as_of_the_log(
     deploy: Callable[..., Any], trained_store: Any
 ) -> None:
-    """Where the log is lost, or is another machine's, the predictions themselves are there to be judged."""
+    """Without the log, the report reads the predictions topic."""
     deployment = deploy()
     published = Published(deployment, ModelStore(trained_store, "purchase"))
     monitor = Served(deployment, free_port())

@@ -1,4 +1,4 @@
-"""The monitor on a real Kafka: the audit log is the committed predictions, whatever happens to it."""
+"""The monitor on a real Kafka: the audit log holds exactly the committed predictions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_aborted_predictions_are_never_logged(kafka: str, topics: Any, tmp_path: Path) -> None:
-    """Of committed and aborted transactions in turn, the log has the committed, over a restart too."""
+    """The log has the predictions of committed transactions only, also after a restart."""
     topic, path = topics("predictions", partitions=3), tmp_path / "log.jsonl"
     scorer = ScorerProcess(kafka, topic, 3)
     for _ in range(2):
@@ -99,7 +99,7 @@ def test_the_log_is_exact_though_the_monitor_is_killed(kafka: str, topics: Any, 
 
 
 def test_bytes_that_are_no_prediction_are_counted(kafka: str, topics: Any, tmp_path: Path) -> None:
-    """Foreign records have no line but are told of, and their neighbours are logged."""
+    """Foreign records have no line but are reported, and the predictions around them are logged."""
     topic, path = topics("predictions"), tmp_path / "log.jsonl"
     producer = Producer({"bootstrap.servers": kafka})
     values: Sequence[bytes | None] = [
@@ -120,7 +120,7 @@ def test_bytes_that_are_no_prediction_are_counted(kafka: str, topics: Any, tmp_p
 
 
 def test_partitions_added_while_running_are_read(kafka: str, topics: Any, tmp_path: Path) -> None:
-    """Predictions in a partition that did not exist at the start are logged, over a restart too."""
+    """Predictions in a partition created later are logged, also after a restart."""
     topic, path = topics("predictions"), tmp_path / "log.jsonl"
     admin = AdminClient({"bootstrap.servers": kafka})
     with running(settings_for(kafka, topic, path)) as watched:
@@ -140,7 +140,7 @@ def test_partitions_added_while_running_are_read(kafka: str, topics: Any, tmp_pa
 def test_records_removed_before_they_were_read_stop_the_monitor(
     kafka: str, topics: Any, tmp_path: Path
 ) -> None:
-    """A gap between the checkpoint and what the topic still has is refused, by partition and both offsets."""
+    """A gap between checkpoint and topic is refused, with the partition and both offsets."""
     topic, path = topics("predictions"), tmp_path / "log.jsonl"
     producer = Producer({"bootstrap.servers": kafka})
     admin = AdminClient({"bootstrap.servers": kafka})
@@ -155,7 +155,7 @@ def test_records_removed_before_they_were_read_stop_the_monitor(
     publish_30_and_remove(10)
     settings = settings_for(kafka, topic, path)
     with running(settings):
-        until(lambda: n_logged(path) == 20)  # a new log begins with what there is
+        until(lambda: n_logged(path) == 20)  # a new log starts with what is there
     publish_30_and_remove(45)
     with pytest.raises(
         StartupError, match=r"\[0\] does not have the next offset 30: it holds 45 to 60 \(15 rec"
@@ -165,7 +165,7 @@ def test_records_removed_before_they_were_read_stop_the_monitor(
 
 
 def test_a_topic_created_anew_stops_the_monitor(kafka: str, topics: Any, tmp_path: Path) -> None:
-    """Offsets of a deleted topic are not taken for those of one with its name, running or starting."""
+    """The offsets of a deleted topic are not used for a new topic of the same name."""
     topic, path = topics("predictions"), tmp_path / "log.jsonl"
     settings = settings_for(kafka, topic, path)
     admin = AdminClient({"bootstrap.servers": kafka})
@@ -183,7 +183,7 @@ def test_a_topic_created_anew_stops_the_monitor(kafka: str, topics: Any, tmp_pat
 
 
 def test_a_missing_topic_or_broker_is_said_in_one_line(kafka: str, tmp_path: Path) -> None:
-    """Without a topic the settings are wrong; without a broker it is to be tried again."""
+    """A missing topic is a configuration error; a missing broker is an outage."""
     with pytest.raises(StartupError, match=r"no topic nowhere on .*; create it with: purchase-stream topics"):
         open_monitor(settings_for(kafka, "nowhere", tmp_path / "a"), Readiness(time.time))
     with pytest.raises(Unavailable, match=r"check kafka\.bootstrap_servers and whether it runs"):
@@ -191,7 +191,7 @@ def test_a_missing_topic_or_broker_is_said_in_one_line(kafka: str, tmp_path: Pat
 
 
 def test_a_broker_outage_is_waited_out(tmp_path: Path) -> None:
-    """While the broker is away the monitor says so, and goes on by itself once it is back."""
+    """While the broker is away the monitor is not ready; it continues by itself."""
     path = tmp_path / "log.jsonl"
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         ClusterAdmin({"bootstrap.servers": broker.bootstrap_servers}).create_topics(

@@ -1,4 +1,4 @@
-"""Dashboard, rules and alerts, asked of a Prometheus that scrapes the running service."""
+"""Dashboard, rules and alerts on a real Prometheus that scrapes the running service."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = [
 DASHBOARD = Path(__file__).parents[2] / "deploy/grafana/dashboards/purchase-stream.json"
 DEADLINE_S = 90.0
 EVENTS_PER_S = 400
-"""Enough for the monitor to close a window of 1,000 students within seconds."""
+"""Enough to close a window of 1,000 students within seconds."""
 
 _HEADER_BYTES = 10
 _PSI = "model_version_feature:purchase_stream_drift_psi:sum_increase6h"
@@ -41,7 +41,7 @@ _PSI = "model_version_feature:purchase_stream_drift_psi:sum_increase6h"
 def prometheus(
     tmp_path: Path, deploy: Callable[..., Any], trained_store: Path
 ) -> Iterator[tuple[Prometheus, Published]]:
-    """A Prometheus over a scorer and a monitor that have something to do, and someone who tells outcomes."""
+    """A Prometheus over busy roles, and a publisher of predictions and outcomes."""
     service = deploy()
     ports = {"score": free_port(), "monitor": free_port()}
     service.environment |= {
@@ -61,9 +61,9 @@ def prometheus(
 def test_every_query_returns_data_and_every_rule_evaluates(
     prometheus: tuple[Prometheus, Published],
 ) -> None:
-    """With a little traffic no panel is empty, no recording rule is, and no alert is in error."""
+    """With a little traffic, no panel and no recording rule is empty, and no alert fails or fires."""
     server, published = prometheus
-    # From 0 on, so that not even the first outcome is missing from a rate.
+    # The counters exist from 0 on, so that a rate includes the first outcome.
     _until(
         lambda: server.ask("sum(purchase_stream_matured_outcomes_total)") == [0.0],
         lambda: "the counters of outcomes do not begin at 0",
@@ -116,7 +116,7 @@ def test_every_query_returns_data_and_every_rule_evaluates(
 def test_psi_over_two_monitors_is_that_of_all_predictions(
     deploy: Callable[..., Any], topics: Callable[..., str], trained_store: Path, tmp_path: Path
 ) -> None:
-    """Each of two monitors sees another part; the recorded PSI is the exact one of the whole, within 1 %."""
+    """If two monitors read a part each, the recorded PSI is that of the whole, within 1 %."""
     service, store = deploy(), ModelStore(trained_store, "purchase")
     parts = {topics(f"predictions-{i}", partitions=i): free_port() for i in (1, 2)}
     for topic, port in parts.items():
@@ -158,7 +158,7 @@ def test_psi_over_two_monitors_is_that_of_all_predictions(
 
 
 def _psi_of(values: list[bytes], version: str, store: ModelStore) -> dict[str, float]:
-    """Return the exact index of every input and of the score, with the bins as training counts them."""
+    """Return the exact index of every input and of the score, with the bins of training."""
     schema = purchase_prediction().parsed
     predictions: list[Any] = [
         schemaless_reader(BytesIO(value[_HEADER_BYTES:]), schema, None) for value in values

@@ -1,4 +1,4 @@
-"""A monitor on a real Kafka with predictions to read, and what its log must hold of them.
+"""A monitor on a real Kafka, predictions for it to read, and checks of its audit log.
 
 Run as a program it is a monitor of its own process, to be killed: servers, topic, log.
 """
@@ -32,7 +32,7 @@ Line = tuple[int, int, str]
 
 
 class ScorerProcess:
-    """Publishes predictions in transactions, some of which it aborts."""
+    """Publishes predictions in transactions, and aborts some of them."""
 
     def __init__(self, servers: str, topic: str, partitions: int) -> None:
         self._topic = topic
@@ -115,7 +115,7 @@ class Watched:
 
 
 def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
-    """Wait for something to come true."""
+    """Wait until a condition is true."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "it did not come true in time"
@@ -123,14 +123,14 @@ def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
 
 
 def logged(path: Path) -> list[Line]:
-    """Return what the log and its segments hold, in order; every line must be whole."""
+    """Return the lines of the log and its segments, in order; every line must be complete."""
     parts = [*sorted(path.parent.glob(f"{path.name}.0*")), path]
     lines = [orjson.loads(line) for part in parts for line in part.read_bytes().split(b"\n")[:-1]]
     return [(line["output"]["partition"], line["output"]["offset"], line["event_id"]) for line in lines]
 
 
 def n_logged(path: Path) -> int:
-    """Count the whole lines while the log is being written; a log just being set aside counts as none."""
+    """Count the complete lines while the log is written; a log that is being rotated counts as 0."""
     n_lines = 0
     for part in [*path.parent.glob(f"{path.name}.0*"), path]:
         with contextlib.suppress(FileNotFoundError):

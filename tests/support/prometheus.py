@@ -1,4 +1,4 @@
-"""A real Prometheus with our rules, over processes that the test has started."""
+"""A real Prometheus with the project's rules, scraping processes that the test started."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class Prometheus:
         return [rule for group in groups for rule in group["rules"]]
 
     def ready(self) -> bool:
-        """Return whether it answers queries; while it opens its storage it does not."""
+        """Return whether it answers queries; it does not while it opens its storage."""
         try:
             return self._client.get("/-/ready").is_success
         except httpx.TransportError:
             return False
 
     def log(self) -> str:
-        """Return what it has written."""
+        """Return its log."""
         return self._log.read_text()
 
     def _query(self, expression: str) -> Any:
@@ -64,7 +64,7 @@ class Prometheus:
 def prometheus_over(
     ports: dict[str, list[int]], folder: Path, scrape_interval: str = "1s"
 ) -> Iterator[Prometheus]:
-    """Run a Prometheus with our rules and alerts.
+    """Run a Prometheus with the project's rules and alerts.
 
     Args:
         ports: what it scrapes on this machine, by job.

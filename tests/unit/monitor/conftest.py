@@ -1,4 +1,4 @@
-"""Students, a model in a store and predictions about them, for the tests of drift."""
+"""Students, a trained model and predictions about them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from schemas.repository import BundledSchemas, purchase_prediction
 
 @dataclass
 class Trained:
-    """A model, the store that it is the champion of, and students whom it has not seen."""
+    """A model, the store whose champion it is, and students it has not seen."""
 
     model: TrainedModel
     store: ModelStore
@@ -52,7 +52,7 @@ Predict = Callable[..., RecordBatch]
 
 @pytest.fixture(scope="session")
 def predict(trained: Trained) -> Predict:
-    """A function that returns decoded predictions about some of the students."""
+    """Return a function that makes decoded predictions about some of the students."""
     header = single_object_header(purchase_prediction().fingerprint)
     decoder = Decoder(purchase_prediction(), BundledSchemas())
 
@@ -87,5 +87,5 @@ def predict(trained: Trained) -> Predict:
 
 @pytest.fixture
 def empty_store(tmp_path: Path) -> ModelStore:
-    """A store that has nothing."""
+    """An empty model store."""
     return ModelStore(tmp_path / "models", "purchase")

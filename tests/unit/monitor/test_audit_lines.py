@@ -1,4 +1,4 @@
-"""Audit lines say what the predictions say, in the documented form, whatever their values."""
+"""Audit lines hold the values of the predictions, in the documented form, for all possible values."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ EXAMPLE = {
 
 
 class NoSchemas:
-    """No writer schema but the reader's own."""
+    """Knows no writer schema except the reader's own."""
 
     reads_confluent = False
 
@@ -88,7 +88,7 @@ class NoSchemas:
 
 
 def encode(prediction: dict[str, Any]) -> bytes:
-    """Frame one prediction. The timestamps are written as the numbers they are, any 64 bits."""
+    """Frame one prediction. Timestamps are written as plain 64-bit numbers."""
     plain = orjson.loads(orjson.dumps(purchase_prediction().parsed).replace(b'"logicalType"', b'"note"'))
     out = io.BytesIO()
     schemaless_writer(out, parse_schema(plain), prediction)
@@ -96,7 +96,7 @@ def encode(prediction: dict[str, Any]) -> bytes:
 
 
 def lines_of(values: list[bytes]) -> bytes:
-    """Decode a batch from output partition 1, offsets from 100, and write its lines."""
+    """Decode a batch from output partition 1, offsets from 100, and format its lines."""
     predictions, _ = Decoder(purchase_prediction(), NoSchemas()).decode(values)
     n = len(values)
     return audit_lines(
@@ -109,12 +109,12 @@ def lines_of(values: list[bytes]) -> bytes:
 
 
 def number(value: float) -> float | None:
-    """Say how JSON has a number."""
+    """Return the JSON form of a number."""
     return value if math.isfinite(value) else None
 
 
 def moment(time_ms: int) -> str | int:
-    """Say how a line has a time, by the standard library."""
+    """Return the form of a time in a line, computed by the standard library."""
     try:
         seconds, ms = divmod(time_ms, 1000)
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z".rjust(24, "0")
@@ -123,7 +123,7 @@ def moment(time_ms: int) -> str | int:
 
 
 def test_a_line_has_exactly_the_documented_form() -> None:
-    """The bytes of one line: keys in their order, times in UTC with milliseconds, a line feed."""
+    """A line has its keys in order, times in UTC with milliseconds, and a line feed."""
     assert lines_of([encode(EXAMPLE)]) == (
         b'{"timestamp_utc":"2026-01-01T00:00:01.007Z","event_id":"e1","student_id":"s1",'
         b'"occurred_at":"2026-01-01T00:00:00.000Z","predicted_purchase_probability":0.25,'
@@ -137,13 +137,13 @@ def test_a_line_has_exactly_the_documented_form() -> None:
 
 
 def test_no_predictions_make_no_lines() -> None:
-    """A batch of foreign bytes alone, or of nothing, writes nothing."""
+    """An empty batch, or one with only foreign bytes, gives no line."""
     assert lines_of([]) == b""
     assert lines_of([b"foreign"]) == b""
 
 
 def test_rows_keep_their_coordinates_beside_foreign_ones() -> None:
-    """A line's output offset is its own record's, whatever stands between the predictions."""
+    """A line has the output offset of its own record, even if foreign records are in between."""
     lines = lines_of([b"foreign", encode(EXAMPLE), b"", encode(EXAMPLE)]).splitlines()
     assert [orjson.loads(line)["output"]["offset"] for line in lines] == [101, 103]
 
@@ -152,7 +152,7 @@ def test_rows_keep_their_coordinates_beside_foreign_ones() -> None:
     "text", ['"', "\\", '","', "\n", "\r", "\x00", "\x7f", "\x85", "\u2028", "\u2029", "Ünï", "😀"]
 )
 def test_no_text_can_break_a_line(text: str) -> None:
-    """Quotes, control characters and every line end of Unicode come back out of one single line."""
+    """Quotes, control characters and all Unicode line ends are escaped and fit into one line."""
     line = lines_of([encode(EXAMPLE | {"event_id": text, "model_version": text})]).decode()
     assert len(line.splitlines()) == 1
     assert orjson.loads(line)["event_id"] == text
@@ -161,7 +161,7 @@ def test_no_text_can_break_a_line(text: str) -> None:
 
 @given(predictions=st.lists(PREDICTIONS, max_size=8))
 def test_a_line_says_what_the_prediction_says(predictions: list[dict[str, Any]]) -> None:
-    """Any batch of any values makes one line each, which reads back as the same values."""
+    """Any predictions give one line each, and parsing a line returns the same values."""
     lines = lines_of([encode(prediction) for prediction in predictions]).decode().splitlines()
     assert len(lines) == len(predictions)
     for offset, (text, prediction) in enumerate(zip(lines, predictions, strict=True), start=100):

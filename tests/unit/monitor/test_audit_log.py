@@ -1,4 +1,4 @@
-"""The audit log as its owner, its rivals and its neighbours see it; crashes are in test_audit_log_crashes."""
+"""The audit log: appends, rotation, refusals and full disks. Crashes are in test_audit_log_crashes."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ SOURCE = {"cluster_id": "c", "topic": "purchase-predictions", "topic_id": "t"}
 
 
 def open_log(path: Path, rotate_bytes: int = 1 << 30, **source: str) -> AuditLog:
-    """Open the log as a monitor of the usual topic would."""
+    """Open the log like a monitor of the usual topic."""
     return AuditLog.open(path, rotate_bytes=rotate_bytes, source=SOURCE | source)
 
 
 def whole(path: Path) -> bytes:
-    """All segments and the log, end to end."""
+    """Return the content of all segments and the log."""
     segments = sorted(path.parent.glob(f"{path.name}.0*"))
     return b"".join(part.read_bytes() for part in [*segments, path])
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where no log is yet, nor a folder for it."""
+    """Return a path in a folder that does not exist yet."""
     return tmp_path / "folder" / "log.jsonl"
 
 
@@ -55,7 +55,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_new_log_begins_empty_and_private(path: Path) -> None:
-    """A new log starts at no offset, and none of its files is open to others."""
+    """A new log has no offsets, and others cannot read its files."""
     log = open_log(path)
     log.append(b"one\n", {0: 1})
     log.close()
@@ -82,7 +82,7 @@ def test_a_restart_goes_on_where_the_log_was(path: Path) -> None:
 def test_whatever_lies_beyond_the_checkpoint_is_cut(
     tmp_path_factory: pytest.TempPathFactory, tail: bytes
 ) -> None:
-    """Any bytes after the checkpointed length are gone once the log is open again."""
+    """Bytes after the checkpointed length are removed when the log is opened again."""
     path = tmp_path_factory.mktemp("log") / "log.jsonl"
     log = open_log(path)
     log.append(b"one\n", {0: 1})
@@ -94,7 +94,7 @@ def test_whatever_lies_beyond_the_checkpoint_is_cut(
 
 
 def test_a_repeated_append_adds_nothing(path: Path) -> None:
-    """Offsets that the log has reached already do not bring their lines in twice."""
+    """Repeating an append whose offsets the log already has adds no lines."""
     log = open_log(path)
     log.append(b"one\n", {0: 1})
     log.append(b"one\n", {0: 1})
@@ -129,7 +129,7 @@ def test_a_full_log_is_set_aside(path: Path) -> None:
 
 
 def test_closed_segments_may_be_moved_away(path: Path) -> None:
-    """Archiving a closed segment stops nothing, and its number is not used again."""
+    """A closed segment can be moved away, and its number is not used again."""
     log = open_log(path, rotate_bytes=1)
     log.append(b"one\n", {0: 1})
     log.append(b"two\n", {0: 2})
@@ -143,7 +143,7 @@ def test_closed_segments_may_be_moved_away(path: Path) -> None:
 
 
 def test_a_second_monitor_is_refused(path: Path) -> None:
-    """Whoever opens a log that is being written is told by which process, even by another name of it."""
+    """Opening a log that is being written names the writing process, even through a link."""
     log = open_log(path)
     alias = path.with_name("alias.jsonl")
     alias.symlink_to(path)
@@ -162,7 +162,7 @@ def test_a_second_monitor_is_refused(path: Path) -> None:
 
 
 def test_a_shortened_log_is_refused(path: Path) -> None:
-    """A log that someone truncated or removed is never silently continued."""
+    """A truncated or removed log is refused, not continued."""
     log = open_log(path)
     log.append(b"one\n", {0: 1})
     log.close()
@@ -175,7 +175,7 @@ def test_a_shortened_log_is_refused(path: Path) -> None:
 
 
 def test_a_log_shortened_while_it_is_written_is_refused(path: Path) -> None:
-    """Truncating or replacing the log under a running monitor is noticed at the next append."""
+    """The next append notices that the log was truncated or replaced meanwhile."""
     log = open_log(path)
     log.append(b"one\n", {0: 1})
     os.truncate(path, 0)
@@ -191,7 +191,7 @@ def test_a_log_shortened_while_it_is_written_is_refused(path: Path) -> None:
 
 
 def test_lines_without_a_checkpoint_are_refused(path: Path) -> None:
-    """A file with lines that no checkpoint speaks of is not taken for ours, an empty one is."""
+    """A file with lines but without a checkpoint is refused; an empty file is used."""
     path.parent.mkdir()
     path.write_bytes(b"somebody else's\n")
     with pytest.raises(StartupError, match="the checkpoint is missing; restore the checkpoint"):
@@ -201,7 +201,7 @@ def test_lines_without_a_checkpoint_are_refused(path: Path) -> None:
 
 
 def test_a_foreign_segment_is_not_overwritten(path: Path) -> None:
-    """A file that has the next segment's name is left alone."""
+    """A file with the name of the next segment is not overwritten."""
     log = open_log(path, rotate_bytes=1)
     log.append(b"one\n", {0: 1})
     stranger = path.with_name("log.jsonl.000001")
@@ -215,7 +215,7 @@ def test_a_foreign_segment_is_not_overwritten(path: Path) -> None:
 
 
 def test_another_source_is_refused(path: Path) -> None:
-    """A log of one topic is not continued from another, nor from one created anew by the same name."""
+    """A log is not continued from another topic, nor from a new topic with the same name."""
     open_log(path).close()
     with pytest.raises(StartupError, match=r"another source \(topic_id t, now other\)"):
         open_log(path, topic_id="other")
@@ -223,7 +223,7 @@ def test_another_source_is_refused(path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"{}", b'{"format": 2, "source": {}}', b"\xff"])
 def test_a_damaged_checkpoint_is_refused(path: Path, content: bytes) -> None:
-    """A checkpoint that is not readable as ours is an error that names it, never a fresh start."""
+    """An invalid checkpoint is an error that names the file, not a new start."""
     open_log(path).close()
     path.with_name("log.jsonl.checkpoint").write_bytes(content)
     with pytest.raises(StartupError, match=r"log\.jsonl\.checkpoint is not a valid checkpoint"):
@@ -231,14 +231,14 @@ def test_a_damaged_checkpoint_is_refused(path: Path, content: bytes) -> None:
 
 
 def test_a_path_that_cannot_be_is_refused(tmp_path: Path) -> None:
-    """A path below a file is a wrong setting, said in one line."""
+    """A path below a file is a configuration error with a message of one line."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StartupError, match="cannot be opened: Not a directory"):
         open_log(tmp_path / "file" / "folder" / "log.jsonl")
 
 
 def test_a_full_disk_is_waited_out(small_disk: Path) -> None:
-    """On a full disk the append fails whole, again and again; with space it goes through, once."""
+    """On a full disk every append fails as a whole; with space, the lines are added once."""
     path, ballast = small_disk / "log.jsonl", small_disk / "ballast"
     log = open_log(path)
     log.append(b"one\n", {0: 1})
@@ -255,7 +255,7 @@ def test_a_full_disk_is_waited_out(small_disk: Path) -> None:
 
 
 def test_a_file_size_limit_is_waited_out(path: Path) -> None:
-    """A limit that lets only part of the lines in leaves none of them, and all of them once it is lifted."""
+    """If a file-size limit cuts an append short, none of its lines stays; later all are added."""
     log = open_log(path)
     log.append(b"one\n", {0: 1})
     lines = b"0123456789\n" * 200

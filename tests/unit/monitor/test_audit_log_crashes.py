@@ -1,4 +1,4 @@
-"""The audit log is exact whatever happens at whichever of its system calls.
+"""The audit log stays exact if any of its system calls fails, is torn, or is the last one.
 
 The calls go through a disk that can kill the process at any of them, before or after its effect or
 with a write torn; that can refuse any of them; and that can lose power, keeping only what an fsync
@@ -39,15 +39,15 @@ SOURCE = {"topic": "predictions"}
 
 
 def healthy(_number: int, _perform: Call) -> None:
-    """Let everything succeed."""
+    """Let every call succeed."""
 
 
 class ProcessDied(BaseException):
-    """The process is gone; nothing can catch this."""
+    """The process was killed; nothing catches this."""
 
 
 class Loss(Enum):
-    """What is left after the end of a process."""
+    """What survives the end of a process."""
 
     NOTHING = "killed: what was written is there"
     CONTENTS = "power lost: names are there, contents only where synced"
@@ -102,7 +102,7 @@ class Disk:
         return n_written
 
     def ftruncate(self, descriptor: int, length: int) -> None:
-        """Cut."""
+        """Truncate."""
 
         def perform(_: int | None) -> None:
             os.ftruncate(descriptor, length)
@@ -111,11 +111,11 @@ class Disk:
         self._call(perform)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file another name."""
+        """Rename a file."""
         self._call(lambda _: os.rename(source, target))  # noqa: PTH104 - the call that is meant
 
     def replace(self, source: Path, target: Path) -> None:
-        """Give a file another's name."""
+        """Replace a file."""
         self._call(lambda _: os.replace(source, target))  # noqa: PTH105 - the call that is meant
 
     def fsync(self, descriptor: int) -> None:
@@ -189,7 +189,7 @@ def refuses_at(step: int, code: int) -> Fault:
 
 
 def stream(path: Path, disk: Disk, fault: Fault = healthy) -> None:
-    """Be one process: open the log, bring it to the end of the topic, let the kernel release the lock."""
+    """Run one process: open the log, append up to the end of the topic, release the lock."""
     disk.calls, disk.fault = 0, fault
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audit_log, "os", disk)
@@ -204,35 +204,35 @@ def stream(path: Path, disk: Disk, fault: Fault = healthy) -> None:
 
 
 def open_again_and_again(path: Path) -> AuditLog:
-    """Open the log as a supervisor would have it opened."""
+    """Open the log, and retry like a supervisor."""
     while True:
         with contextlib.suppress(Unavailable):
             return AuditLog.open(path, rotate_bytes=ROTATE_BYTES, source=SOURCE)
 
 
 def append_again_and_again(log: AuditLog, batch: bytes, next_offset: int) -> None:
-    """Append as the monitor does."""
+    """Append, and retry like the monitor."""
     while True:
         with contextlib.suppress(Unavailable):
             return log.append(batch, {0: next_offset})
 
 
 def lines(path: Path) -> list[bytes]:
-    """All segments and the log."""
+    """Return the content of all segments and the log."""
     parts = [*sorted(path.parent.glob(f"{path.name}.0*")), path]
     return b"".join(part.read_bytes() for part in parts).splitlines(keepends=True)
 
 
 @contextlib.contextmanager
 def new_log() -> Iterator[Path]:
-    """A path for a log in a folder of its own, in memory where there is such a place."""
+    """Yield a path for a log in its own folder, in memory if possible."""
     memory = Path("/dev/shm")  # noqa: S108 - only ever a unique folder in it
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder).resolve() / "log.jsonl"
 
 
 def calls_of_a_run() -> int:
-    """How many calls an undisturbed run makes."""
+    """Return the number of calls of an undisturbed run."""
     disk = Disk()
     with new_log() as path:
         stream(path, disk)
@@ -242,7 +242,7 @@ def calls_of_a_run() -> int:
 @pytest.mark.parametrize("loss", Loss)
 @pytest.mark.parametrize(("done", "torn_at"), [(False, None), (True, None), (True, 1), (True, 11)])
 def test_a_crash_at_any_call_costs_nothing(loss: Loss, torn_at: int | None, *, done: bool) -> None:
-    """Dying before, after or within any call leaves each line exactly once, in order, after a restart."""
+    """After a death before, after or within any call, a restart leaves each line exactly once, in order."""
     total = calls_of_a_run()
     assert total > 60
     for step in range(1, total + 1):
@@ -266,7 +266,7 @@ deaths_anywhere = st.tuples(
     deaths=[(10, True, None, Loss.NOTHING), (7, False, None, Loss.CONTENTS_AND_NAMES)]
 )
 def test_crash_after_crash_costs_nothing(deaths: list[tuple[int, bool, int | None, Loss]]) -> None:
-    """Any sequence of deaths, in recovery as well, leaves each line exactly once, in order."""
+    """After any sequence of deaths, also during recovery, each line is there exactly once, in order."""
     with new_log() as path:
         disk = Disk()
         for step, done, torn_at, loss in deaths:

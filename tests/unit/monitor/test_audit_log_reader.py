@@ -1,4 +1,4 @@
-"""The oracle reads every line of the log and its segments, in order, while it is being written."""
+"""The reader returns every line of the log and its segments, in order, while it is being written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from consumer.monitor.audit.log import audit_log_lines, log_bytes, segment_paths
 
 
 def test_segments_come_before_the_log_by_number(tmp_path: Path) -> None:
-    """The millionth segment is read after the second; other files beside the log are not read."""
+    """Segments are read in numeric order, and other files beside the log are not read."""
     path = tmp_path / "log.jsonl"
     for suffix in (".1000000", ".000002", ".000010", "", ".checkpoint", ".lock", ".000001.bak"):
         (tmp_path / f"log.jsonl{suffix}").write_text(f"in{suffix}\n")
@@ -22,14 +22,14 @@ def test_segments_come_before_the_log_by_number(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_last_line_is_left_out(tmp_path: Path) -> None:
-    """A writer is in the middle of it."""
+    """The unfinished last line of the log is left out."""
     path = tmp_path / "log.jsonl"
     path.write_bytes(b"one\ntw")
     assert list(audit_log_lines(path)) == [("log.jsonl", 1, [b"one"])]
 
 
 def test_a_torn_line_in_a_closed_segment_is_not_left_out(tmp_path: Path) -> None:
-    """Nobody will finish it."""
+    """The unfinished last line of a segment is returned."""
     path = tmp_path / "log.jsonl"
     path.write_bytes(b"")
     path.with_name("log.jsonl.000001").write_bytes(b"one\ntw")
@@ -37,7 +37,7 @@ def test_a_torn_line_in_a_closed_segment_is_not_left_out(tmp_path: Path) -> None
 
 
 def test_batches_know_the_numbers_of_their_lines(tmp_path: Path) -> None:
-    """Twenty thousand and one lines come in three batches."""
+    """20,001 lines come in three batches."""
     path = tmp_path / "log.jsonl"
     path.write_bytes(b"x\n" * 20_001)
     assert [(number, len(lines)) for _, number, lines in audit_log_lines(path)] == [

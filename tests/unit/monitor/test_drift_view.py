@@ -23,14 +23,14 @@ from model_store.inputs import INPUT_NAMES
 
 
 def drift_of(store: Any, **settings: Any) -> Drift:
-    """Return drift that has looked at its champion."""
+    """Return drift that knows its champion."""
     drift = Drift(Baselines(store), country_code, DriftSettings(**settings))
     drift.refresh_champion()
     return drift
 
 
 def add(drift: Drift, *batches: Any, counted: bool = True) -> None:
-    """Take in batches."""
+    """Add batches."""
     for batch in batches:
         drift.add(batch, student_hashes(batch), versions_of(batch), counted=counted)
 
@@ -50,12 +50,12 @@ def add(drift: Drift, *batches: Any, counted: bool = True) -> None:
 def test_the_champion_governs_once_it_predicts(
     present: list[str], current: str | None, champion: str | None, expected: str
 ) -> None:
-    """Stragglers and challengers do not count beside the champion; without one the latest does."""
+    """Late predictions and challengers do not count beside the champion; without one, the latest counts."""
     assert governing_version(present, current, champion) == expected
 
 
 def test_columns_are_what_was_predicted_on(trained: Any, predict: Any) -> None:
-    """Inputs, the country's number included, are the ones that the model was given."""
+    """The columns are the inputs of the model, with the country as a number."""
     columns = columns_of(predict(range(300)), Countries(country_code))
     for j, name in enumerate(INPUT_NAMES):
         assert np.array_equal(columns[name], trained.students[:300, j])
@@ -63,7 +63,7 @@ def test_columns_are_what_was_predicted_on(trained: Any, predict: Any) -> None:
 
 
 def test_a_flood_of_countries_is_looked_up_rightly_in_bounded_memory() -> None:
-    """More spellings than are remembered still get their numbers."""
+    """More spellings than the cache holds still get their numbers."""
     countries = Countries(int)
     for begin in (0, 3000, 6000, 0):
         texts = [str(n).encode() for n in range(begin, begin + 3000)] * 2
@@ -75,7 +75,7 @@ def test_a_flood_of_countries_is_looked_up_rightly_in_bounded_memory() -> None:
 
 
 def test_versions_are_told_apart(predict: Any, trained: Any) -> None:
-    """Each prediction's version is found, the one that predicted last standing last."""
+    """Each prediction has its version, and the version that predicted last comes last."""
     batch = predict(range(3))
     versions = versions_of(batch)
     names, indexes = versions.dictionary, versions.indices
@@ -83,7 +83,7 @@ def test_versions_are_told_apart(predict: Any, trained: Any) -> None:
 
 
 def test_nothing_is_known_without_a_store(empty_store: Any, predict: Any) -> None:
-    """Without a baseline predictions are counted, the reason is given, and no window is opened."""
+    """Without a baseline, predictions are counted and the reason is given, but there is no window."""
     drift = drift_of(empty_store)
     add(drift, predict(range(20)))
     snapshot = drift.snapshot()
@@ -94,7 +94,7 @@ def test_nothing_is_known_without_a_store(empty_store: Any, predict: Any) -> Non
 
 
 def test_the_champion_is_shown_before_it_predicts(trained: Any) -> None:
-    """Its bins are there, all at zero, so that counters begin at 0."""
+    """All bins exist at 0, so that the counters start at 0."""
     snapshot = drift_of(trained.store).snapshot()
     assert snapshot.model_version == trained.version
     assert set(snapshot.observations) == set(SERIES)
@@ -102,7 +102,7 @@ def test_the_champion_is_shown_before_it_predicts(trained: Any) -> None:
 
 
 def test_windows_follow_each_other_within_a_batch(trained: Any, predict: Any) -> None:
-    """A batch of 1,250 students makes two windows of 500 and begins a third."""
+    """A batch of 1,250 students fills two windows of 500 and starts a third."""
     drift = drift_of(trained.store, window_students=500)
     add(drift, predict(range(1250)))
     snapshot = drift.snapshot()
@@ -115,7 +115,7 @@ def test_windows_follow_each_other_within_a_batch(trained: Any, predict: Any) ->
 
 
 def test_another_version_begins_anew(trained: Any, predict: Any) -> None:
-    """When another version predicts, the window is emptied and what was seen of the old one is gone."""
+    """When another version predicts, drift starts over with an empty window."""
     drift = drift_of(trained.store)
     add(drift, predict(range(700)))
     version = trained.store.add(trained.model)
@@ -131,7 +131,7 @@ def test_another_version_begins_anew(trained: Any, predict: Any) -> None:
 
 
 def test_a_damaged_baseline_is_refused(trained: Any, tmp_path: Any) -> None:
-    """A baseline that is not the manifest's is not believed."""
+    """A baseline that does not match the manifest is not used."""
     import shutil  # noqa: PLC0415 - only here
 
     from model_store.store import ModelStore  # noqa: PLC0415 - only here

@@ -1,4 +1,4 @@
-"""What drift promises: no false alarm in 500 windows, and every real shift by name within 2,000 students."""
+"""Drift has no false alarm in 500 windows, and names every real shift within 2,000 students."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Inputs = np.ndarray
 
 
 class Traffic:
-    """Students drawn at random, each a new one, as the windows that drift makes of them."""
+    """Draws new students at random and fills drift windows with them."""
 
     def __init__(self, trained: Any, settings: DriftSettings, seed: int) -> None:
         self._trained = trained
@@ -41,7 +41,7 @@ class Traffic:
         extra_positive_ratio: float = 0.0,
         events_each: int = 1,
     ) -> Sample:
-        """Return the predictions of n new students, some time between each other's."""
+        """Return the predictions of n new students, interleaved in time."""
         inputs = np.asfortranarray(self._trained.students[self._random.integers(0, 20_000, n)])
         if change is not None:
             change(inputs, self._random)
@@ -82,14 +82,14 @@ class Traffic:
 
 
 def named(window: WindowVerdict) -> bool:
-    """Tell whether anything at all is said to have drifted."""
+    """Return whether any series has drifted."""
     return bool(window.drifted_features) or window.predictions_shifted
 
 
 @pytest.mark.parametrize("window_students", [500, 1000])
 @pytest.mark.parametrize("events_each", [1, 3])
 def test_stable_traffic_raises_no_alarm(trained: Any, window_students: int, events_each: int) -> None:
-    """In 500 windows of students like those of training nothing drifts, however many events each sends."""
+    """In 500 windows of students like those in training nothing drifts, with one or several events each."""
     settings = DriftSettings(window_students=window_students)
     windows = Traffic(trained, settings, seed=3).unaligned_view(500, events_each=events_each)
     assert [window for window in windows if named(window)] == []
@@ -99,7 +99,7 @@ def test_stable_traffic_raises_no_alarm(trained: Any, window_students: int, even
 @pytest.mark.parametrize("name", INPUT_NAMES[1:])
 @pytest.mark.parametrize("stable_first", [0, 300, 999])
 def test_a_shifted_feature_is_named_alone(trained: Any, name: str, stable_first: int) -> None:
-    """A shift by 0.4 sd of one input is named within 2,000 students, wherever in a window it begins."""
+    """A shift of one input by 0.4 sd is named within 2,000 students, wherever in a window it starts."""
     traffic = Traffic(trained, DriftSettings(), seed=4)
     bins = traffic.baseline.features[name]
 
@@ -113,7 +113,7 @@ def test_a_shifted_feature_is_named_alone(trained: Any, name: str, stable_first:
 
 
 def test_a_changed_country_mix_is_named_alone(trained: Any) -> None:
-    """A quarter of the students moving to one country is named within 2,000 students, and nothing else is."""
+    """If a quarter of the students move to one country, only the country is named, within 2,000 students."""
     commonest = np.bincount(trained.students[:, 0].astype(np.int64)).argmax()
 
     def move(inputs: Inputs, random: np.random.Generator) -> None:
@@ -124,7 +124,7 @@ def test_a_changed_country_mix_is_named_alone(trained: Any) -> None:
 
 
 def test_a_prediction_rate_off_by_ten_points_is_named_alone(trained: Any) -> None:
-    """More predicted purchases of the same scores are named as such, and no input or score is."""
+    """More predicted purchases at the same scores are named, and no input or score is."""
     windows = _after(Traffic(trained, DriftSettings(), seed=6), 300, extra_positive_ratio=0.1)
     assert windows[-1].rate.status == DriftStatus.DRIFT
     assert windows[-1].drifted_features == []
@@ -132,7 +132,7 @@ def test_a_prediction_rate_off_by_ten_points_is_named_alone(trained: Any) -> Non
 
 
 def _after(traffic: Traffic, stable_first: int, **kinds: Any) -> list[WindowVerdict]:
-    """Return the windows closed by some stable students and the 2,000 changed ones after them."""
+    """Return the windows closed by stable students and 2,000 changed ones after them."""
     verdicts, window = [], traffic.window()
     for sample in (traffic.sample(max(stable_first, 1)), traffic.sample(2000, **kinds)):
         begin = 0
@@ -145,7 +145,7 @@ def _after(traffic: Traffic, stable_first: int, **kinds: Any) -> list[WindowVerd
 
 
 def test_counters_of_two_monitors_add_up(trained: Any) -> None:
-    """The index of counts that two monitors each made of a part is that of all, to the last digit."""
+    """The index of the added counts of two monitors equals the index of all, to the last digit."""
     traffic = Traffic(trained, DriftSettings(window_students=100_000), seed=7)
     parts = [traffic.window() for _ in range(2)]
     whole = traffic.window()
@@ -163,7 +163,7 @@ def test_counters_of_two_monitors_add_up(trained: Any) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 450, 5000])
 def test_windows_do_not_depend_on_batches(trained: Any, chunk: int) -> None:
-    """However the predictions arrive in batches, a window holds the same students."""
+    """A window holds the same students for any division into batches."""
     traffic = Traffic(trained, DriftSettings(window_students=300, minimum_students=100), seed=8)
     sample = traffic.sample(250, events_each=3)
     first = traffic.window()
@@ -182,7 +182,7 @@ def test_windows_do_not_depend_on_batches(trained: Any, chunk: int) -> None:
 
 
 def test_a_window_that_is_too_old_is_closed_before_the_next_prediction(trained: Any) -> None:
-    """A prediction that comes after a window's time is over opens the next one."""
+    """A prediction after the end of a window's time opens the next window."""
     traffic = Traffic(trained, DriftSettings(), seed=9)
     sample = traffic.sample(10)
     sample.scored_at_ms[:] = [0] * 6 + [1000] * 4
@@ -196,7 +196,7 @@ def test_a_window_that_is_too_old_is_closed_before_the_next_prediction(trained: 
 
 
 def test_a_running_window_has_figures_but_no_verdict(trained: Any) -> None:
-    """Until a window is closed its index and threshold are shown, and every status is unknown."""
+    """A running window has its index and threshold, but every status is unknown."""
     traffic = Traffic(trained, DriftSettings(), seed=10)
     window = traffic.window()
     window.add(traffic.sample(800), 0)

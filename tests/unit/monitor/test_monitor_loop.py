@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Topic:
-    """Stands in for the tail: one partition of predictions, two records a poll."""
+    """Stands in for the topic: one partition of predictions, two records per poll."""
 
     def __init__(self, values: list[bytes]) -> None:
         self.values = values
@@ -47,12 +47,12 @@ class Topic:
         return PolledRecords(np.zeros(len(values), np.int64), np.array(offsets), values, {0: self.at})
 
     def close(self) -> None:
-        """Remember it."""
+        """Note that it was closed."""
         self.closed = True
 
 
 class Registry:
-    """A schema registry that is down for a while; every id is the prediction schema's."""
+    """A schema registry that can be down; every id is the prediction schema."""
 
     reads_confluent = True
     is_up = True
@@ -80,7 +80,7 @@ class LogLengths:
 
 
 class Bench:
-    """A monitor with everything around it."""
+    """A monitor with its surroundings in memory."""
 
     def __init__(
         self, path: Path, values: list[bytes], on_batch: Callable[[BatchStats], None] | None = None
@@ -104,13 +104,13 @@ class Bench:
         )
 
     def event_ids(self) -> list[Any]:
-        """What the log has."""
+        """Return the event ids in the log."""
         return [orjson.loads(line)["event_id"] for line in self.path.read_bytes().splitlines()]
 
 
 @pytest.fixture(params=[False, True], ids=["keeping up", "behind"])
 def behind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether polls come back full, so that a batch is written while the next is read."""
+    """Return whether polls are full, so that a batch is written while the next one is read."""
     if request.param:
         monkeypatch.setattr(loop, "MAX_RECORDS", 2)
     return bool(request.param)
@@ -152,7 +152,7 @@ def test_a_prediction_is_in_the_log_and_shown_when_its_round_ends(tmp_path: Path
 def test_a_failing_disk_holds_the_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, behind: bool
 ) -> None:
-    """While the disk refuses, the monitor is not ready, reads one batch ahead at most and loses nothing."""
+    """While the disk refuses, the monitor is not ready, reads at most one batch ahead and loses nothing."""
     bench = Bench(tmp_path / "log.jsonl", [prediction(event_id=event_id) for event_id in "abcdef"])
 
     class FullDisk:
@@ -181,7 +181,7 @@ def test_a_failing_disk_holds_the_batch(
 
 
 def test_a_registry_outage_holds_the_batch(tmp_path: Path) -> None:
-    """While a schema cannot be looked up, nothing is taken for undecodable."""
+    """While a schema cannot be fetched, no record counts as undecodable."""
     confluent = CONFLUENT_MARKER + (7).to_bytes(4, "big")
     bench = Bench(tmp_path / "log.jsonl", [confluent + prediction(event_id="a")[SINGLE_OBJECT_HEADER_BYTES:]])
     bench.registry.is_up = False
@@ -195,7 +195,7 @@ def test_a_registry_outage_holds_the_batch(tmp_path: Path) -> None:
 
 
 def test_stop_ends_the_run_and_releases_everything(tmp_path: Path, *, behind: bool) -> None:
-    """After stop, run returns with what it had read logged and shown, the topic closed, the log free."""
+    """After stop, run returns once everything read is logged and shown; topic and log are closed."""
 
     def stop(stats: BatchStats) -> None:
         bench.batches.append(stats)

@@ -1,4 +1,4 @@
-"""Outcomes joined to predictions, and what they say of precision and recall."""
+"""Outcomes joined to predictions, and the verdict on precision and recall."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DAY_MS = 86_400_000
 
 
 def predict(join: OutcomeJoin, students: list[int], *, at_ms: int = 0, p: float = 0.5) -> None:
-    """Let predictions wait, flagged if probable."""
+    """Add pending predictions; probable ones are flagged."""
     n = len(students)
     join.remember(
         np.array(students, np.uint64),
@@ -29,7 +29,7 @@ def predict(join: OutcomeJoin, students: list[int], *, at_ms: int = 0, p: float 
 
 
 def tell(join: OutcomeJoin, students: list[int], *, bought: bool = True, at_ms: int = 0) -> None:
-    """Tell outcomes."""
+    """Join outcomes and let them mature."""
     n = len(students)
     join.join(np.array(students, np.uint64), np.full(n, bought, np.int8), np.full(n, at_ms))
     join.mature("v1")
@@ -48,7 +48,7 @@ def test_an_outcome_meets_the_last_prediction_once() -> None:
 
 
 def test_the_oldest_predictions_make_room() -> None:
-    """Only the last so many predictions wait, over the ring's end, too, and in batches beyond its size."""
+    """Only the last predictions are pending, across the end of the ring and in batches larger than it."""
     join = OutcomeJoin(OutcomeSettings(max_predictions=5))
     predict(join, [1, 2, 3])
     predict(join, [4, 5, 6])
@@ -72,7 +72,7 @@ def test_the_oldest_predictions_make_room() -> None:
 def test_the_ring_is_a_dictionary_of_the_last_predictions(
     batches: list[list[int]], outcomes: list[int], size: int
 ) -> None:
-    """Whatever the batches, those joined are the students among the last so many predictions."""
+    """For any batches, the joined students are those among the last predictions that fit."""
     join = OutcomeJoin(OutcomeSettings(max_predictions=size))
     for batch in batches:
         predict(join, batch)
@@ -84,7 +84,7 @@ def test_the_ring_is_a_dictionary_of_the_last_predictions(
 
 
 def test_an_outcome_waits_until_its_prediction_is_old_enough() -> None:
-    """A purchase told after a day counts when the prediction is 28 days old, as its absence would."""
+    """A purchase reported after a day counts once the prediction is 28 days old, like a missing one."""
     join = OutcomeJoin(OutcomeSettings(max_predictions=10, maturity_days=28))
     predict(join, [1], at_ms=0)
     tell(join, [1], at_ms=DAY_MS)
@@ -96,7 +96,7 @@ def test_an_outcome_waits_until_its_prediction_is_old_enough() -> None:
 
 
 def test_a_restart_forgets_nothing() -> None:
-    """Saved in the middle and restored, even with another size, the latest predictions still wait."""
+    """After a restart, even with another ring size, the latest predictions are still pending."""
     join = OutcomeJoin(OutcomeSettings(max_predictions=4))
     predict(join, [1, 2, 3])
     predict(join, [4, 5])
@@ -126,7 +126,7 @@ def test_outcomes_as_expected_are_no_decay() -> None:
 
 
 def test_students_who_buy_less_than_predicted_are_decay() -> None:
-    """If half of the expected buyers buy, precision says so, and the Brier score stands beside it."""
+    """If half of the expected buyers buy, precision has decayed, and the Brier score is reported."""
     for seed in range(50):
         verdict = compare_quality(outcomes_of(2000, seed, distort=0.5), OutcomeSettings())
         assert verdict.decayed
@@ -135,7 +135,7 @@ def test_students_who_buy_less_than_predicted_are_decay() -> None:
 
 
 def test_too_few_are_not_judged() -> None:
-    """A handful of flagged students gives figures and no verdict; none at all gives none."""
+    """A few flagged students give values but no verdict; no students give no values."""
     few: Any = compare_quality(outcomes_of(30, 1), OutcomeSettings())
     assert few.precision.decayed is None
     assert not few.decayed
@@ -145,7 +145,7 @@ def test_too_few_are_not_judged() -> None:
 
 
 def test_sums_add_up() -> None:
-    """The sums of two parts are those of the whole."""
+    """The sums of two parts add up to those of the whole."""
     p, y = np.array([0.1, 0.6, 0.7, 0.2]), np.array([0, 1, 0, 1])
     d = (p > 0.5).astype(np.int64)
     whole, parts = sums_of(p, d, y), sums_of(p[:2], d[:2], y[:2]) + sums_of(p[2:], d[2:], y[2:])
@@ -155,5 +155,5 @@ def test_sums_add_up() -> None:
 
 
 def vars_of(sums: OutcomeSums) -> list[float]:
-    """Return the figures in their order."""
+    """Return the sums in order."""
     return [getattr(sums, name) for name in OutcomeSums.__dataclass_fields__]

@@ -1,4 +1,4 @@
-"""The recommendation: its reasons in their order, its hysteresis, and its announcement."""
+"""The recommendation: the order of its reasons, its hysteresis and its announcement."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DECAYED = OutcomesSnapshot(
 
 
 def window(*drifted: str, judged: bool = True, number: int = 1) -> WindowVerdict:
-    """Return a verdict in which some series have drifted."""
+    """Return a window verdict in which these series have drifted."""
 
     def status(name: str) -> DriftStatus:
         return DriftStatus.UNKNOWN if not judged else DriftStatus.DRIFT if name in drifted else DriftStatus.OK
@@ -71,7 +71,7 @@ def window(*drifted: str, judged: bool = True, number: int = 1) -> WindowVerdict
 
 @pytest.fixture
 def seen(trained: Any) -> Callable[..., DriftSnapshot]:
-    """A function that returns a snapshot with these closed windows."""
+    """Return a function that makes a snapshot with these closed windows."""
     baseline = Baselines(trained.store).of(trained.version)
     empty = WindowCounts.empty(1, baseline.baseline)
 
@@ -90,7 +90,7 @@ def seen(trained: Any) -> Callable[..., DriftSnapshot]:
 
 
 def test_reasons_are_given_in_the_order_of_the_contract(seen: Any) -> None:
-    """Of several reasons the first that holds is given."""
+    """If several reasons hold, the first one is given."""
     both = window("minutes_watched", "predicted_purchase")
     rate = window("predicted_purchase")
     cases = [
@@ -109,7 +109,7 @@ def test_reasons_are_given_in_the_order_of_the_contract(seen: Any) -> None:
 
 
 def test_one_drifted_window_is_not_confirmed(seen: Any) -> None:
-    """The same series has to drift twice in a row; two different ones do not confirm each other."""
+    """The same series has to drift in two windows in a row; two different series confirm nothing."""
     assert recommend(seen(window("minutes_watched")), NO_OUTCOMES, 2).reason == "below_threshold"
     different = seen(window("minutes_watched"), window("days_on_platform"))
     assert recommend(different, NO_OUTCOMES, 2).reason == "below_threshold"
@@ -118,7 +118,7 @@ def test_one_drifted_window_is_not_confirmed(seen: Any) -> None:
 
 
 def test_a_recommendation_ends_after_as_many_clean_unaligned_view(seen: Any) -> None:
-    """One clean window does not withdraw it, two do."""
+    """One window without drift does not withdraw the recommendation; two in a row do."""
     before = Recommendation("feature_distribution_drift", ("minutes_watched",))
     drifted = window("minutes_watched")
     once = recommend(seen(drifted, drifted, window()), NO_OUTCOMES, 2, before)
@@ -128,25 +128,25 @@ def test_a_recommendation_ends_after_as_many_clean_unaligned_view(seen: Any) -> 
 
 
 class Topic:
-    """A control topic in memory that can be missing."""
+    """A control topic in memory, which can be missing."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
         self.problem: str | None = None
 
     def send(self, key: bytes, value: bytes, on_delivered: Callable[[str | None], None]) -> None:
-        """Keep it, or refuse it."""
+        """Keep the record, or refuse it."""
         assert key == b"purchase"
         if self.problem is None:
             self.values.append(orjson.loads(value)["recommended_action"])
         on_delivered(self.problem)
 
     def poll(self) -> None:
-        """Nothing is under way."""
+        """Do nothing: records are delivered at once."""
 
 
 class Told:
-    """An announcer with a clock that is set by hand."""
+    """A notifier with a clock that is set by hand."""
 
     def __init__(self) -> None:
         self.topic = Topic()
@@ -154,14 +154,14 @@ class Told:
         self.announcer = RetrainingNotifier(self.topic, "purchase", 24, lambda: self.now_s)
 
     def consider(self, reason: str, version: str = "v1") -> None:
-        """Consider a recommendation."""
+        """Pass a recommendation to the notifier."""
         self.announcer.notify_if_changed(
             Recommendation(reason), version, lambda: {"recommended_action": REASONS[reason]}
         )
 
 
 def test_only_changes_are_announced() -> None:
-    """The same action again, for whatever reason, is not announced again."""
+    """An action is not announced twice in a row, even if its reason changes."""
     told = Told()
     for reason in ("below_threshold", "below_threshold", "prediction_rate_shift", "performance_decay"):
         told.consider(reason)
@@ -169,7 +169,7 @@ def test_only_changes_are_announced() -> None:
 
 
 def test_retraining_is_announced_once_per_cooldown_and_model() -> None:
-    """Within a day of the last time it is held back, and told when the day is over or the model another."""
+    """Retraining is announced again only after a day, or for another model version."""
     told = Told()
     for reason in ("prediction_rate_shift", "below_threshold", "prediction_rate_shift"):
         told.consider(reason)
@@ -185,7 +185,7 @@ def test_retraining_is_announced_once_per_cooldown_and_model() -> None:
 
 
 def test_a_missing_topic_is_tried_again() -> None:
-    """What could not be delivered is announced later, and not tried in every round."""
+    """A failed announcement is retried later, but not in every turn."""
     told = Told()
     told.topic.problem = "no such topic"
     told.consider("below_threshold")
@@ -206,7 +206,7 @@ def client_of(findings: ModelSnapshot) -> TestClient:
 
 @pytest.mark.parametrize("path", ["/monitoring/drift", "/monitoring/retraining_trigger"])
 def test_answers_have_every_key_whatever_is_known(seen: Any, path: str) -> None:
-    """With and without a model, windows and outcomes, the answer has the contract's keys."""
+    """The answer has the contract's keys with and without a model, windows and outcomes."""
     snapshots = [DriftSnapshot(), seen(predictions=0), seen(window("student_country"), window())]
     for drift in snapshots:
         findings = ModelSnapshot(
@@ -230,7 +230,7 @@ def test_answers_have_every_key_whatever_is_known(seen: Any, path: str) -> None:
 
 
 def test_evidence_stands_beside_the_verdict(seen: Any) -> None:
-    """Value, threshold, observations, window and the baseline's age are in the answer."""
+    """The answer includes value, threshold, observations, window and the age of the baseline."""
     drift = seen(window("student_country"))
     created_s = drift.baseline.manifest.created_at.timestamp()
     findings = ModelSnapshot(
@@ -251,7 +251,7 @@ def test_evidence_stands_beside_the_verdict(seen: Any) -> None:
 
 
 def test_series_of_a_model_go_with_it(seen: Any) -> None:
-    """Counters begin at 0 for every bin, and no series of a model that is no longer looked at is left."""
+    """Every bin has a counter, and the series of a model disappear when another model is monitored."""
     registry = CollectorRegistry()
     telemetry = MonitorTelemetry(registry, DriftSettings())
     telemetry.show(seen(window("score")), NO_OUTCOMES, Recommendation("below_threshold"))
@@ -270,7 +270,7 @@ def test_series_of_a_model_go_with_it(seen: Any) -> None:
 
 
 def test_counters_of_outcomes_begin_at_0_where_there_is_a_feed(seen: Any) -> None:
-    """A rate lacks what came before a counter's first value, so that value is 0; no feed, no series."""
+    """With a feed the counters exist from 0 on, so that rates are complete; without one, they do not."""
     registry = CollectorRegistry()
     telemetry = MonitorTelemetry(registry, DriftSettings())
     drift = seen(window("score"))

@@ -25,6 +25,9 @@ from consumer.settings import TopicSettings
 RAW_SHOWN_BYTES: Final = 4096
 """A page shows this much of a value; ``dlq show`` shows all of it."""
 
+TEXT_SHOWN_CHARACTERS: Final = 1000
+"""A page shows this much of a text."""
+
 _READ_TIMEOUT_S: Final = 10.0
 _CODES: Final = frozenset(Code)
 
@@ -109,12 +112,14 @@ def rejection_view(record: StoredRecord) -> dict[str, Any]:
     return {
         **_record_view(record),
         "code": code,
-        "status": body.get("status"),
+        "status": _text_or_none(body.get("status")),
         "problems": [_problem(item) for item in detail] if isinstance(detail, list) else None,
         "detail": None if detail is None or isinstance(detail, list) else _shown(detail),
         "rejected_at": _text_or_none(body.get("rejected_at")),
         "source": {name: _shown(value) for name, value in source.items()},
-        "event": {name: _shown(value) for name, value in event.items()} if isinstance(event, dict) else None,
+        "event": {_cut(name): _shown(value) for name, value in event.items()}
+        if isinstance(event, dict)
+        else None,
         "raw": _raw_view(body) if code else _bytes_view(record.value),
         "commands": commands,
     }
@@ -224,16 +229,20 @@ def _is_position(source: Mapping[str, Any]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Return a JSON value as text; a text stays as it is."""
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    """Return a JSON value as text; a text stays as it is. A long one is cut."""
+    return _cut(value if isinstance(value, str) else orjson.dumps(value).decode())
 
 
 def _text_or_none(value: Any) -> str | None:
-    return None if value is None else str(value)
+    return None if value is None else _cut(str(value))
 
 
 def _bytes_as_text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode(errors="backslashreplace")
+    return None if value is None else _cut(value.decode(errors="backslashreplace"))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_SHOWN_CHARACTERS else f"{text[:TEXT_SHOWN_CHARACTERS]}…"
 
 
 def _json(value: bytes | None) -> Any:

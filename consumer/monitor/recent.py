@@ -23,6 +23,8 @@ RATE_OVER_S: Final = 10
 ROWS_SHOWN: Final = 10
 REJECTIONS_KEPT: Final = 1000
 """The dead letters that can be searched."""
+
+_MAX_CHARACTERS: Final = 500
 ROWS_TIMED: Final = 1000
 _OTHER_CODE: Final = "other"
 _CODES: Final = frozenset(Code)
@@ -253,7 +255,8 @@ class RejectionLog:
 
     def find(self, text: str) -> Sequence[RecentRejection]:
         """Return the kept dead letters whose event id or student id is a text, newest first."""
-        return [kept for kept in self._kept if text in (kept.event_id, kept.student_id)]
+        wanted = _shortened(text)
+        return [kept for kept in self._kept if wanted in (kept.event_id, kept.student_id)]
 
 
 def _parse_rejection(value: bytes, partition: int, offset: int) -> RecentRejection:
@@ -264,13 +267,21 @@ def _parse_rejection(value: bytes, partition: int, offset: int) -> RecentRejecti
     return RecentRejection(
         partition=partition,
         offset=offset,
-        rejected_at=str(dead_letter.get("rejected_at", "")),
+        rejected_at=_shortened(dead_letter.get("rejected_at", "")),
         code=code if isinstance(code, str) and code in _CODES else _OTHER_CODE,
-        detail=_detail(dead_letter.get("detail")),
-        event_id=str(event.get("event_id", "")),
-        student_id=str(event.get("student_id", source.get("key") or "")),
-        source=f"{source.get('topic', '?')}[{source.get('partition', '?')}]@{source.get('offset', '?')}",
+        detail=_shortened(_detail(dead_letter.get("detail"))),
+        event_id=_shortened(event.get("event_id", "")),
+        student_id=_shortened(event.get("student_id", source.get("key") or "")),
+        source=_shortened(
+            f"{source.get('topic', '?')}[{source.get('partition', '?')}]@{source.get('offset', '?')}"
+        ),
     )
+
+
+def _shortened(value: Any) -> str:
+    """Return at most 500 characters of a text: a rejected event may have an id of a megabyte."""
+    text = str(value)
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"
 
 
 def _parsed(value: bytes) -> Any:

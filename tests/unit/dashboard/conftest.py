@@ -1,4 +1,4 @@
-"""The monitor's trained model and its predictions, for what is drawn from them."""
+"""Fixtures: the monitor's trained model and its predictions."""
 
 from tests.unit.monitor.conftest import empty_store, predict, trained
 

@@ -248,6 +248,17 @@ def test_older_dead_letters_are_shown_but_not_counted() -> None:
     assert [last.detail for last in rejections.last] == ["new", "old"]
 
 
+def test_long_ids_of_rejected_events_are_cut() -> None:
+    """A rejected event with an id of a megabyte costs the monitor and the page next to nothing."""
+    long = "x" * 1_000_000
+    rejections = RejectionLog()
+    value = letter(detail=long, event={"event_id": long, "student_id": long})
+    rejections.add([value] * 5, [(0, i) for i in range(5)], counted=[True] * 5)
+    assert all(len(rejection.event_id) == 501 for rejection in rejections.last)
+    assert sum(len(str(rejection)) for rejection in rejections.last) < 10_000
+    assert len(rejections.find(long)) == 5
+
+
 def test_recent_predictions_are_counted_by_second(predict: Any) -> None:
     """Rate, total and latency follow the predictions; the newest prediction is listed first."""
     now_s = [NOW_S]

@@ -86,8 +86,15 @@ def test_a_rejection_shows_its_event() -> None:
 def test_a_large_value_is_shown_in_part() -> None:
     """A page shows the start of a large value, and says how much of it."""
     raw = bytes(range(256)) * 4000
+    long = "x" * 1_000_000
     html = (
-        client_of(letter(raw=base64.b64encode(raw).decode(), raw_truncated=True)).get("/rejections/0/17").text
+        client_of(
+            letter(
+                raw=base64.b64encode(raw).decode(), raw_truncated=True, event={"event_id": long}, detail=long
+            )
+        )
+        .get("/rejections/0/17")
+        .text
     )
     assert "1,024,000 bytes" in html
     assert f"first {RAW_SHOWN_BYTES:,} bytes" in html

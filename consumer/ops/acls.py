@@ -57,6 +57,8 @@ def grants(settings: Settings, user: User) -> list[Grant]:
         User.SCORE: [
             Grant("topic", topics.events, "Read"),
             *[Grant("topic", topic, "Write") for topic in outputs],
+            # Read, because a group without offsets resumes behind the last outputs.
+            *[Grant("topic", topic, "Read") for topic in outputs],
             Grant("topic", topics.dead_letters, "DescribeConfigs"),
             Grant("group", group, "Read"),
             # Prefixed, because a scorer fences the transactional ids of scorers that have left the group.

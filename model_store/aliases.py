@@ -67,7 +67,15 @@ class Aliases:
                 f"alias {path} cannot be read: {reason}; remove it and promote a version"
             ) from error
 
-    def switch(self, alias: Alias, target: AliasTarget, *, reason: str, actor: str) -> None:
+    def switch(
+        self,
+        alias: Alias,
+        target: AliasTarget,
+        *,
+        reason: str,
+        actor: str,
+        evidence: dict[str, Any] | None = None,
+    ) -> None:
         """Record a switch in the history, then switch the alias.
 
         This order leaves no switch unrecorded. After a crash in between, the history has one line
@@ -86,7 +94,7 @@ class Aliases:
             "to": target.version,
             "manifest_sha256": target.manifest_sha256,
             "reason": reason,
-        }
+        } | ({"evidence": evidence} if evidence else {})
         files.append_line(self._history, json.dumps(line, ensure_ascii=False).encode(), _MODE)
         files.replace_file(self._folder / alias, f"{target.model_dump_json()}\n".encode(), _MODE)
 

@@ -110,7 +110,7 @@ def load_version(folder: Path, expected_sha256: str | None = None, *, unpickle: 
     """
     manifest, sha256 = read_manifest(folder, expected_sha256)
     version = manifest.version
-    contents = {name: _read_verified(folder, manifest, name) for name in sorted(manifest.files)}
+    contents = {name: read_verified(folder, manifest, name) for name in sorted(manifest.files)}
     if manifest.input_features != INPUT_NAMES:
         raise _refused(version, f"it expects the inputs {', '.join(manifest.input_features)}")
     if manifest.classes != (0, 1):
@@ -134,7 +134,8 @@ def load_version(folder: Path, expected_sha256: str | None = None, *, unpickle: 
     )
 
 
-def _read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
+def read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """Read a version's file, whose digest must be the manifest's."""
     expected = manifest.files[name]
     try:
         content = read_regular(folder / name, expected.size)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from model_store.countries import UNKNOWN_COUNTRY, country_alpha2, country_code, iso_country_numbers
 from model_store.inputs import INPUT_NAMES
+from model_store.linear import LinearModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,8 @@ TOLERANCE: Final = 1e-9
 """The largest accepted difference: above rounding errors, too small to change a decision."""
 
 _ROWS: Final = 64
+_BRANCHING_ROWS: Final = 512
+"""More rows reach more branches of a tree."""
 _UNKNOWN_TEXT: Final = "??"
 _EDGES: Final = ((0, 0, 0, 0, 0, 0), (1e6, 1e9, 1e6, 1e6, 1e6, 1e9))
 
@@ -47,7 +50,8 @@ def choose_rows(inputs: NDArray[np.float64], model: ProbabilityModel) -> tuple[S
         model: The trained model, which gives the expected probabilities.
     """
     by_score = np.argsort(model.predict_probability(inputs), kind="stable")
-    spread = by_score[np.unique(np.linspace(0, len(inputs) - 1, _ROWS).astype(np.intp))]
+    n_rows = _ROWS if isinstance(model, LinearModel) else _BRANCHING_ROWS
+    spread = by_score[np.unique(np.linspace(0, len(inputs) - 1, n_rows).astype(np.intp))]
     unseen = np.setdiff1d(iso_country_numbers(), inputs[:, 0])[:1]
     edges = np.array(
         [(country, *numbers) for country in (UNKNOWN_COUNTRY, *unseen) for numbers in _EDGES], np.float64

@@ -13,6 +13,7 @@ it is loaded. A digest beside its file detects damage, not forgery: give scorers
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 from contextlib import contextmanager
@@ -22,10 +23,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from model_store import files, self_test
 from model_store.aliases import ALIASES, PLAIN_NAME, Alias, Aliases, AliasTarget
+from model_store.baseline import Baseline
 from model_store.errors import ModelStoreError
 from model_store.inputs import INPUT_NAMES
 from model_store.linear import LinearModel
-from model_store.loading import LoadedModel, load_version, read_manifest
+from model_store.loading import LoadedModel, load_version, read_manifest, read_verified
 from model_store.manifest import (
     BASELINE_FILE,
     EVALUATION_FILE,
@@ -43,6 +45,7 @@ from model_store.manifest import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from model_store.evaluation import Evaluation, ThresholdCriterion
     from model_store.training import TrainedModel
 
 _READ_ONLY: Final = 0o444
@@ -137,6 +140,14 @@ class ModelStore:
         """
         return {alias: target for alias in ALIASES if (target := self._aliases.read(alias))}
 
+    def target(self, alias: Alias) -> AliasTarget | None:
+        """Return the target of an alias, or None if it is not set.
+
+        Raises:
+            ModelStoreError: The alias file is damaged.
+        """
+        return self._aliases.read(alias)
+
     def history(self) -> list[dict[str, Any]]:
         """Return all switches of aliases, oldest first."""
         with _os_errors(f"read the history of {self.folder}"):
@@ -150,9 +161,13 @@ class ModelStore:
         """
         target = self._aliases.read(alias)
         if target is None:
-            raise ModelStoreError(
-                f"{self.folder} has no {alias}; train and promote one: purchase-stream train --promote"
+            versions = self.versions()
+            advice = (
+                f"promote a version: purchase-stream models promote {versions[-1]}"
+                if versions
+                else "train and promote one: purchase-stream train --promote"
             )
+            raise ModelStoreError(f"{self.folder} has no {alias}; {advice}")
         return target
 
     def manifest(self, version_or_alias: str) -> Manifest:
@@ -180,7 +195,13 @@ class ModelStore:
         return load_version(*self._locate(version_or_alias), unpickle=True).manifest
 
     def promote(
-        self, version: str, alias: Alias = "champion", *, reason: str = "", actor: str = ""
+        self,
+        version: str,
+        alias: Alias = "champion",
+        *,
+        reason: str = "",
+        actor: str = "",
+        evidence: dict[str, Any] | None = None,
     ) -> AliasTarget:
         """Verify a version and switch an alias to it; the old champion becomes ``previous``.
 
@@ -200,7 +221,7 @@ class ModelStore:
             # champion; the other order would roll back to the version before the last one.
             if alias == "champion" and old:
                 self._aliases.switch("previous", old, reason=reason, actor=actor)
-            self._aliases.switch(alias, target, reason=reason, actor=actor)
+            self._aliases.switch(alias, target, reason=reason, actor=actor, evidence=evidence)
         return target
 
     def rollback(self, *, reason: str = "", actor: str = "") -> AliasTarget:
@@ -220,6 +241,133 @@ class ModelStore:
             self._aliases.switch("previous", champion, reason=reason, actor=actor)
         return target
 
+    def evaluation(self, version_or_alias: str) -> Evaluation | None:
+        """Return what was measured for a version; None for a version of an older release.
+
+        Raises:
+            ModelStoreError: There is no such version or alias, or its evaluation is damaged.
+        """
+        from model_store.evaluation import Evaluation  # noqa: PLC0415 - a scorer does without
+
+        folder, expected_sha256 = self._locate(version_or_alias)
+        manifest, _ = read_manifest(folder, expected_sha256)
+        if EVALUATION_FILE not in manifest.files:
+            return None
+        return Evaluation.model_validate_json(read_verified(folder, manifest, EVALUATION_FILE))
+
+    def rethreshold(
+        self, version_or_alias: str, criterion: ThresholdCriterion, *, provenance: Provenance | None = None
+    ) -> str:
+        """Add a version that differs in its threshold only, and return its id.
+
+        Raises:
+            ModelStoreError: There is no such version, its evaluation was not kept, or no threshold
+                fulfils the criterion.
+        """
+        from model_store.evaluation import with_decisions  # noqa: PLC0415 - a scorer does without
+
+        manifest, contents = self._read(version_or_alias)
+        evaluation = self.evaluation(version_or_alias)
+        if evaluation is None:
+            raise ModelStoreError(f"version {manifest.version} has no evaluation.json; train it again")
+        try:
+            threshold = evaluation.curve.threshold(criterion)
+        except ValueError as error:
+            raise ModelStoreError(f"version {manifest.version}: {error}") from error
+        hits = evaluation.curve.counts_at(threshold.value)
+        metrics = manifest.metrics.model_copy(
+            update={
+                "cross_validated": with_decisions(manifest.metrics.cross_validated, *hits),
+                "held_out": with_decisions(
+                    manifest.metrics.held_out, *evaluation.held_out_curve.counts_at(threshold.value)
+                ),
+            }
+        )
+        baseline = Baseline.model_validate_json(contents[BASELINE_FILE]).model_copy(
+            update={"predicted_positive_ratio": sum(hits) / evaluation.curve.rows}
+        )
+        return self._derive(
+            manifest,
+            {**contents, BASELINE_FILE: canonical_json(baseline)},
+            provenance,
+            {"threshold": threshold, "metrics": metrics},
+        )
+
+    def migrate(self, version_or_alias: str, *, provenance: Provenance | None = None) -> str:
+        """Add a version for the installed libraries whose scores are equal to the last bit; return its id.
+
+        Raises:
+            ModelStoreError: There is no such version, it needs no migration, or its scores differ.
+        """
+        from model_store import estimator as estimators  # noqa: PLC0415 - imports scikit-learn
+
+        manifest, contents = self._read(version_or_alias)
+        version = manifest.version
+        if LINEAR_FILE in contents:
+            raise ModelStoreError(f"version {version} is linear: it loads with any library versions")
+        estimator = estimators.unpickled(version, contents[MODEL_FILE], other_versions=True)
+        estimators.check_classifier(estimator)
+        model = estimators.probability_model(estimator, manifest.input_format)
+        rows = self_test.from_lines(contents[SELF_TEST_FILE])
+        difference = self_test.largest_difference(rows, model)
+        if difference != 0:
+            raise ModelStoreError(
+                f"version {version} is not migrated: with the installed libraries a probability of its "
+                f"{len(rows)} self-test rows differs by {difference:.3g}; train it again"
+            )
+        content, libraries = estimators.pickled(estimator)
+        return self._derive(manifest, {**contents, MODEL_FILE: content}, provenance, {"libraries": libraries})
+
+    def remove(self, version: str) -> None:
+        """Delete a version that no alias names.
+
+        Raises:
+            ModelStoreError: There is no such version, an alias names it, or the store is not writable.
+        """
+        if version in ALIASES:
+            raise ModelStoreError(f"{version} is an alias; name the version to remove")
+        folder, _ = self._locate(version)
+        with self._writing("remove a version from"):
+            for alias in ALIASES:
+                target = self._aliases.read(alias)
+                if target and target.version == version:
+                    raise ModelStoreError(f"version {version} is the {alias}; promote another one first")
+            removed = self._versions / ".removed"
+            shutil.rmtree(removed, ignore_errors=True)
+            folder.rename(removed)  # at once for readers
+            shutil.rmtree(removed)
+            files.sync_folder(self._versions)
+
+    def export(self, version_or_alias: str, folder: Path) -> str:
+        """Copy a version's verified files to a new folder; return the version's id.
+
+        Raises:
+            ModelStoreError: There is no such version, it is damaged, or the folder is not writable.
+        """
+        manifest, contents = self._read(version_or_alias)
+        with _os_errors(f"export to {folder}"):
+            folder.mkdir(parents=True)
+            for name, content in (contents | {MANIFEST_FILE: manifest.to_bytes()}).items():
+                files.write_new(folder / name, content, _READ_ONLY)
+        return manifest.version
+
+    def _read(self, version_or_alias: str) -> tuple[Manifest, dict[str, bytes]]:
+        """Return a version's manifest and its other files, verified."""
+        folder, expected_sha256 = self._locate(version_or_alias)
+        manifest, _ = read_manifest(folder, expected_sha256)
+        return manifest, {name: read_verified(folder, manifest, name) for name in manifest.files}
+
+    def _derive(
+        self,
+        manifest: Manifest,
+        contents: dict[str, bytes],
+        provenance: Provenance | None,
+        changes: dict[str, Any],
+    ) -> str:
+        """Add a version that differs from another one in a few fields."""
+        made = (provenance or Provenance()).model_copy(update={"parent": manifest.version})
+        return self._add(manifest.model_copy(update={**changes, "provenance": made}), contents)
+
     @property
     def _versions(self) -> Path:
         return self.folder / "versions"
@@ -231,9 +379,9 @@ class ModelStore:
             return self._versions / target.version, target.manifest_sha256
         folder = self._versions / version_or_alias
         if not (PLAIN_NAME.fullmatch(version_or_alias) and folder.is_dir()):
-            raise ModelStoreError(
-                f"no version or alias {version_or_alias!r} in {self.folder}; see: purchase-stream models ls"
-            )
+            close = difflib.get_close_matches(version_or_alias, [*ALIASES, *self.versions()], 1, 0.5)
+            meant = f"did you mean {close[0]}?" if close else "see: purchase-stream models ls"
+            raise ModelStoreError(f"no version or alias {version_or_alias!r} in {self.folder}; {meant}")
         return folder, None
 
     def _publish(self, version: str, contents: dict[str, bytes]) -> None:

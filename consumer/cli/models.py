@@ -13,10 +13,13 @@ import typer
 from consumer.cli.context import Context
 from consumer.errors import UsageError
 from consumer.settings import Settings
+from model_store.aliases import ALIASES
+from model_store.errors import ModelStoreError
 from model_store.estimator import input_format, read_estimator
 from model_store.evaluation import ThresholdCriterion
 from model_store.inputs import EngagementWeights
 from model_store.manifest import Provenance, Quality
+from model_store.promotion import as_evidence, judge
 from model_store.store import ModelStore
 from model_store.synthetic import generate_students
 from model_store.training import TrainedModel, assess
@@ -30,6 +33,7 @@ models = typer.Typer(
 )
 
 GENERATED_STUDENTS = 20_000
+_EXIT_CONFIGURATION = 78
 
 Reason = Annotated[str, typer.Option(help="The reason, recorded in the history.")]
 Version = Annotated[str, typer.Argument(help="A version's id, or an alias.")]
@@ -129,24 +133,140 @@ def add(
 
 @models.command("ls", epilog="Example: purchase-stream models ls")
 def list_versions(context: typer.Context) -> None:
-    """List versions, oldest first, with their quality and aliases."""
+    """List versions, oldest first, with their quality and aliases; name what is damaged."""
     store = _store(_settings(context))
     names: dict[str, list[str]] = {}
-    for alias, target in store.aliases().items():
-        names.setdefault(target.version, []).append(alias)
+    problems = []
+    for alias in ALIASES:
+        try:
+            target = store.target(alias)
+        except ModelStoreError as error:
+            problems.append(str(error))
+        else:
+            if target:
+                names.setdefault(target.version, []).append(alias)
     for version in store.versions():
-        manifest = store.manifest(version)
+        try:
+            manifest = store.manifest(version)
+        except ModelStoreError as error:
+            problems.append(str(error))
+            continue
         quality = manifest.metrics.cross_validated
+        low, high = quality.intervals.get("average_precision", (quality.average_precision,) * 2)
         typer.echo(
-            f"{version}  AP {quality.average_precision:.3f}  AUC {quality.roc_auc:.3f}  "
-            f"threshold {manifest.threshold.value:.4f}  {', '.join(names.get(version, []))}".rstrip()
+            f"{version}  AP {quality.average_precision:.3f} [{low:.3f}, {high:.3f}]  "
+            f"AUC {quality.roc_auc:.3f}  threshold {manifest.threshold.value:.4f}  "
+            f"{', '.join(names.get(version, []))}".rstrip()
         )
+    for problem in problems:
+        typer.echo(problem, err=True)
+    if problems:
+        raise typer.Exit(_EXIT_CONFIGURATION)
 
 
 @models.command(epilog="Example: purchase-stream models show champion")
 def show(context: typer.Context, version: Version = "champion") -> None:
-    """Print a version's manifest."""
+    """Print a version's manifest: among others its quality, its threshold and its cost in µs per event."""
     typer.echo(_store(_settings(context)).manifest(version).model_dump_json(indent=2))
+
+
+@models.command(epilog="Example: purchase-stream models slices champion")
+def slices(context: typer.Context, version: Version = "champion") -> None:
+    """Print a version's quality by country and activity."""
+    evaluation = _store(_settings(context)).evaluation(version)
+    for item in evaluation.slices if evaluation else ():
+        quality = item.quality
+        low, high = quality.intervals["average_precision"] if quality else (0.0, 1.0)
+        figures = (
+            f"AP {quality.average_precision:.3f} [{low:.3f}, {high:.3f}]" if quality else "too few buyers"
+        )
+        group = f"{item.feature}: {item.group}"
+        typer.echo(f"{group:<45} {item.rows:>8} rows {item.positives:>6} buyers  {figures}")
+
+
+@models.command(epilog="Example: purchase-stream models history")
+def history(context: typer.Context) -> None:
+    """List all switches of aliases with their reasons and findings, oldest first."""
+    for switch in _store(_settings(context)).history():
+        typer.echo(
+            f"{switch.get('at')}  {switch.get('actor')}  {switch.get('alias')}: "
+            f"{switch.get('from') or 'none'} → {switch.get('to')}  {switch.get('reason') or ''}".rstrip()
+        )
+        for name, check in (switch.get("evidence") or {}).items():
+            typer.echo(f"    {name}: {'' if check['passed'] else 'FAILED: '}{check['finding']}")
+
+
+@models.command(epilog="Example: purchase-stream models diff previous champion")
+def diff(context: typer.Context, first: Version, second: Version) -> None:
+    """Print the fields in which the manifests of two versions differ."""
+    store = _store(_settings(context))
+    left, right = (_flat(store.manifest(version).model_dump(mode="json")) for version in (first, second))
+    for name in sorted(left.keys() | right.keys()):
+        if left.get(name) != right.get(name) and not name.startswith("files."):
+            typer.echo(f"{name}: {left.get(name)} → {right.get(name)}")
+
+
+@models.command(epilog="Example: purchase-stream models rm 20261122T101500Z-1a2b3c4d")
+def rm(context: typer.Context, version: Version) -> None:
+    """Delete a version that no alias names. `why` and `report` can no longer explain its predictions."""
+    _store(_settings(context)).remove(version)
+    typer.echo(f"removed {version}")
+
+
+@models.command(epilog="Example: purchase-stream models gc --keep 5")
+def gc(
+    context: typer.Context,
+    keep: Annotated[int, typer.Option(min=0, help="How many of the newest versions to keep.")] = 5,
+) -> None:
+    """Delete the oldest versions, but none that an alias names."""
+    store = _store(_settings(context))
+    named = {target.version for target in store.aliases().values()}
+    versions = store.versions()
+    for version in versions[: max(len(versions) - keep, 0)]:
+        if version not in named:
+            store.remove(version)
+            typer.echo(f"removed {version}")
+
+
+@models.command(epilog="Example: purchase-stream models export champion ./champion")
+def export(
+    context: typer.Context, version: Version, folder: Annotated[Path, typer.Argument(help="A new folder.")]
+) -> None:
+    """Copy a version's verified files to a new folder."""
+    exported = _store(_settings(context)).export(version, folder)
+    typer.echo(f"exported {exported} to {folder}")
+
+
+@models.command(
+    epilog="Example: purchase-stream models threshold champion --criterion precision --min-precision 0.9"
+)
+def threshold(
+    context: typer.Context,
+    version: Version = "champion",
+    criterion: CriterionName = "max_f1",
+    false_positive_cost: FalsePositiveCost = 1.0,
+    false_negative_cost: FalseNegativeCost = 1.0,
+    min_precision: MinPrecision = 0.5,
+    value: FixedValue = 0.5,
+) -> None:
+    """Choose another threshold for a version, without training again; add the result as a new version."""
+    chosen = _criterion(criterion, false_positive_cost, false_negative_cost, min_precision, value)
+    store = _store(_settings(context))
+    added = store.rethreshold(version, chosen, provenance=_provenance())
+    manifest = store.manifest(added)
+    typer.echo(f"threshold {manifest.threshold.value:.4f} ({criterion})")
+    typer.echo(_quality_lines(manifest.metrics.cross_validated)[-1])
+    typer.echo(f"activate it with: purchase-stream models promote {added}")
+
+
+@models.command(epilog="Example: purchase-stream models migrate champion --promote")
+def migrate(context: typer.Context, version: Version = "champion", promote: Promote = False) -> None:
+    """Prove that a version scores equally with the installed libraries, and add it for them."""
+    store = _store(_settings(context))
+    added = store.migrate(version, provenance=_provenance())
+    typer.echo(f"{added} scores equally to the last bit with the installed libraries")
+    if promote:
+        _promote(store, added, reason="models migrate --promote")
 
 
 @models.command(epilog="Example: purchase-stream models verify champion")
@@ -159,10 +279,20 @@ def verify(context: typer.Context, version: Version = "champion") -> None:
 @models.command(
     epilog="Example: purchase-stream models promote 20261122T101500Z-1a2b3c4d --reason 'new term'"
 )
-def promote(context: typer.Context, version: Version, reason: Reason = "") -> None:
-    """Make a version the champion; running scorers switch to it within seconds."""
-    target = _store(_settings(context)).promote(version, reason=reason, actor=getpass.getuser())
-    typer.echo(f"champion is {target.version}")
+def promote(
+    context: typer.Context,
+    version: Version,
+    reason: Reason = "",
+    data: Annotated[
+        Path | None, typer.Option(help="CSV of students that neither version was fitted on, to compare both.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Promote despite failed checks.")] = False,
+) -> None:
+    """Check a version and make it the champion; running scorers switch to it within seconds."""
+    if force and not reason:
+        raise UsageError("--force needs --reason TEXT, which is recorded in the history")
+    table = read_training_csv(data, _echo_progress) if data else None
+    _promote(_store(_settings(context)), version, reason=reason, table=table, force=force)
 
 
 @models.command(epilog="Example: purchase-stream models rollback --reason 'flags too many'")
@@ -184,8 +314,7 @@ def _store_version(store: ModelStore, trained: TrainedModel, *, promote: bool, r
         typer.echo("its last bits depend on the batch: the same event may differ in the 16th decimal")
     typer.echo(f"version {version} in {store.folder}")
     if promote:
-        store.promote(version, reason=reason, actor=getpass.getuser())
-        typer.echo("it is now the champion")
+        _promote(store, version, reason=reason)
     else:
         typer.echo(f"activate it with: purchase-stream models promote {version}")
 
@@ -198,6 +327,34 @@ def _echo_progress(rows: int) -> None:
 def _echo_dialect(table: TrainingTable) -> None:
     if table.dialect not in {"", "UTF-8, delimiter ,"}:
         typer.echo(f"read {table.source} as {table.dialect}")
+
+
+def _promote(
+    store: ModelStore, version: str, *, reason: str, table: TrainingTable | None = None, force: bool = False
+) -> None:
+    """Judge a version, and promote it if every check passes or the user insists.
+
+    Raises:
+        ModelStoreError: A check failed.
+    """
+    checks = judge(store, version, table)
+    for check in checks:
+        typer.echo(f"{check.name}: {'' if check.passed else 'FAILED: '}{check.finding}")
+    failed = [check.finding for check in checks if not check.passed]
+    if failed and not force:
+        raise ModelStoreError(
+            f"version {version} is not promoted: {'; '.join(failed)}; to insist: "
+            f"purchase-stream models promote {version} --force --reason TEXT"
+        )
+    target = store.promote(version, reason=reason, actor=getpass.getuser(), evidence=as_evidence(checks))
+    typer.echo(f"champion is {target.version}")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def _quality_lines(quality: Quality) -> list[str]:

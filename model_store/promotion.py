@@ -1,0 +1,159 @@
+"""Decide whether a version may become the champion.
+
+Every check reports a finding. The decision and its findings are recorded in the store's history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from model_store.errors import ModelStoreError
+from model_store.evaluation import difference_interval
+
+if TYPE_CHECKING:
+    from model_store.evaluation import Evaluation
+    from model_store.manifest import Manifest, Quality
+    from model_store.store import ModelStore
+    from model_store.training_data import TrainingTable
+
+_SUSPICIOUS_AVERAGE_PRECISION: Final = 0.98
+_SUSPICIOUS_ROC_AUC: Final = 0.995
+_LARGEST_MISCALIBRATION: Final = 1.25
+"""Predicted purchases may be this factor above or below the actual ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The result of one check.
+
+    Attributes:
+        name: The check's name.
+        passed: Whether the version may be promoted as far as this check goes.
+        finding: What was found, in one sentence.
+    """
+
+    name: str
+    passed: bool
+    finding: str
+
+
+def judge(store: ModelStore, version: str, table: TrainingTable | None = None) -> list[Check]:
+    """Check a version before its promotion.
+
+    Args:
+        store: The model store.
+        version: The candidate's id.
+        table: Labelled students that neither the candidate nor the champion was fitted on. Both are
+            measured on them. Without a table, the recorded intervals are compared.
+
+    Raises:
+        ModelStoreError: The candidate is refused, or it was fitted on the table.
+    """
+    manifest = store.manifest(version)
+    checks = [_beats_base_rate(manifest), _is_not_too_good(manifest, store.evaluation(version))]
+    if evaluation := store.evaluation(version):
+        checks += [_is_calibrated(evaluation), _facts(evaluation)]
+    if comparison := _compare(store, manifest, table):
+        checks.append(comparison)
+    return checks
+
+
+def as_evidence(checks: list[Check]) -> dict[str, Any]:
+    """Return the findings as JSON values, by the check's name."""
+    return {check.name: {"passed": check.passed, "finding": check.finding} for check in checks}
+
+
+def _beats_base_rate(manifest: Manifest) -> Check:
+    quality = manifest.metrics.cross_validated
+    base_rate = quality.positives / quality.rows
+    low, _ = _interval(quality)
+    better = low > base_rate and quality.brier_score < base_rate * (1 - base_rate)
+    return Check(
+        "base_rate",
+        better,
+        f"average precision {quality.average_precision:.3f} (at least {low:.3f}) and Brier score "
+        f"{quality.brier_score:.4f} are {'better' if better else 'not better'} than predicting the base "
+        f"rate {base_rate:.3f} for everybody",
+    )
+
+
+def _is_not_too_good(manifest: Manifest, evaluation: Evaluation | None) -> Check:
+    quality = manifest.metrics.cross_validated
+    if evaluation and evaluation.separating_input:
+        return Check(
+            "leak",
+            passed=False,
+            finding=f"{evaluation.separating_input} alone tells buyers from others: a leaked label?",
+        )
+    too_good = (
+        quality.average_precision >= _SUSPICIOUS_AVERAGE_PRECISION or quality.roc_auc >= _SUSPICIOUS_ROC_AUC
+    )
+    figures = f"average precision {quality.average_precision:.3f}, ROC AUC {quality.roc_auc:.3f}"
+    return Check(
+        "leak", not too_good, figures + (" are too good to be true: a leaked label?" if too_good else "")
+    )
+
+
+def _is_calibrated(evaluation: Evaluation) -> Check:
+    rows = sum(item.rows for item in evaluation.reliability)
+    predicted = sum(item.rows * item.mean_probability for item in evaluation.reliability)
+    actual = evaluation.curve.positives
+    spread = (predicted * (1 - predicted / rows)) ** 0.5 if rows else 0.0
+    ratio = predicted / actual if actual else float("inf")
+    within = 1 / _LARGEST_MISCALIBRATION <= ratio <= _LARGEST_MISCALIBRATION
+    calibrated = within or abs(predicted - actual) <= 3 * spread
+    return Check(
+        "calibration",
+        calibrated,
+        f"{predicted:.0f} purchases predicted, {actual} made"
+        + ("" if calibrated else "; calibrate it (CalibratedClassifierCV) and do not weight the classes"),
+    )
+
+
+def _facts(evaluation: Evaluation) -> Check:
+    return Check(
+        "data",
+        passed=True,  # it states facts only
+        finding=f"{evaluation.duplicate_rows} duplicate rows, "
+        f"{evaluation.unknown_country_rows} rows of unknown countries",
+    )
+
+
+def _compare(store: ModelStore, manifest: Manifest, table: TrainingTable | None) -> Check | None:
+    try:
+        champion = store.manifest("champion")
+    except ModelStoreError:
+        return None
+    if champion.version == manifest.version:
+        return None
+    if table is None:
+        low, high = _interval(manifest.metrics.cross_validated)
+        champion_low, champion_high = _interval(champion.metrics.cross_validated)
+        return Check(
+            "champion",
+            high >= champion_low,
+            f"average precision [{low:.3f}, {high:.3f}] against the champion's "
+            f"[{champion_low:.3f}, {champion_high:.3f}], each on its own data",
+        )
+    if table.sha256 in {manifest.training_data.sha256, champion.training_data.sha256}:
+        raise ModelStoreError(
+            f"{table.source} is the data that one of the two versions was fitted on; give other rows"
+        )
+    difference, low, high = difference_interval(
+        table.purchased,
+        store.load(manifest.version).predict_probability(table.inputs),
+        store.load("champion").predict_probability(table.inputs),
+    )
+    return Check(
+        "champion",
+        high >= 0,
+        f"average precision {difference:+.3f} [{low:+.3f}, {high:+.3f}] against the champion on the "
+        f"{table.rows} rows of {table.source}",
+    )
+
+
+def _interval(quality: Quality) -> tuple[float, float]:
+    """Return the interval of the average precision; before schema version 2 it was not recorded."""
+    value = quality.average_precision
+    return quality.intervals.get("average_precision", (value, value))

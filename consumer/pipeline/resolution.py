@@ -305,8 +305,10 @@ class Resolution:
         branch = self.branches[index]
         if branch.problem:
             return branch.problem
-        missing = [f"{one.name}: {one.problem}" for one in self.missing[index] if one.problem]
-        return "; ".join([*missing, *_hopeless(branch.steps)])
+        missing = [one for one in self.missing[index] if one.problem]
+        names = ", ".join(one.name for one in missing)
+        problems = [f"{names}: {missing[0].problem}"] if missing else []
+        return "; ".join([*problems, *_hopeless(branch.steps)])
 
     def convert(self, data: bytes, start: int = 0) -> Converted:
         """Convert one record to the reader's encoding.

@@ -109,7 +109,7 @@ class ControlProducer(TopicProducer):
         super().__init__(config | {"topic.metadata.propagation.max.ms": 0}, topic)
 
     def send(self, key: bytes, value: bytes | None, on_delivered: OnDelivered) -> None:
-        """Queue a record. ``on_delivered`` is called by :meth:`poll`, or at once if the client refuses it."""
+        """Queue a record. :meth:`TopicProducer.poll` calls ``on_delivered``, or this does if refused."""
         try:
             super().send(key, value, on_delivered)
         except ServiceError as error:

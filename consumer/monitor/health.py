@@ -204,7 +204,7 @@ def progress_causes(stream: StreamSnapshot, at_s: float) -> Iterator[Cause]:
 
 
 def _events_wait(lag_events: int) -> str:
-    return "1 event waits" if lag_events == 1 else f"{lag_events:,} events wait"
+    return {0: "no event waits", 1: "1 event waits"}.get(lag_events, f"{lag_events:,} events wait")
 
 
 def _conditions(snapshot: MonitorSnapshot) -> Iterator[Cause]:

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from consumer.monitor.drift.sample import decisions_of, student_hashes, versions_of
+from consumer.monitor.drift.sample import decisions_of, naming_a_student, student_hashes, versions_of
 from consumer.monitor.drift.tracker import Drift
 from consumer.monitor.loop import CommittedBatch
 from consumer.monitor.metrics import MonitorTelemetry
@@ -106,12 +106,13 @@ class ModelMonitor:
         self._next_offsets = dict(batch.records.next_offsets)
 
     def ingest(self, predictions: RecordBatch, *, counted: bool = True) -> None:
-        """Take in predictions.
+        """Take in the predictions that name a student.
 
         Args:
             predictions: The predictions.
             counted: Whether to add them to the counters; false for those counted before a restart.
         """
+        predictions = naming_a_student(predictions)
         if not len(predictions):
             return
         self._changed = True

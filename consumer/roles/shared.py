@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
+    Gauge,
     GCCollector,
     PlatformCollector,
     ProcessCollector,
@@ -80,12 +82,15 @@ def watch_model(
 
 
 def role_registry(readiness: Readiness) -> CollectorRegistry:
-    """Return a registry with the metrics of every role: conditions, memory, CPU, file descriptors."""
+    """Return a registry with the metrics of every role: version, conditions, process metrics."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series, and no rule reads them
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
+    Gauge("purchase_stream_build_info", "1 for the running version.", ["version"], registry=registry).labels(
+        version("purchase-stream")
+    ).set(1)
     registry.register(ReadinessCollector(readiness))
     return registry
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fastavro import schemaless_reader
@@ -33,6 +36,7 @@ DEADLINE_S = 90.0
 EVENTS_PER_S = 400
 """Enough to close a window of 1,000 students within seconds."""
 
+STUDENT = {"student_country": "DE", **dict.fromkeys(INPUT_NAMES[1:], 0)}
 _HEADER_BYTES = 10
 _PSI = "model_version_feature:purchase_stream_drift_psi:sum_increase6h"
 
@@ -43,19 +47,39 @@ def prometheus(
 ) -> Iterator[tuple[Prometheus, Published]]:
     """A Prometheus over busy roles, and a publisher of predictions and outcomes."""
     service = deploy()
-    ports = {"score": free_port(), "monitor": free_port()}
+    ports = {"score": free_port(), "monitor": free_port(), "serve": free_port()}
     service.environment |= {
         f"PURCHASE_STREAM_HTTP__{role.upper()}_PORT": str(port) for role, port in ports.items()
     }
     service.start("score")
     service.start("monitor")
+    service.start("serve")
     service.start("produce", "--rate", str(EVENTS_PER_S), "--broken", "0.02", "--count", "1000000")
     with prometheus_over({role: [port] for role, port in ports.items()}, tmp_path / "prometheus") as server:
         _until(
-            lambda: server.ready() and len(server.ask("up == 1")) == 2,
+            lambda: server.ready() and len(server.ask("up == 1")) == 3,
             lambda: server.log() + service.logs(),
         )
-        yield server, Published(service, ModelStore(trained_store, "purchase"))
+        with predict_again_and_again(ports["serve"]):
+            yield server, Published(service, ModelStore(trained_store, "purchase"))
+
+
+@contextlib.contextmanager
+def predict_again_and_again(port: int) -> Iterator[None]:
+    """Send requests to ``serve`` in the background."""
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.wait(0.5):
+            httpx.post(f"http://127.0.0.1:{port}/predict", json=STUDENT)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_every_query_returns_data_and_every_rule_evaluates(

@@ -61,6 +61,22 @@ def student_hashes(predictions: RecordBatch) -> NDArray[np.uint64]:
     return hash_strings(predictions.data, *predictions.span("student_id"))
 
 
+def naming_a_student(predictions: RecordBatch) -> RecordBatch:
+    """Return the predictions that name a student.
+
+    A call of ``serve`` without a student id is no student to compare with training. Its prediction has the
+    event id as student id, and no source offset.
+    """
+    calls = np.flatnonzero(predictions.numbers["source_offset"] < 0)
+    if not len(calls):  # the usual case
+        return predictions
+    served = predictions.select_rows(calls)
+    anonymous = hash_strings(served.data, *served.span("student_id")) == hash_strings(
+        served.data, *served.span("event_id")
+    )
+    return predictions.select_rows(np.delete(np.arange(len(predictions)), calls[anonymous]))
+
+
 def versions_of(predictions: RecordBatch) -> DictionaryColumn[str]:
     """Return the model version of each prediction; the dictionary is ordered by last prediction.
 

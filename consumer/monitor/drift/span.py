@@ -219,7 +219,7 @@ def _batches(
             try:
                 line = orjson.loads(text)
                 time_s = _time_s(line["timestamp_utc"])
-                if start_s <= time_s < stop_s:
+                if start_s <= time_s < stop_s and _names_a_student(line):
                     by_version.setdefault(line["model_version"], []).append((time_s, line))
             except (ValueError, KeyError, TypeError):
                 on_damaged(f"{name}, line {n}")
@@ -231,6 +231,11 @@ def _time_s(timestamp: str | int) -> float:
     if isinstance(timestamp, int):
         return timestamp / 1000
     return timestamps.parse(timestamp).timestamp()
+
+
+def _names_a_student(line: Line) -> bool:
+    """Return whether a line names a student; see :func:`consumer.monitor.drift.sample.naming_a_student`."""
+    return bool(line["source"]["offset"] >= 0 or line["student_id"] != line["event_id"])
 
 
 def _student_hash(student_id: str) -> int:

@@ -16,9 +16,12 @@ from prometheus_client import CollectorRegistry
 from consumer.cli import VERBS, load_verb
 from consumer.monitor.drift.statistics import alarm_z, psi, psi_threshold, smoothed_ratios
 from consumer.monitor.drift.window import SERIES
-from consumer.monitor.metrics import MonitorTelemetry
+from consumer.monitor.health import Health, Level
+from consumer.monitor.metrics import HealthTelemetry, MonitorTelemetry
+from consumer.monitor.stream_status import StreamSnapshot
 from consumer.runtime.readiness import Readiness, ReadinessCollector
 from consumer.scorer.metrics import ScorerTelemetry
+from consumer.serve.metrics import HttpTelemetry
 from consumer.settings import DriftSettings
 
 ROOT = Path(__file__).parents[3]
@@ -74,8 +77,8 @@ def test_every_alert_has_a_firing_and_a_quiet_case(alert: str) -> None:
 def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
     """The pages are named after the alerts, and each alert links to its own."""
     assert sorted(ALERT_NAMES) == [page.stem for page in RUNBOOKS]
-    linked = re.findall(r"runbook_url: (\S+)", ALERTS.read_text())
-    assert linked == [f"docs/runbooks/{name}.md" for name in ALERT_NAMES]
+    linked = re.findall(r"runbook_url: .*/docs/runbooks\" }}/(\w+)\.md", ALERTS.read_text())
+    assert linked == ALERT_NAMES
 
 
 @pytest.mark.parametrize("page", RUNBOOKS, ids=lambda path: path.stem)
@@ -93,11 +96,14 @@ def test_runbooks_name_verbs_and_pages_that_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("name", METRICS_USED)
 def test_every_metric_that_is_asked_for_is_shown(name: str) -> None:
-    """Rules, alerts and dashboard ask for no metric that neither scorer nor monitor has."""
+    """Rules, alerts and dashboard query only metrics that a role exports."""
     registry = CollectorRegistry()
     registry.register(ReadinessCollector(Readiness(lambda: 0.0)))
     ScorerTelemetry(registry)
     MonitorTelemetry(registry, DriftSettings())
+    HttpTelemetry(registry)
+    health = Health(level=Level.WELL, headline="All is well")
+    registry.register(HealthTelemetry(lambda: health, StreamSnapshot, "events"))
     suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
     shown = {
         family.name + suffix for family in registry.collect() for suffix in suffixes.get(family.type, [""])

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.monitor.health import Health, Level
+from consumer.errors import Condition
+from consumer.monitor.health import CauseCode, Health, Level
 from consumer.monitor.metrics import HealthTelemetry, MonitorTelemetry
 from consumer.monitor.stream_status import StreamSnapshot
+from consumer.roles.shared import role_registry
+from consumer.runtime.readiness import Readiness
 from consumer.scorer.metrics import ScorerTelemetry
 from consumer.serve.metrics import HttpTelemetry
 from consumer.settings import DriftSettings
@@ -39,6 +42,19 @@ def rows_below(heading: str) -> list[Row]:
     section = PAGE.read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     lines = [line for line in section.splitlines() if line.startswith("| `")]
     return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]  # type: ignore[misc]
+
+
+def test_the_page_lists_the_metrics_of_every_role() -> None:
+    """Name, type, labels and text of the metrics that every role has match the code."""
+    rows = rows_of(role_registry(Readiness(lambda: 0.0)))
+    assert rows_below("Every role") == [row for row in rows if row[0].startswith("`purchase_stream_")]
+
+
+def test_the_page_lists_every_condition_and_cause() -> None:
+    """The label values of conditions and causes on the page are those in the code."""
+    text = PAGE.read_text()
+    assert [name for name in Condition if f"`{name}`" not in text] == []
+    assert [code for code in CauseCode if f"`{code}`" not in text] == []
 
 
 @pytest.mark.parametrize("role", ["score", "monitor", "serve"])

@@ -56,7 +56,9 @@ def predict(trained: Trained) -> Predict:
     header = single_object_header(purchase_prediction().fingerprint)
     decoder = Decoder(purchase_prediction(), BundledSchemas())
 
-    def made(rows: range, *, version: str | None = None, scored_at_ms: int = 0) -> RecordBatch:
+    def made(
+        rows: range, *, version: str | None = None, scored_at_ms: int = 0, anonymous: bool = False
+    ) -> RecordBatch:
         values = []
         for i in rows:
             features: dict[str, Any] = {
@@ -67,7 +69,7 @@ def predict(trained: Trained) -> Predict:
             out = io.BytesIO()
             record = {
                 "event_id": f"event-{i}",
-                "student_id": f"student-{i}",
+                "student_id": f"event-{i}" if anonymous else f"student-{i}",
                 "predicted_purchase_probability": float(trained.probabilities[i]),
                 "predicted_purchase": int(trained.probabilities[i] >= trained.model.threshold.value),
                 "threshold": trained.model.threshold.value,
@@ -75,7 +77,7 @@ def predict(trained: Trained) -> Predict:
                 "occurred_at": 0,
                 "scored_at": scored_at_ms,
                 "source_partition": 0,
-                "source_offset": i,
+                "source_offset": -1 if anonymous else i,
                 "features": features,
             }
             schemaless_writer(out, purchase_prediction().parsed, record)

@@ -68,3 +68,12 @@ def test_snapshots_are_rare_during_a_backlog(model_monitor: ModelMonitor, clock:
     assert predictions_in_snapshot(backlog=True) == 30
     assert predictions_in_snapshot(backlog=True) == 30
     assert predictions_in_snapshot(backlog=False) == 50
+
+
+def test_calls_without_a_student_are_not_students(model_monitor: ModelMonitor, predict: Any) -> None:
+    """Drift counts the predictions of the stream and of named students, but not anonymous calls."""
+    model_monitor.ingest(predict(range(10)))
+    model_monitor.ingest(predict(range(10, 2000), anonymous=True))
+    model_monitor.refresh(backlog=False)
+    drift = model_monitor.snapshot().drift
+    assert (drift.predictions, drift.samples, drift.recent) == (10, 10, ())

@@ -162,7 +162,7 @@ def test_outcomes_are_joined_once_and_decay_is_told(deploy: Callable[..., Any], 
     assert answer["reason"] == "performance_decay"
     assert answer["should_retrain"]
     assert answer["announced_action"] is None
-    assert "recommendation not announced" in deployment.logs()
+    assert "cannot announce the recommendation" in deployment.logs()
 
 
 def test_a_report_says_the_same_of_the_topic_as_of_the_log(

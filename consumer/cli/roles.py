@@ -33,7 +33,7 @@ def score(
     ] = None,
 ) -> None:
     """Consume events, publish predictions and dead letters."""
-    from consumer.roles.scorer import run_scorer  # noqa: PLC0415 - a role imports what it needs, and no more
+    from consumer.roles.scorer import run_scorer  # noqa: PLC0415 - each role imports only what it needs
 
     given: Context = context.obj
     settings = given.settings()
@@ -57,7 +57,7 @@ def serve(context: typer.Context) -> None:
 
 
 def for_worker(settings: Settings, worker: int) -> Settings:
-    """Give a scorer its own instance id: the configured one, and the worker's number after the first."""
+    """Return the settings of a worker. From worker 1 on, the number is added to the instance id."""
     if worker == 0:
         return settings
     kafka = settings.kafka.model_copy(update={"instance_id": f"{settings.kafka.instance_id}-{worker}"})

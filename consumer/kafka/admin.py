@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
@@ -11,7 +12,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
+    Consumer,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -41,6 +42,8 @@ _NEW_LEADER_CODES: Final = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEAD
 
 _BROKER_DEFAULT: Final = -1
 _ASK_AGAIN_S: Final = 0.05
+_COMMITTED_SLICE_S: Final = 2.0
+"""How long a request for committed offsets may take before it is repeated: a coordinator is loaded within."""
 _SLICE_S: Final = 0.2
 """How often a wait looks for a refusal."""
 
@@ -187,6 +190,8 @@ class ClusterAdmin:
         self._timeout_s = timeout_s
         self._log = ClientLog()
         self._all_down = False
+        self._lock = threading.Lock()
+        self._offset_readers: dict[str, Consumer] = {}
         # Find a broker that has just started at the next attempt, not after 10 s.
         defaults: dict[str, Any] = {
             "reconnect.backoff.ms": 50,
@@ -418,14 +423,38 @@ class ClusterAdmin:
         wanted = [TopicPartition(topic, partition) for partition in partitions]
         if not wanted:
             return {}
-        answers = self._admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group, wanted)], request_timeout=self._timeout_s
-        )
-        found = self._wait(answers[group], f"Describe on group {group}")
-        for at in found.topic_partitions:
+        reader = self._offset_reader(group)
+        deadline_s = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                found = reader.committed(wanted, timeout=_COMMITTED_SLICE_S)
+                break
+            except KafkaException as exception:
+                error = kafka_error(exception)
+                if not is_outage(error) or self._is_refused() or time.monotonic() > deadline_s:
+                    raise self._translated(error, f"Describe on group {group}", None) from exception
+        for at in found:
             if at.error is not None:
                 raise self._translated(at.error, f"Describe on topic {topic}", topic)
-        return {at.partition: (at.offset, at.metadata) for at in found.topic_partitions if at.offset >= 0}
+        return {at.partition: (at.offset, at.metadata) for at in found if at.offset >= 0}
+
+    def _offset_reader(self, group: str) -> Consumer:
+        """Return a consumer that reads a group's committed offsets and never joins the group.
+
+        The admin client's own request ends the process with a segmentation fault if the group has no
+        coordinator for the moment (librdkafka 2.16, ``rd_kafka_handle_OffsetFetch``).
+        """
+        with self._lock:
+            if group not in self._offset_readers:
+                own = {
+                    "group.id": group,
+                    "enable.auto.commit": False,
+                    "isolation.level": "read_uncommitted",  # do not wait for offsets of open transactions
+                    "logger": self._log,
+                    "error_cb": self._on_error,
+                }
+                self._offset_readers[group] = Consumer({**self._config, **own})
+            return self._offset_readers[group]
 
     def lag(self, group: str, topic: str) -> GroupLag:
         """Return how far a group has come in a topic."""

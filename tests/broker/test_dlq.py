@@ -46,7 +46,7 @@ def test_the_command_names_what_it_cannot_replay(deploy: Callable[..., Any]) -> 
     assert producer.flush(10) == 0
 
     dry = cli(service, "dlq", "replay", "--dry-run")
-    assert dry.returncode == 65
+    assert dry.returncode == 65, dry.stderr
     assert "unknown_schema: 1 would be accepted now" in dry.stdout
     assert "1 event would be sent" in dry.stdout
     service.read(service.topics["EVENTS"], 0)

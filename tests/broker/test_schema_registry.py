@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import pytest
@@ -27,6 +27,23 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apicurio]:
         yield running
 
 
+Connect = Callable[..., RegistrySchemas]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """A function that connects to a registry; its connections are closed with the test."""
+    made: list[RegistrySchemas] = []
+
+    def to(url: str, **client: object) -> RegistrySchemas:
+        made.append(RegistrySchemas(url, client))
+        return made[-1]
+
+    yield to
+    for schemas in made:
+        schemas._client.close()
+
+
 def _register(registry: Apicurio, case: WriterCase) -> int:
     """Register a writer schema, and first those that it refers to."""
     references: list[dict[str, object]] = []
@@ -37,10 +54,12 @@ def _register(registry: Apicurio, case: WriterCase) -> int:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_events_of_every_writer_schema_are_answered(registry: Apicurio, case: WriterCase) -> None:
+def test_the_events_of_every_writer_schema_are_answered(
+    registry: Apicurio, connect: Connect, case: WriterCase
+) -> None:
     """In Confluent framing, and with the id in a header and a bare body."""
     schema_id = _register(registry, case)
-    decoder = Decoder(engagement_event(), RegistrySchemas(registry.url, {}), keep_nulls=True)
+    decoder = Decoder(engagement_event(), connect(registry.url), keep_nulls=True)
     frame = confluent_header(schema_id)
     framings: list[tuple[bytes, Headers]] = [(frame, []), (b"", [(SCHEMA_ID_HEADER, frame)])]
     for prefix, headers in framings:
@@ -55,24 +74,24 @@ def _headers(headers: Headers, rows: Sequence[int]) -> list[Headers]:
     return [headers for _ in rows]
 
 
-def test_what_we_register_is_found_by_its_id(registry: Apicurio) -> None:
+def test_what_we_register_is_found_by_its_id(registry: Apicurio, connect: Connect) -> None:
     """The schema comes back as it is; registering it again gives the same id."""
-    schemas = RegistrySchemas(registry.url, {})
+    schemas = connect(registry.url)
     schema_id = schemas.register("predictions", purchase_prediction())
     assert schemas.register("predictions", purchase_prediction()) == schema_id
-    found = RegistrySchemas(registry.url, {}).by_id(schema_id)
+    found = connect(registry.url).by_id(schema_id)
     assert isinstance(found, AvroSchema)
     assert found.fingerprints == purchase_prediction().fingerprints
 
 
-def test_an_id_that_is_not_there_is_no_outage(registry: Apicurio) -> None:
+def test_an_id_that_is_not_there_is_no_outage(registry: Apicurio, connect: Connect) -> None:
     """The event is unknown_schema; a registry that is away, or a URL without one, is an outage."""
     value = confluent_header(123_456) + encoded(event())
-    decoder = Decoder(engagement_event(), RegistrySchemas(registry.url, {}))
+    decoder = Decoder(engagement_event(), connect(registry.url))
     _, (rejection,) = decoder.decode([value])
     assert rejection.detail == "The schema registry has no schema with id 123456."
     for url in ("http://127.0.0.1:1", registry.url.removesuffix("/apis/ccompat/v7") + "/nothing"):
-        away = Decoder(engagement_event(), RegistrySchemas(url, {"max.retries": 0}))
+        away = Decoder(engagement_event(), connect(url, **{"max.retries": 0}))
         with pytest.raises(Unavailable, match="schema registry") as caught:
             away.decode([value])
         assert caught.value.condition is Condition.SCHEMA_REGISTRY

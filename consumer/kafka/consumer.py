@@ -46,30 +46,27 @@ class FetchProgress:
     """How far the client has fetched a partition, from its statistics.
 
     Attributes:
-        delivered: The offset after the last event that :meth:`EventConsumer.poll` returned; negative if none.
         n_queued: The number of events that are fetched and not returned yet.
         next_offset: The next offset to fetch; negative if unknown. It is past transaction markers and the
             records of aborted transactions, which are never returned.
         end: The end of what can be fetched (the last stable offset); negative if unknown.
     """
 
-    delivered: int
     n_queued: int
     next_offset: int
     end: int
 
-    def lag(self, resume_offset: int) -> int | None:
+    def lag(self, n_in_hand: int) -> int | None:
         """Return how many events are not committed yet, ``None`` if unknown.
 
         A marker or an aborted record counts only until it is fetched.
 
         Args:
-            resume_offset: The offset to resume from after the last commit.
+            n_in_hand: The number of events that are polled and not committed.
         """
         if self.next_offset < 0 or self.end < 0:
             return None
-        in_hand = max(self.delivered - resume_offset, 0)
-        return in_hand + self.n_queued + max(self.end - self.next_offset, 0)
+        return n_in_hand + self.n_queued + max(self.end - self.next_offset, 0)
 
 
 _PROBE_TIMEOUT_S: Final = 1.0
@@ -146,6 +143,9 @@ class EventConsumer:
             metadata=offset_metadata,
         )
         self._progress: dict[int, FetchProgress] = {}
+        self._polled: dict[int, int] = {}
+        """The offset after the last event that :meth:`poll` returned, by partition. The client's own position
+        is past the markers and aborted records behind it, too."""
         callbacks = {"error_cb": self._on_error, "stats_cb": self._on_statistics}
         self._connect = partial(consumer_factory, config | callbacks)
         self.client = self._connect()
@@ -195,7 +195,10 @@ class EventConsumer:
             self._joined = self._was_member = True
             self._readiness.clear(Condition.STARTING)
         self._probe_after_outage(received=bool(messages))
-        return self._batch(messages)
+        raw = self._batch(messages)
+        if raw is not None:
+            self._polled |= raw.next_offsets()
+        return raw
 
     def pause_and_poll(self, seconds: float) -> None:
         """Stay a member of the group for a while without taking events. The next poll takes events again."""
@@ -226,7 +229,8 @@ class EventConsumer:
         lag = {}
         for partition in sorted(self._assigned & self._progress.keys()):
             resume_offset = max(next_offsets.get(partition, 0), self._starts.start_of(partition))
-            n_events = self._progress[partition].lag(resume_offset)
+            n_in_hand = max(self._polled.get(partition, 0) - resume_offset, 0)
+            n_events = self._progress[partition].lag(n_in_hand)
             if n_events is not None:
                 lag[partition] = n_events
         return lag
@@ -375,7 +379,6 @@ class EventConsumer:
         topic = orjson.loads(statistics)["topics"].get(self.topic, {"partitions": {}})
         self._progress = {
             int(partition): FetchProgress(
-                delivered=found["app_offset"],
                 n_queued=found["fetchq_cnt"],
                 next_offset=found["next_offset"],
                 end=found["ls_offset"],
@@ -401,7 +404,9 @@ class EventConsumer:
         """Start each partition at its committed offset, or at its beginning if it has none."""
         assigned = {tp.partition for tp in partitions}
         self._assigned |= assigned
-        self._progress.clear()  # What it says is older than the assignment.
+        # What these say is older than the assignment.
+        self._progress.clear()
+        self._polled.clear()
         self._on_rebalance()
         log.info("partitions assigned", partitions=sorted(assigned))
         if self._before_start is not None:

@@ -142,7 +142,7 @@ def test_a_group_right_that_is_taken_away_is_waited_for(client: Client, consumer
 
 def _statistics(**partition: int) -> str:
     """Return the client's statistics about partition 0; -1 is the client's own entry."""
-    known = {"app_offset": -1001, "fetchq_cnt": 0, "next_offset": -1001, "ls_offset": -1001} | partition
+    known = {"fetchq_cnt": 0, "next_offset": -1001, "ls_offset": -1001} | partition
     return json.dumps({"topics": {"events": {"partitions": {"0": known, "-1": known}}, "other": {}}})
 
 
@@ -152,11 +152,14 @@ def test_lag_counts_events_and_no_transaction_markers(consumer: EventConsumer) -
     assert consumer.lag({0: 5}) == {}, "nothing is known yet"
     consumer._on_statistics(_statistics())
     assert consumer.lag({0: 5}) == {}, "nothing was fetched yet"
-    consumer._on_statistics(_statistics(app_offset=15, fetchq_cnt=20, next_offset=40, ls_offset=100))
+    consumer._polled = {0: 15}
+    consumer._on_statistics(_statistics(fetchq_cnt=20, next_offset=40, ls_offset=100))
     assert consumer.lag({0: 5}) == {0: 10 + 20 + 60}
     assert consumer.lag({0: 15}) == {0: 20 + 60}
-    consumer._on_statistics(_statistics(app_offset=90, fetchq_cnt=0, next_offset=100, ls_offset=100))
+    consumer._polled = {0: 90}
+    consumer._on_statistics(_statistics(fetchq_cnt=0, next_offset=100, ls_offset=100))
     assert consumer.lag({0: 90}) == {0: 0}, "offsets 90 to 99 are markers and aborted records"
+    consumer._polled = {}
     consumer._on_statistics(_statistics(next_offset=100, ls_offset=100))
     assert consumer.lag({}) == {0: 0}, "started at the end, no event yet"
     consumer._assigned = {1}

@@ -112,6 +112,7 @@ def test_a_broker_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.faults
 def test_three_brokers_form_a_cluster_that_survives_one(tmp_path: Path) -> None:
     """Three nodes replicate three times; with one killed the other two go on, and it can rejoin."""
     with EmbeddedKafka(tmp_path, brokers=3, heap_mb=192) as kafka:

@@ -37,6 +37,7 @@ def test_killed_scorers_and_monitors_lose_and_double_nothing(service: Service) -
     assert verdict.events == 10_000
 
 
+@pytest.mark.faults
 def test_killed_scorers_under_the_protocol_of_kip_848(
     kafka: str, tmp_path: Path, trained_store: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_run_that_dies_in_the_middle_is_finished_by_the_next(
     assert in_order(replayed(service, 25)) == in_order([event for event, _ in rejected])
 
 
+@pytest.mark.faults
 def test_killed_again_and_again_it_still_sends_each_event_once(deploy: Callable[..., Any]) -> None:
     """SIGKILL at any moment of real processes, until one gets to the end."""
     service = deploy(partitions=2)

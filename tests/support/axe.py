@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,20 +17,30 @@ VERSION: Final = "4.14.1"
 _TAGS: Final = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 
-def axe_script(cache: Path) -> str:
-    """Return the script; skips the test where npm is missing or can't fetch it.
+def axe_script(folder: Path) -> str:
+    """Return the script; skips the test where npm is missing or cannot fetch it.
 
     Args:
-        cache: a folder that is kept between runs.
+        folder: a folder that is kept between runs.
     """
-    script = cache / VERSION / "node_modules" / "axe-core" / "axe.min.js"
-    npm = shutil.which("npm")
-    if not script.exists() and npm:
-        command = [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(script.parents[2])]
-        subprocess.run([*command, f"axe-core@{VERSION}"], check=False, timeout=60, capture_output=True)  # noqa: S603
+    script = folder / VERSION / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        _fetch(script.parents[2])
     if not script.exists():
         pytest.skip("needs axe-core from npm")
     return script.read_text("utf-8")
+
+
+@cache
+def _fetch(folder: Path) -> None:
+    """Install axe-core into a folder, if npm can. Tried once: npm takes a minute to give up."""
+    npm = shutil.which("npm")
+    if npm is None:
+        return
+    options = ("--silent", "--no-audit", "--no-fund", "--prefix", str(folder))
+    command = [npm, "install", *options, f"axe-core@{VERSION}"]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, check=False, timeout=60, capture_output=True)  # noqa: S603
 
 
 def violations(browser: Chromium, script: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Whoever is refused is told by whom and why, on a real broker with passwords, TLS and an authorizer."""
+"""Each refusal names its cause, on a real broker with passwords, TLS and an authorizer."""
 
 from __future__ import annotations
 

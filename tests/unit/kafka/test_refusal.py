@@ -1,4 +1,4 @@
-"""A refusal is told from an outage by what librdkafka really writes, and by a look at the listener."""
+"""Real log lines of librdkafka, and a handshake with the listener, distinguish a refusal from an outage."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def test_why_a_certificate_is_not_verified(
     authority: Authority, tmp_path: Path, host: str, days: int, trusted: str, reason: str
 ) -> None:
-    """The client says only that it is not; expiry, name and trust are told apart, and nobody waits."""
+    """The client says only that it failed; we distinguish expiry, name and trust without waiting."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     issuer = authority if trusted == "trusted" else Authority(tmp_path, "stranger")
     context.load_cert_chain(*issuer.issue(f"broker{days}{host}", host=host, days=days))

@@ -169,7 +169,7 @@ def test_all_faults_are_counted_and_the_first_ten_shown(tmp_path: Path) -> None:
 
 
 def test_progress_is_told_and_chunks_are_joined(tmp_path: Path) -> None:
-    """A file of more than one chunk keeps its order, and progress is told per chunk."""
+    """A file of more than one chunk keeps its order, and progress is reported per chunk."""
     (tmp_path / "a.csv").write_text("\n".join([_HEADER, *([_GOOD] * 60_000), "US,1,1,1,0,0,0,1"]))
     told: list[int] = []
     table = read_training_csv(tmp_path / "a.csv", told.append)

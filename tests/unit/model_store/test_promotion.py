@@ -80,7 +80,7 @@ def test_a_bad_version_fails_its_check(
 def test_a_worse_version_than_the_champion_fails(
     store: ModelStore, champion: str, students: TrainingTable
 ) -> None:
-    """On rows that neither was fitted on, a clearly worse candidate is told apart from the champion."""
+    """On rows that neither was fitted on, a clearly worse candidate is recognised."""
     worse = GaussianNB().fit(students.inputs[:, :7], students.purchased)
     version = store.add(assess(students, worse))
     unseen = generate_students(4000, seed=99)

@@ -55,7 +55,7 @@ def test_a_container_is_checked_record_by_record(tmp_path: Path, codec: str) -> 
 
 
 def test_lines_are_sent_as_what_they_are(tmp_path: Path) -> None:
-    """A text where a number is needed is not read; a missing field and a null are told apart."""
+    """A text where a number is needed is not read; a missing field and a null are distinguished."""
     lines = [
         event(),
         event(minutes_watched=3, extra={"ignored": True}),

@@ -397,7 +397,7 @@ def test_any_bytes_are_converted_or_malformed(record: bytes) -> None:
 
 
 def test_the_field_that_breaks_is_named() -> None:
-    """A person who debugs a producer is told where to look."""
+    """The reason says where to look in the producer."""
     whole = encoded(event())
     assert explain_decode_error(READER, whole[:-1]) == "minutes_spent_on_exams: the record ends early"
     assert explain_decode_error(READER, b"").startswith("event_id: ")

@@ -43,7 +43,7 @@ VERBS: Final = {
         "roles", "Read committed predictions, write the audit log, serve the monitoring endpoints."
     ),
     "serve": Verb("roles", "Answer POST /predict and POST /batch_predict."),
-    "run": Verb("run", "Run scorers and the monitor as child processes, until one exits or Ctrl-C."),
+    "run": Verb("roles", "Run scorers and the monitor as child processes, until one exits or Ctrl-C."),
     "demo": Verb("demo", "Run the whole stream with generated students, and verify the result."),
     "check": Verb("roles", "Print the effective settings, secrets masked."),
     "doctor": Verb("doctor", "Check everything that the roles need, one line per check."),

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from consumer.cli.context import Context
-from consumer.cli.run import options_before_verb
+from consumer.cli.roles import options_before_verb
 from consumer.demo.environment import (
     DemoEnvironment,
     empty_folder,

@@ -17,12 +17,17 @@ from consumer.cli.formatting import parse_partition_offset, parse_time, shortene
 from consumer.errors import BadInputError, UsageError
 from consumer.kafka import client_config
 from consumer.kafka.admin import Ranges
-from consumer.kafka.writer_schemas import writer_schemas
-from consumer.ops.dlq.dead_letter import CODES, DeadLetterRecord, NotReplayable, original_event
+from consumer.kafka.schema_registry import writer_schemas
+from consumer.ops.dlq.dead_letter import (
+    CODES,
+    DeadLetterRecord,
+    NotReplayable,
+    collect_signatures,
+    original_event,
+)
 from consumer.ops.dlq.plan import RejectionPreview, Replayed, ReplayItem, accept_all
 from consumer.ops.dlq.repair import Repair
 from consumer.ops.dlq.replay import NewestEvents, Replay
-from consumer.ops.dlq.signature import collect_signatures
 from consumer.ops.dlq.topic import list_dead_letters, ranges_since, read_dead_letter, read_dead_letters
 from consumer.printable import hex_lines, printable
 from consumer.settings import Settings

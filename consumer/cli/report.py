@@ -12,13 +12,13 @@ import typer
 
 from consumer.cli.context import Context
 from consumer.cli.formatting import parse_time
-from consumer.dashboard.report import render_report
+from consumer.dashboard.view import render_report
 from consumer.errors import StartupError, UsageError
-from consumer.kafka.writer_schemas import writer_schemas
+from consumer.kafka.schema_registry import writer_schemas
 from consumer.monitor.audit.log import audit_log_lines
 from consumer.monitor.drift import span
-from consumer.monitor.drift.baselines import Baselines
 from consumer.monitor.drift.span import topic_lines
+from consumer.monitor.drift.tracker import Baselines
 from consumer.monitor.view import report_view
 from model_store.countries import country_code
 from model_store.store import ModelStore

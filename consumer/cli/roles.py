@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+import sys
+from importlib.util import find_spec
+from typing import Annotated, TypeAlias
 
 import typer
 
 from consumer.cli.context import Context
+from consumer.errors import StartupError
+from consumer.runtime.lifecycle import stopping_on_signals
+from consumer.runtime.supervisor import Supervisor, roles
 from consumer.settings import ResumeFrom, Settings, masked
+
+ResumeFromOption: TypeAlias = Annotated[
+    ResumeFrom | None,
+    typer.Option(
+        help="Where to resume if neither the group's offsets nor the outputs tell: behind the last outputs,"
+        " at the beginning or the end of the events, or at the committed offset."
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -16,6 +29,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: purchase-stream score --worker 1")(score)
     app.command(epilog="Example: purchase-stream monitor")(monitor)
     app.command(epilog="Example: purchase-stream serve")(serve)
+    app.command(epilog="Example: purchase-stream run --workers 2 --serve")(run)
     app.command(epilog="Example: purchase-stream check")(check)
 
 
@@ -24,13 +38,7 @@ def score(
     worker: Annotated[
         int, typer.Option(help="Number of this scorer among several on one machine.", min=0)
     ] = 0,
-    resume_from: Annotated[
-        ResumeFrom | None,
-        typer.Option(
-            help="Where to resume if neither the group's offsets nor the outputs tell: behind the last"
-            " outputs, at the beginning or the end of the events, or at the committed offset."
-        ),
-    ] = None,
+    resume_from: ResumeFromOption = None,
 ) -> None:
     """Consume events, publish predictions and dead letters."""
     from consumer.roles.scorer import run_scorer  # noqa: PLC0415 - each role imports only what it needs
@@ -62,6 +70,35 @@ def for_worker(settings: Settings, worker: int) -> Settings:
         return settings
     kafka = settings.kafka.model_copy(update={"instance_id": f"{settings.kafka.instance_id}-{worker}"})
     return settings.model_copy(update={"kafka": kafka})
+
+
+def run(
+    context: typer.Context,
+    workers: Annotated[int, typer.Option(help="Number of scorers.", min=1)] = 1,
+    serve: Annotated[bool, typer.Option("--serve", help="Also run the synchronous API.")] = False,
+    resume_from: ResumeFromOption = None,
+) -> None:
+    """Run scorers and the monitor as child processes, until one exits or Ctrl-C."""
+    given: Context = context.obj
+    settings = given.settings()  # report wrong settings once, not once per child
+    if serve and find_spec("fastapi") is None:  # say so before anything starts
+        raise StartupError("--serve needs: pip install 'purchase-stream[api]'")
+    options = options_before_verb(given)
+    if settings.log.format == "auto" and sys.stderr.isatty():  # a child's standard error is a pipe
+        options += ["--set", "log.format=console"]
+    supervisor = Supervisor(roles(workers, serve=serve, resume_from=resume_from), options)
+    with stopping_on_signals(supervisor.request_stop):
+        child_exit = supervisor.run()
+    if child_exit is not None:
+        typer.echo(f"purchase-stream: {child_exit}", err=True)
+        sys.exit(child_exit.exit_code)
+
+
+def options_before_verb(given: Context) -> list[str]:
+    """Return the options that were given before the verb, for a child's command line."""
+    config = ["--config", str(given.config_file)] if given.config_file else []
+    overrides = [word for override in given.overrides for word in ("--set", override)]
+    return [*config, *overrides, *(["--debug"] if given.debug else [])]
 
 
 def check(context: typer.Context) -> None:

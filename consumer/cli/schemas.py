@@ -11,14 +11,13 @@ import typer
 
 from consumer.cli.context import Context
 from consumer.errors import BadInputError, StartupError, UsageError
-from consumer.kafka.writer_schemas import writer_schemas
+from consumer.kafka.schema_registry import writer_schemas
 from consumer.ops.asyncapi import asyncapi
 from consumer.ops.schema_check import Readability, check_schema, summarize, unread_fields
 from consumer.printable import printable
 from consumer.settings import Settings
 from schemas.avro import AvroSchema, SchemaError, type_name
-from schemas.framing import single_object_header
-from schemas.repository import FOLDER, BundledSchemas, known_schemas, read_schemas
+from schemas.repository import FOLDER, BundledSchemas, known_schemas, read_schemas, single_object_header
 
 schemas = typer.Typer(
     help="The Avro schemas: ours, and whether the platform's fit.",

@@ -14,8 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from consumer.columnar.arrays import IntArray
-from consumer.columnar.dictionary import DictionaryColumn
+from consumer.columnar.arrays import DictionaryColumn, IntArray
 from consumer.columnar.text import all_equal, encode_two_byte_strings
 
 _SMALL_NUMBERS: Final = [str(n) for n in range(1024)]

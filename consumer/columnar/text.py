@@ -10,8 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.columnar.arrays import IntArray
-from consumer.columnar.dictionary import DictionaryColumn
+from consumer.columnar.arrays import DictionaryColumn, IntArray
 
 _WORD_BYTES: Final = 8
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)

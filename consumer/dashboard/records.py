@@ -1,13 +1,19 @@
-"""A single dead letter or prediction, read from Kafka by partition and offset, as its page shows it."""
+"""A single dead letter or prediction as its page shows it, and the search for them.
+
+A record is read from Kafka by partition and offset. The search reads the latest lines of the audit log.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import contextlib
+import mmap
+import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -17,6 +23,7 @@ from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.consumer import headers_of
 from consumer.kafka.reader import TopicReader
 from consumer.monitor.audit.lines import audit_lines
+from consumer.monitor.audit.log import segment_paths
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.rejections import Code
 from consumer.printable import hex_lines
@@ -254,3 +261,61 @@ def _json(value: bytes | None) -> Any:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+SEARCHED_BYTES: Final = 64 * 1024 * 1024
+"""The search reads this much of the log's end, its closed segments included: some 100,000 lines."""
+
+MAX_FOUND: Final = 50
+_IDS: Final = ("event_id", "student_id")
+_PLAIN: Final = re.compile(rb"[A-Za-z0-9]+")
+
+
+def find_predictions(log: Path, text: str) -> list[dict[str, Any]]:
+    """Return the latest audit lines whose event id or student id is a text, newest first.
+
+    Args:
+        log: the audit log.
+        text: the whole id.
+    """
+    found: list[dict[str, Any]] = []
+    left = SEARCHED_BYTES
+    for path in (log, *reversed(segment_paths(log))):
+        for line in _candidates(path, left, text):
+            if text in (line.get(name) for name in _IDS):
+                found.append(line)
+                if len(found) == MAX_FOUND:
+                    return found
+        left -= path.stat().st_size if path.exists() else 0
+        if left <= 0:
+            break
+    return found
+
+
+def _candidates(path: Path, size: int, text: str) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a file's end that may hold a text, the last one first.
+
+    An id may be escaped in the log, so only its longest run of letters and digits is looked for.
+    """
+    needle = max(_PLAIN.findall(text.encode(errors="replace")), key=len, default=b"")
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            start, stop = max(0, len(data) - size), len(data)
+            # The line feed before stop is left out, so that an empty needle is found once in every line.
+            while stop > start and (at := data.rfind(needle, start, stop - 1)) >= 0:
+                line_start, line_stop = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
+                line = _parsed(data[line_start : line_stop if line_stop >= 0 else len(data)])
+                if line is not None:
+                    yield line
+                stop = line_start
+    except (FileNotFoundError, ValueError):
+        return  # rotated at this moment, or empty
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """Return a line's object; ``None`` for a line that is damaged, or being written."""
+    try:
+        parsed = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return parsed if isinstance(parsed, dict) else None

@@ -10,9 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from consumer.dashboard.records import RecordPages
+from consumer.dashboard.records import RecordPages, find_predictions
 from consumer.dashboard.rendering import render, static_text
-from consumer.dashboard.search import find_predictions
 from consumer.dashboard.view import page, series_cards
 from consumer.errors import ServiceError
 from consumer.monitor.recent import RecentRejection

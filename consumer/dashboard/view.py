@@ -1,4 +1,7 @@
-"""From the monitor's answers to what the templates show: verdict, charts, ranges, tooltips. Pure."""
+"""From the monitor's answers to what the templates show: verdict, charts, ranges, tooltips.
+
+:func:`report` fills the same templates for the drift report. Pure.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from consumer.dashboard.charts import gauge, history, shares
-from consumer.dashboard.rendering import number, percent, precise_percent, seconds_between, title
+from consumer.dashboard.rendering import number, percent, precise_percent, render, seconds_between, title
 from consumer.settings import Settings
 from model_store.inputs import INPUT_NAMES, INTEGER_INPUTS
 
@@ -166,3 +169,16 @@ def _history(per_second: Sequence[int]) -> dict[str, Any] | None:
     label = f"Predictions per second over the last {n} seconds, at most {peak}"
     tooltips = [f"{number(count)} predictions, {n - i} s ago" for i, count in enumerate(per_second)]
     return {"chart": history(per_second, label, tooltips), "peak": peak}
+
+
+def render_report(view: dict[str, Any]) -> bytes:
+    """Return the report.
+
+    Args:
+        view: the drift over a span, see :func:`consumer.monitor.view.report_view`.
+    """
+    versions = [
+        {**version, "cards": [] if version["problem"] else series_cards(version)}
+        for version in view["versions"]
+    ]
+    return render("report.html", {**view, "versions": versions})

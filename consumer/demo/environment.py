@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from consumer.embedded_kafka.properties import LOOPBACK, free_port
+from consumer.embedded_kafka.broker import LOOPBACK, free_port
 from consumer.errors import ServiceError, StartupError
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin, TopicSpec

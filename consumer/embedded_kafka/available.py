@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from consumer.embedded_kafka.broker import EmbeddedKafka
+from consumer.embedded_kafka.broker import EmbeddedKafka, free_port
 from consumer.embedded_kafka.jars import kafka_version
-from consumer.embedded_kafka.properties import free_port
 from consumer.errors import Unavailable
 from consumer.kafka.admin import ClusterAdmin
 

@@ -27,8 +27,15 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in __al
 )
 
 from consumer.errors import ServiceError, StartupError, Unavailable
-from consumer.kafka.errors import format_error, is_outage, kafka_error
-from consumer.kafka.refusal import ClientLog, examine, explain_settings, missing_right
+from consumer.kafka.errors import (
+    ClientLog,
+    examine,
+    explain_settings,
+    format_error,
+    is_outage,
+    kafka_error,
+    missing_right,
+)
 
 GONE_CODES: Final = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,

@@ -12,8 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from consumer.errors import Condition, FatalError, ServiceError, Unavailable
 from consumer.kafka.admin import ClusterAdmin
-from consumer.kafka.errors import format_error, kafka_error, unwrap_callback_errors
-from consumer.kafka.refusal import missing_right
+from consumer.kafka.errors import format_error, kafka_error, missing_right, unwrap_callback_errors
 from consumer.runtime.readiness import Readiness
 
 OnDelivered = Callable[[str | None], None]

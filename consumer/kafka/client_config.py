@@ -11,7 +11,7 @@ from typing import Any, Final
 from confluent_kafka import libversion
 
 from consumer.errors import StartupError
-from consumer.kafka.refusal import ClientLog
+from consumer.kafka.errors import ClientLog
 from consumer.settings import KafkaSettings
 
 LIBRDKAFKA_VERSION: Final = libversion()[0]

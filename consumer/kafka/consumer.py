@@ -28,9 +28,15 @@ from confluent_kafka import (
 
 from consumer.columnar.arrays import select_rows
 from consumer.errors import Condition, FatalError, StartupError, Unavailable
-from consumer.kafka.errors import format_error, is_outage, kafka_error, unwrap_callback_errors
+from consumer.kafka.errors import (
+    format_error,
+    is_outage,
+    kafka_error,
+    missing_right,
+    outage_reason,
+    unwrap_callback_errors,
+)
 from consumer.kafka.reader import Record
-from consumer.kafka.refusal import missing_right, outage_reason
 from consumer.kafka.starting_offsets import ChooseStarts, StartingOffsets, start_at_committed
 from consumer.pipeline.batch import Headers, RawBatch
 from consumer.runtime.readiness import Readiness

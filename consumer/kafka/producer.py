@@ -35,10 +35,11 @@ from consumer.kafka.errors import (
     format_error,
     is_outage,
     kafka_error,
+    missing_right,
+    outage_reason,
     policy_of,
     unwrap_callback_errors,
 )
-from consumer.kafka.refusal import missing_right, outage_reason
 from consumer.pipeline.batch import Headers
 
 log = structlog.get_logger(__name__)

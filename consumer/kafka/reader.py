@@ -19,8 +19,7 @@ from consumer.columnar.arrays import IntArray
 from consumer.errors import Condition, FatalError, ServiceError, StartupError, Unavailable
 from consumer.kafka.admin import GONE_CODES, ClusterAdmin, PendingTopic, Ranges
 from consumer.kafka.client_config import FETCH
-from consumer.kafka.errors import format_error, is_outage, kafka_error
-from consumer.kafka.refusal import missing_right, outage_reason
+from consumer.kafka.errors import format_error, is_outage, kafka_error, missing_right, outage_reason
 from consumer.runtime.readiness import Readiness
 
 GROUP_ID: Final = "purchase-stream-reader"

@@ -1,4 +1,7 @@
-"""Writer schemas from a Confluent Schema Registry, and the ids of the schemas that we write with."""
+"""Writer schemas from a Confluent Schema Registry, and the ids of the schemas that we write with.
+
+:func:`writer_schemas` chooses between the registry and the schemas in this package.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,9 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from consumer.errors import Condition, StartupError, Unavailable
-from consumer.settings import without_credentials
+from consumer.settings import Settings, without_credentials
 from schemas.avro import AvroSchema, SchemaError, json_of
-from schemas.framing import RegistryId
-from schemas.repository import BundledSchemas, UnusableSchema
+from schemas.repository import BundledSchemas, RegistryId, UnusableSchema
 
 UNKNOWN_FOR_S: Final = 60.0
 """How long an id stays unknown before the registry is asked again. A flood of made-up ids must not become a
@@ -154,3 +156,20 @@ def _remember(cache: dict[RegistryId, Any], schema_id: RegistryId, value: Any) -
     if len(cache) >= _MAX_CACHED:
         cache.clear()
     cache[schema_id] = value
+
+
+def writer_schemas(settings: Settings) -> RegistrySchemas | BundledSchemas:
+    """Return the resolver of writer schemas that the settings ask for.
+
+    Raises:
+        SchemaError: The schemas folder is missing, or a file in it is not a usable schema.
+        StartupError: The registry's settings are wrong, or its client is not installed.
+    """
+    registry, known = settings.schema_registry, BundledSchemas(settings.schemas.path)
+    if registry.url is None:
+        return known
+    try:
+        from consumer.kafka.schema_registry import RegistrySchemas  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise StartupError("schema_registry.url needs: pip install 'purchase-stream[registry]'") from error
+    return RegistrySchemas(registry.url, registry.client, known)

@@ -13,8 +13,8 @@ from typing import Final
 
 import structlog
 
-from consumer.monitor.drift.sample import decisions_of, naming_a_student, student_hashes, versions_of
 from consumer.monitor.drift.tracker import Drift
+from consumer.monitor.drift.window import decisions_of, naming_a_student, student_hashes, versions_of
 from consumer.monitor.loop import CommittedBatch
 from consumer.monitor.metrics import MonitorTelemetry
 from consumer.monitor.outcomes.join import OutcomesSnapshot

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka.reader import TopicReader
-from consumer.monitor.audit.checkpoint import FILE_MODE
+from consumer.monitor.audit.log import FILE_MODE
 from consumer.monitor.drift.tracker import SavedDrift
 from consumer.monitor.outcomes.join import SavedOutcomes
 from consumer.monitor.retraining import Announced, Recommendation

@@ -12,9 +12,8 @@ from typing import Any, Final
 
 from consumer import timestamps
 from consumer.errors import Condition
-from consumer.monitor.drift.baselines import ModelBaseline
 from consumer.monitor.drift.span import Span, VersionSpan
-from consumer.monitor.drift.tracker import DriftSnapshot
+from consumer.monitor.drift.tracker import DriftSnapshot, ModelBaseline
 from consumer.monitor.drift.verdict import DriftStatus, SeriesVerdict, WindowVerdict, judge
 from consumer.monitor.drift.window import SCORE
 from consumer.monitor.health import Health

@@ -13,7 +13,7 @@ from consumer.errors import StartupError
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.reader import TopicReader
-from consumer.kafka.writer_schemas import writer_schemas
+from consumer.kafka.schema_registry import writer_schemas
 from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.audit.log import AuditLog, segment_paths
 from consumer.pipeline.decode import Decoder

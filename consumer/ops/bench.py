@@ -18,8 +18,7 @@ from consumer.scorer.processing import BatchProcessor
 from consumer.simulator.events import events
 from model_store.countries import country_code
 from model_store.synthetic import generate_students
-from schemas.framing import single_object_header
-from schemas.repository import BundledSchemas, engagement_event, purchase_prediction
+from schemas.repository import BundledSchemas, engagement_event, purchase_prediction, single_object_header
 
 STAGES: Final = ("decode", "validate", "score", "encode", "audit lines")
 """The scorer's stages in order, then the monitor's."""

@@ -25,14 +25,14 @@ from consumer.pipeline.pipeline import find_rejections
 from consumer.pipeline.rejections import Rejection
 from consumer.pipeline.resolution import DecodeError, Walk, encode_long
 from schemas.avro import AvroSchema, SchemaError
-from schemas.framing import (
+from schemas.repository import (
     CONFLUENT_MARKER,
     SCHEMA_ID_HEADER,
     SINGLE_OBJECT_MARKER,
     RegistryId,
     confluent_header,
+    engagement_event,
 )
-from schemas.repository import engagement_event
 
 _CONTAINER_MAGIC: Final = b"Obj\x01"
 _SYNC_BYTES: Final = 16

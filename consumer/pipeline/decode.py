@@ -12,9 +12,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from consumer.columnar.arrays import IntArray, select_rows
+from consumer.columnar.arrays import DictionaryColumn, IntArray, select_rows
 from consumer.columnar.avro import PAD, Columns, decode_columns, field_plan
-from consumer.columnar.dictionary import DictionaryColumn
 from consumer.pipeline.batch import RecordBatch
 from consumer.pipeline.framing import (
     FramedRows,

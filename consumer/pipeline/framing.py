@@ -13,23 +13,22 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.columnar.arrays import IntArray
+from consumer.columnar.arrays import DictionaryColumn, IntArray
 from consumer.columnar.avro import PAD
-from consumer.columnar.dictionary import DictionaryColumn
 from consumer.columnar.text import starts_with, unaligned_view
 from consumer.pipeline.batch import Headers
 from consumer.pipeline.rejections import Code, Reason, Rejections
 from schemas.avro import AvroSchema
-from schemas.framing import (
+from schemas.repository import (
     CONFLUENT_HEADER_BYTES,
     CONFLUENT_MARKER,
     SCHEMA_ID_HEADER,
     SINGLE_OBJECT_HEADER_BYTES,
     SINGLE_OBJECT_MARKER,
     RegistryId,
+    UnusableSchema,
     parse_schema_id_header,
 )
-from schemas.repository import UnusableSchema
 
 _SHOWN_BYTES: Final = 2
 

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from consumer.columnar.arrays import IntArray
-from consumer.columnar.dictionary import DictionaryColumn
+from consumer.columnar.arrays import DictionaryColumn, IntArray
 
 
 class Code(StrEnum):

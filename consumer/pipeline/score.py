@@ -9,8 +9,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.columnar.arrays import FloatArray
-from consumer.columnar.dictionary import DictionaryColumn
+from consumer.columnar.arrays import DictionaryColumn, FloatArray
 from consumer.columnar.text import encode_two_byte_strings
 from consumer.pipeline.batch import INPUT_FIELDS, NUMERIC_INPUT_FIELDS, RecordBatch
 from consumer.pipeline.rejections import NONE_REJECTED, Code, Reason, Rejections

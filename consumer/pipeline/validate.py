@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from consumer.columnar.arrays import IntArray
-from consumer.columnar.dictionary import DictionaryColumn
+from consumer.columnar.arrays import DictionaryColumn, IntArray
 from consumer.pipeline.batch import NUMERIC_INPUT_FIELDS, RecordBatch
 from consumer.pipeline.rejections import NONE_REJECTED, Code, Reason, Rejections
 

@@ -15,10 +15,9 @@ from consumer.dashboard.records import RecordPages, RecordReader
 from consumer.dashboard.routes import DashboardData, page_routes
 from consumer.kafka import client_config
 from consumer.kafka.background_producer import ControlProducer
-from consumer.kafka.writer_schemas import writer_schemas
+from consumer.kafka.schema_registry import writer_schemas
 from consumer.monitor.audit.log import AuditLog
-from consumer.monitor.drift.baselines import Baselines
-from consumer.monitor.drift.tracker import Drift
+from consumer.monitor.drift.tracker import Baselines, Drift
 from consumer.monitor.health import Health, HealthTracker, Level
 from consumer.monitor.loop import Monitor, open_log_and_topic
 from consumer.monitor.metrics import HealthTelemetry, MonitorTelemetry

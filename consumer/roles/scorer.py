@@ -10,11 +10,10 @@ from consumer.errors import Condition
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.consumer import EventConsumer
-from consumer.kafka.fencing import ZombieFencer
 from consumer.kafka.producer import AtLeastOnceProducer, TransactionalProducer
-from consumer.kafka.session import Publisher, Session
+from consumer.kafka.schema_registry import writer_schemas
+from consumer.kafka.session import Publisher, Session, ZombieFencer
 from consumer.kafka.starting_offsets import ChooseStarts
-from consumer.kafka.writer_schemas import writer_schemas
 from consumer.roles.shared import pipeline, role_registry, secret_files, watch_model
 from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.lifecycle import running, stopping_on_signals

@@ -16,7 +16,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from consumer.kafka.writer_schemas import writer_schemas
+from consumer.kafka.schema_registry import writer_schemas
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.pipeline import Pipeline
 from consumer.pipeline.score import CountryNumbers
@@ -28,8 +28,13 @@ from consumer.settings import SECRETS_DIR_VARIABLE, Settings
 from model_store.countries import country_code
 from model_store.loading import LoadedModel
 from model_store.store import ModelStore
-from schemas.framing import confluent_header, single_object_header
-from schemas.repository import BundledSchemas, engagement_event, purchase_prediction
+from schemas.repository import (
+    BundledSchemas,
+    confluent_header,
+    engagement_event,
+    purchase_prediction,
+    single_object_header,
+)
 
 
 def pipeline(settings: Settings, models: ModelReloader) -> Pipeline:

@@ -24,8 +24,7 @@ from consumer.pipeline.batch import RawBatch
 from consumer.pipeline.rejections import Rejection
 from consumer.scorer.processing import BatchProcessor
 from consumer.serve.requests import PredictionRequest
-from schemas.framing import single_object_header
-from schemas.repository import engagement_event
+from schemas.repository import engagement_event, single_object_header
 
 NOT_FROM_THE_STREAM: Final = -1
 """The source partition and offset of a prediction for an HTTP request."""

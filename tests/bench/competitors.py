@@ -25,8 +25,7 @@ from consumer.kafka.client_config import FETCH
 from consumer.runtime.memory import tune_gc_and_malloc
 from model_store.countries import country_code
 from model_store.inputs import INPUT_NAMES
-from schemas.framing import single_object_header
-from schemas.repository import engagement_event, purchase_prediction
+from schemas.repository import engagement_event, purchase_prediction, single_object_header
 
 TRANSACTION_EVENTS = 5000
 HAND_WRITTEN_EVENTS = 500

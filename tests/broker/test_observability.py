@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from fastavro import schemaless_reader
 
-from consumer.embedded_kafka.properties import free_port
+from consumer.embedded_kafka.broker import free_port
 from consumer.monitor.drift.statistics import psi, smoothed_ratios
 from model_store.baseline import Baseline
 from model_store.countries import country_code

@@ -17,8 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
-from consumer.embedded_kafka.broker import EmbeddedKafka
-from consumer.embedded_kafka.properties import free_port
+from consumer.embedded_kafka.broker import EmbeddedKafka, free_port
 from consumer.kafka.admin import ClusterAdmin, TopicSpec
 from consumer.settings import KafkaSettings, Settings, TopicSettings
 from consumer.simulator.producer import EventProducer

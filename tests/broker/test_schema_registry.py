@@ -13,8 +13,7 @@ from consumer.pipeline.batch import Headers
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.pipeline import find_rejections
 from schemas.avro import AvroSchema
-from schemas.framing import SCHEMA_ID_HEADER, confluent_header
-from schemas.repository import engagement_event, purchase_prediction
+from schemas.repository import SCHEMA_ID_HEADER, confluent_header, engagement_event, purchase_prediction
 from tests.support.events import encoded, event
 from tests.support.registry import Apicurio, apicurio
 from tests.support.writer_schemas import CASES, WriterCase

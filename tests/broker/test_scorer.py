@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from consumer.embedded_kafka.properties import free_port
+from consumer.embedded_kafka.broker import free_port
 from tests.support.events import decoded_prediction, good
 
 pytestmark = pytest.mark.broker

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumer.embedded_kafka.properties import free_port
+from consumer.embedded_kafka.broker import free_port
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka.admin import ClusterAdmin, TopicSpec
 

@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Producer
 
 from consumer.errors import StartupError
-from consumer.monitor.audit.checkpoint import read_checkpoint
+from consumer.monitor.audit.log import read_checkpoint
 from consumer.ops.audit_rebuild import rebuild_audit_log
 from consumer.ops.verify.verifier import verify, verify_until_idle
 from consumer.settings import AuditSettings, KafkaSettings, Settings, TopicSettings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from consumer.ops.verify.report import VerifyReport
+    from consumer.ops.verify.verifier import VerifyReport
 
 FILE: Final = Path("artifacts/faults.md")
 _HEAD: Final = ("fault", "events", "injected", "missing", "doubled", "out of order", "recovery")

@@ -20,7 +20,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from consumer.embedded_kafka.properties import LOOPBACK, free_port
+from consumer.embedded_kafka.broker import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

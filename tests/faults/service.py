@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from consumer.ops.verify.report import VerifyReport
+    from consumer.ops.verify.verifier import VerifyReport
 
 BROKEN_RATIO: Final = 5 / 95
 """Broken events per good one: 5 % of all."""

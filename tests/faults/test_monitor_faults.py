@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from consumer.embedded_kafka.properties import free_port
+from consumer.embedded_kafka.broker import free_port
 
 pytestmark = pytest.mark.faults
 

@@ -88,7 +88,7 @@ class _Checks:
     """
 
     def __init__(self, service: Any) -> None:
-        from consumer.ops.verify.report import VerifyReport  # noqa: PLC0415 - nothing is imported for other tests
+        from consumer.ops.verify.verifier import VerifyReport  # noqa: PLC0415 - nothing is imported for other tests
 
         self._service = service
         self._total = VerifyReport()

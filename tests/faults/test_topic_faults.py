@@ -18,7 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in __al
     ResourceType,
 )
 
-from consumer.embedded_kafka.properties import free_port
+from consumer.embedded_kafka.broker import free_port
 from consumer.kafka.admin import ClusterAdmin, TopicSpec
 
 pytestmark = pytest.mark.faults

@@ -10,7 +10,7 @@ from tests.faults.process import CONTEXT
 
 if TYPE_CHECKING:
     from consumer.kafka.admin import Ranges
-    from consumer.ops.verify.report import VerifyReport
+    from consumer.ops.verify.verifier import VerifyReport
 
 _BEGINS_WITHIN_S: Final = 60.0
 _ANSWERS_WITHIN_S: Final = 600.0

@@ -17,8 +17,7 @@ from consumer.pipeline.batch import Headers, RawBatch
 from consumer.pipeline.validate import OCCURRED_AT_MAX_MS, OCCURRED_AT_MIN_MS
 from model_store.inputs import INPUT_NAMES
 from schemas.avro import AvroSchema
-from schemas.framing import RegistryId, single_object_header
-from schemas.repository import FOLDER, engagement_event, purchase_prediction
+from schemas.repository import FOLDER, RegistryId, engagement_event, purchase_prediction, single_object_header
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from consumer.embedded_kafka.properties import free_port
+from consumer.embedded_kafka.broker import free_port
 
 EXECUTABLE = shutil.which("prometheus")
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus"

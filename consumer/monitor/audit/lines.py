@@ -7,8 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from consumer.columnar.arrays import IntArray, select_rows
-from consumer.columnar.dictionary import DictionaryColumn
+from consumer.columnar.arrays import DictionaryColumn, IntArray, select_rows
 from consumer.columnar.json import JsonColumn, join_rows_flat, json_escaped, json_numbers, json_strings
 from consumer.pipeline.batch import NUMERIC_INPUT_FIELDS, RecordBatch
 

@@ -23,8 +23,7 @@ from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.client_config import common
 from consumer.kafka.reader import TopicReader
 from consumer.monitor.audit.lines import audit_lines
-from consumer.monitor.drift.baselines import Baselines, ModelBaseline
-from consumer.monitor.drift.tracker import WindowSequence
+from consumer.monitor.drift.tracker import Baselines, ModelBaseline, WindowSequence
 from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict, judge
 from consumer.monitor.drift.window import SCORE, Window, WindowCounts, sample_of
 from consumer.pipeline.decode import Decoder
@@ -234,7 +233,7 @@ def _time_s(timestamp: str | int) -> float:
 
 
 def _names_a_student(line: Line) -> bool:
-    """Return whether a line names a student; see :func:`consumer.monitor.drift.sample.naming_a_student`."""
+    """Return whether a line names a student; see :func:`consumer.monitor.drift.window.naming_a_student`."""
     return bool(line["source"]["offset"] >= 0 or line["student_id"] != line["event_id"])
 
 

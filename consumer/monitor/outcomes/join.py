@@ -15,8 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from consumer.columnar.arrays import FloatArray, IntArray
-from consumer.columnar.dictionary import DictionaryColumn
+from consumer.columnar.arrays import DictionaryColumn, FloatArray, IntArray
 from consumer.monitor.outcomes.quality import OutcomeSums, QualityVerdict, compare_quality, sums_of
 from consumer.settings import OutcomeSettings
 

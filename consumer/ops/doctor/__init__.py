@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from consumer.errors import ServiceError
-from consumer.ops.doctor import audit_log, broker, local
+from consumer.ops.doctor import broker, local
 from consumer.ops.doctor.check import Check, fail, guarded
 from consumer.settings import Settings
 
@@ -15,7 +15,7 @@ _EXAMINATIONS: Final = {
     "model": local.examine_model,
     "schema registry": local.examine_registry,
     "broker": broker.examine_broker,
-    "audit log": audit_log.examine_audit_log,
+    "audit log": local.examine_audit_log,
     "ports": local.examine_ports,
 }
 

@@ -19,13 +19,14 @@ from fastavro import parse_schema, schemaless_reader
 from numpy.typing import NDArray
 
 from consumer.kafka.reader import Record
-from schemas.framing import (
+from schemas.repository import (
     CONFLUENT_HEADER_BYTES,
     CONFLUENT_MARKER,
     SINGLE_OBJECT_HEADER_BYTES,
     SINGLE_OBJECT_MARKER,
+    known_schemas,
+    purchase_prediction,
 )
-from schemas.repository import known_schemas, purchase_prediction
 
 _NO_KEY_DIGEST: Final = 1
 """Differs from the CRC-32 of an empty key, which is 0."""

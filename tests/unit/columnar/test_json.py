@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.columnar.arrays import DictionaryColumn
 from consumer.columnar.avro import PAD
-from consumer.columnar.dictionary import DictionaryColumn
 from consumer.columnar.json import (
     JsonColumn,
     join_rows,

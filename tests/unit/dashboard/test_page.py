@@ -20,9 +20,8 @@ from consumer.dashboard.view import page
 from consumer.errors import Condition
 from consumer.kafka.admin import GroupMember
 from consumer.kafka.reader import PolledRecords
-from consumer.monitor.drift.baselines import Baselines
-from consumer.monitor.drift.sample import student_hashes, versions_of
-from consumer.monitor.drift.tracker import Drift
+from consumer.monitor.drift.tracker import Baselines, Drift
+from consumer.monitor.drift.window import student_hashes, versions_of
 from consumer.monitor.health import assess
 from consumer.monitor.loop import CommittedBatch
 from consumer.monitor.outcomes.join import OutcomesSnapshot

@@ -14,15 +14,14 @@ from typer.testing import CliRunner
 from consumer.cli.context import Context
 from consumer.cli.formatting import parse_time
 from consumer.cli.report import add_to
-from consumer.dashboard.report import render_report
+from consumer.dashboard.view import render_report
 from consumer.errors import BadInputError, UsageError
 from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.audit.log import audit_log_lines
-from consumer.monitor.drift.baselines import Baselines
-from consumer.monitor.drift.sample import student_hashes, versions_of
 from consumer.monitor.drift.span import Span, read_span
-from consumer.monitor.drift.tracker import Drift
+from consumer.monitor.drift.tracker import Baselines, Drift
 from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict
+from consumer.monitor.drift.window import student_hashes, versions_of
 from consumer.monitor.view import report_view
 from consumer.settings import DriftSettings
 from model_store.countries import country_code

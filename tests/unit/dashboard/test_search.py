@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consumer.dashboard import search
-from consumer.dashboard.search import find_predictions
+from consumer.dashboard import records
+from consumer.dashboard.records import find_predictions
 from consumer.monitor.audit.lines import audit_lines
 from consumer.pipeline.decode import Decoder
 from schemas.repository import BundledSchemas, purchase_prediction
@@ -61,7 +61,7 @@ def test_the_search_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     log = tmp_path / "log.jsonl"
     log.write_bytes(lines(*[(f"e-{i}", "s-1") for i in range(100)]))
     assert found(log, "s-1") == [f"e-{i}" for i in range(99, 49, -1)]
-    monkeypatch.setattr(search, "SEARCHED_BYTES", len(lines(("e-99", "s-1"))) * 3)
+    monkeypatch.setattr(records, "SEARCHED_BYTES", len(lines(("e-99", "s-1"))) * 3)
     assert found(log, "s-1") == ["e-99", "e-98", "e-97"]
 
 

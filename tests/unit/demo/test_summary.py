@@ -8,8 +8,8 @@ import io
 from rich.console import Console
 
 from consumer.demo.progress import Display, Progress
-from consumer.demo.summary import Summary
-from consumer.ops.verify.report import VerifyReport
+from consumer.demo.run import Summary
+from consumer.ops.verify.verifier import VerifyReport
 from consumer.simulator.producer import Sent
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.embedded_kafka.properties import free_port
+from consumer.embedded_kafka.broker import free_port
 
 SCRIPT = Path(__file__).parents[3] / "deploy" / "healthcheck.py"
 ServeStatus = Callable[[int], int]

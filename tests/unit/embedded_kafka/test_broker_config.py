@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from consumer.embedded_kafka import jars as kafka_jars
-from consumer.embedded_kafka.properties import LOOPBACK, choose_nodes, free_port, server_properties
+from consumer.embedded_kafka.broker import LOOPBACK, choose_nodes, free_port, server_properties
 from consumer.errors import StartupError
 
 

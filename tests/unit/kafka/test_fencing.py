@@ -7,7 +7,7 @@ from concurrent.futures import Future
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from consumer.kafka.fencing import ZombieFencer
+from consumer.kafka.session import ZombieFencer
 from consumer.settings import KafkaSettings
 
 _DOWN = KafkaException(KafkaError(KafkaError._TIMED_OUT))

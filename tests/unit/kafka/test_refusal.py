@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError
 
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka.admin import ClusterAdmin
-from consumer.kafka.refusal import ClientLog, missing_right, outage_reason, refusal_in
+from consumer.kafka.errors import ClientLog, missing_right, outage_reason, refusal_in
 from tests.support.certificates import PASS_PHRASE, Authority
 
 PLAIN = "FAIL [rdkafka#producer-1] [thrd:127.0.0.1:9/bootstrap]: 127.0.0.1:9/bootstrap: "

@@ -21,8 +21,14 @@ from consumer.pipeline.batch import Headers
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.rejections import Code
 from schemas.avro import AvroSchema
-from schemas.framing import CONFLUENT_HEADER_BYTES, SCHEMA_ID_HEADER, confluent_header
-from schemas.repository import BundledSchemas, engagement_event, purchase_prediction
+from schemas.repository import (
+    CONFLUENT_HEADER_BYTES,
+    SCHEMA_ID_HEADER,
+    BundledSchemas,
+    confluent_header,
+    engagement_event,
+    purchase_prediction,
+)
 
 OLDER: dict[str, Any] = {
     "type": "record",

@@ -19,8 +19,7 @@ from model_store.inputs import INPUT_NAMES, INTEGER_INPUTS
 from model_store.store import ModelStore
 from model_store.synthetic import generate_students
 from model_store.training import TrainedModel, train
-from schemas.framing import single_object_header
-from schemas.repository import BundledSchemas, purchase_prediction
+from schemas.repository import BundledSchemas, purchase_prediction, single_object_header
 
 
 @dataclass

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from consumer.monitor.audit.lines import audit_lines
 from consumer.pipeline.decode import Decoder
 from schemas.avro import AvroSchema
-from schemas.framing import RegistryId, single_object_header
-from schemas.repository import purchase_prediction
+from schemas.repository import RegistryId, purchase_prediction, single_object_header
 
 LONGS = st.integers(-(2**63), 2**63 - 1)
 INTS = st.integers(-(2**31), 2**31 - 1)

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consumer.columnar.dictionary import DictionaryColumn
-from consumer.monitor.drift.baselines import Baselines
-from consumer.monitor.drift.sample import Countries, columns_of, student_hashes, versions_of
-from consumer.monitor.drift.tracker import Drift, governing_version
+from consumer.columnar.arrays import DictionaryColumn
+from consumer.monitor.drift.tracker import Baselines, Drift, governing_version
 from consumer.monitor.drift.verdict import DriftStatus
-from consumer.monitor.drift.window import SERIES
+from consumer.monitor.drift.window import SERIES, Countries, columns_of, student_hashes, versions_of
 from consumer.monitor.outcomes.join import OutcomeJoin
 from consumer.monitor.retraining import Announced, Recommendation
 from consumer.monitor.state import SavedState, read_state, write_state

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from consumer.monitor.drift.baselines import Baselines
-from consumer.monitor.drift.tracker import Drift
+from consumer.monitor.drift.tracker import Baselines, Drift
 from consumer.monitor.model_monitor import BACKLOG_REFRESH_S, ModelMonitor
 from consumer.monitor.retraining import Announced
 from consumer.settings import DriftSettings

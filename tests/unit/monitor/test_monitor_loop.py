@@ -20,8 +20,7 @@ from consumer.runtime.readiness import Readiness
 from consumer.settings import TopicSettings
 from model_store import files
 from schemas.avro import AvroSchema
-from schemas.framing import CONFLUENT_MARKER, SINGLE_OBJECT_HEADER_BYTES, RegistryId
-from schemas.repository import purchase_prediction
+from schemas.repository import CONFLUENT_MARKER, SINGLE_OBJECT_HEADER_BYTES, RegistryId, purchase_prediction
 from tests.support.events import prediction
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.columnar.dictionary import DictionaryColumn
+from consumer.columnar.arrays import DictionaryColumn
 from consumer.monitor.outcomes.join import OutcomeJoin
 from consumer.monitor.outcomes.quality import OutcomeSums, compare_quality, sums_of
 from consumer.settings import OutcomeSettings

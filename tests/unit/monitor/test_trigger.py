@@ -12,8 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from consumer.monitor.drift.baselines import Baselines
-from consumer.monitor.drift.tracker import DriftSnapshot
+from consumer.monitor.drift.tracker import Baselines, DriftSnapshot
 from consumer.monitor.drift.verdict import DriftStatus, RateVerdict, SeriesVerdict, WindowVerdict
 from consumer.monitor.drift.window import SERIES, WindowCounts
 from consumer.monitor.metrics import MonitorTelemetry

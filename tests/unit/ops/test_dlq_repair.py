@@ -9,10 +9,16 @@ import orjson
 import pytest
 
 from consumer.errors import UsageError
-from consumer.ops.dlq.dead_letter import DeadLetterRecord, NotReplayable, parse_body
+from consumer.ops.dlq.dead_letter import (
+    DeadLetterRecord,
+    NotReplayable,
+    Signature,
+    collect_signatures,
+    parse_body,
+    signature_of,
+)
 from consumer.ops.dlq.plan import RejectionPreview
 from consumer.ops.dlq.repair import Repair
-from consumer.ops.dlq.signature import Signature, collect_signatures, signature_of
 from consumer.pipeline.batch import Headers
 from consumer.pipeline.dead_letter import dead_letters
 from consumer.pipeline.decode import Decoder

@@ -15,10 +15,16 @@ import pytest
 from consumer.errors import Condition
 from consumer.kafka.admin import GroupLag, TopicSetup
 from consumer.kafka.trial import Trial, offsets_partition
-from consumer.ops.doctor.audit_log import examine_audit_log, judge_disk
 from consumer.ops.doctor.broker import judge_clock, judge_group, judge_topics
 from consumer.ops.doctor.check import BUG, Check, CheckStatus, guarded
-from consumer.ops.doctor.local import examine_model, examine_port, examine_registry, examine_settings
+from consumer.ops.doctor.local import (
+    examine_audit_log,
+    examine_model,
+    examine_port,
+    examine_registry,
+    examine_settings,
+    judge_disk,
+)
 from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.readiness import Readiness
 from consumer.settings import (

@@ -18,8 +18,7 @@ from consumer.cli.events import EXIT_SOME
 from consumer.errors import BadInputError
 from consumer.ops.event_check import read_events
 from schemas.avro import AvroSchema
-from schemas.framing import confluent_header
-from schemas.repository import BundledSchemas
+from schemas.repository import BundledSchemas, confluent_header
 from tests.support.events import VALID_EVENTS, definition, encoded, event, framed, good
 
 SCHEMA = AvroSchema.parse(definition())

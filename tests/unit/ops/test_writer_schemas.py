@@ -12,8 +12,13 @@ from consumer.pipeline.batch import Headers
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.pipeline import find_rejections
 from consumer.pipeline.resolution import Resolution
-from schemas.framing import SCHEMA_ID_HEADER, confluent_header, single_object_header
-from schemas.repository import BundledSchemas, engagement_event
+from schemas.repository import (
+    SCHEMA_ID_HEADER,
+    BundledSchemas,
+    confluent_header,
+    engagement_event,
+    single_object_header,
+)
 from tests.support.events import Writers
 from tests.support.writer_schemas import CASES, WriterCase
 

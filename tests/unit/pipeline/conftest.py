@@ -16,8 +16,7 @@ from model_store.estimator import probability_model
 from model_store.linear import ProbabilityModel
 from model_store.synthetic import generate_students
 from model_store.training import train
-from schemas.framing import single_object_header
-from schemas.repository import BundledSchemas, engagement_event, purchase_prediction
+from schemas.repository import BundledSchemas, engagement_event, purchase_prediction, single_object_header
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,8 +13,13 @@ from consumer.pipeline.decode import Decoder
 from consumer.pipeline.rejections import Code
 from consumer.pipeline.resolution import explain_decode_error
 from schemas.avro import AvroSchema
-from schemas.framing import RegistryId, confluent_header, single_object_header
-from schemas.repository import engagement_event, purchase_outcome
+from schemas.repository import (
+    RegistryId,
+    confluent_header,
+    engagement_event,
+    purchase_outcome,
+    single_object_header,
+)
 from tests.support.events import VALID_EVENTS, Writers, definition, encoded, event, framed, good
 
 

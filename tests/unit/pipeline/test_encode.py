@@ -14,8 +14,13 @@ from consumer.pipeline.decode import Decoder
 from consumer.pipeline.encode import encode_predictions, encode_varints
 from consumer.pipeline.score import Scored
 from model_store.inputs import INPUT_NAMES
-from schemas.framing import confluent_header, single_object_header
-from schemas.repository import BundledSchemas, engagement_event, purchase_prediction
+from schemas.repository import (
+    BundledSchemas,
+    confluent_header,
+    engagement_event,
+    purchase_prediction,
+    single_object_header,
+)
 from tests.support.events import INT64, VALID_EVENTS, decoded_prediction, encoded, event, framed
 
 DECODER = Decoder(engagement_event(), BundledSchemas())

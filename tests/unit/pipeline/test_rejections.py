@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.columnar.dictionary import DictionaryColumn
+from consumer.columnar.arrays import DictionaryColumn
 from consumer.pipeline.rejections import NONE_REJECTED, Code, Reason, Rejection, Rejections
 
 _REJECTED = st.lists(

@@ -9,16 +9,17 @@ import pytest
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from schemas.avro import AvroSchema, SchemaError
-from schemas.framing import confluent_header, single_object_header
 from schemas.repository import (
     FOLDER,
     BundledSchemas,
+    confluent_header,
     engagement_event,
     known_schemas,
     purchase_outcome,
     purchase_prediction,
     read_schema,
     read_schemas,
+    single_object_header,
 )
 
 if TYPE_CHECKING:

@@ -31,8 +31,13 @@ from consumer.serve.predictor import Prediction, Predictor
 from consumer.serve.requests import PredictionRequest
 from consumer.settings import ServeSettings
 from model_store.countries import country_code
-from schemas.framing import SINGLE_OBJECT_HEADER_BYTES, single_object_header
-from schemas.repository import BundledSchemas, engagement_event, purchase_prediction
+from schemas.repository import (
+    SINGLE_OBJECT_HEADER_BYTES,
+    BundledSchemas,
+    engagement_event,
+    purchase_prediction,
+    single_object_header,
+)
 
 STUDENT: dict[str, Any] = {
     "student_country": "NA",

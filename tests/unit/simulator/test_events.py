@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.validate import validate
-from consumer.simulator.events import OutgoingEvent, broken_count, codes_of_broken, encode_event, events
-from consumer.simulator.faults import EVENT_FAULTS
+from consumer.simulator.events import (
+    EVENT_FAULTS,
+    OutgoingEvent,
+    broken_count,
+    codes_of_broken,
+    encode_event,
+    events,
+)
 from model_store.synthetic import generate_students
 from schemas.repository import BundledSchemas, engagement_event
 

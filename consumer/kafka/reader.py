@@ -23,7 +23,7 @@ from consumer.kafka.errors import format_error, is_outage, kafka_error, missing_
 from consumer.runtime.readiness import Readiness
 
 GROUP_ID: Final = "purchase-stream-reader"
-"""The client requires a group id. No offset is ever committed under it."""
+"""The client requires a group id. No offset is ever committed under it, so no right on it is needed."""
 
 DESCRIBE_EVERY_S: Final = 3.0
 """Seconds between descriptions of a followed topic. They find new partitions, an outage and its end, and a
@@ -226,6 +226,8 @@ class TopicFollower:
         """Note what keeps a partition from being read; raise an error that retrying cannot solve."""
         partition = message.partition()
         where = f"{message.topic()}[{partition}]"
+        if _is_about_group(error):
+            return
         _raise_if_lasting(where, error)
         if error.code() == KafkaError._PARTITION_EOF:
             self._lacks_right = False  # The broker has answered a fetch.
@@ -335,6 +337,8 @@ class TopicReader:
         error = message.error()
         if error is None:
             return True
+        if _is_about_group(error):
+            return False
         where = f"{self._topic}[{message.partition()}]"
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             raise Unavailable(f"{where} lost records while they were read; try again")
@@ -370,6 +374,11 @@ def _poll_any(consumer: Consumer, max_messages: int, max_wait_s: float) -> list[
     """
     first = consumer.poll(max_wait_s)
     return [] if first is None else [first, *consumer.consume(max_messages - 1, 0)]
+
+
+def _is_about_group(error: KafkaError) -> bool:
+    """Return whether the client only lacks a right on :data:`GROUP_ID`, whose coordinator it asks for."""
+    return error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
 
 
 def _raise_if_lasting(where: str, error: KafkaError) -> None:

@@ -24,9 +24,15 @@ class User(StrEnum):
     PRODUCE = "produce"
     TOPICS_CREATE = "topics create"
     AUDIT_VERIFY = "audit verify"
+    AUDIT_REBUILD = "audit rebuild"
+    REPORT_TOPIC = "report --topic"
     WHY = "why"
+    DLQ_LIST = "dlq list"
+    DLQ_STATS = "dlq stats"
     DLQ_SHOW = "dlq show"
     DLQ_REPLAY = "dlq replay"
+    DLQ_REPLAY_SKIP_STALE = "dlq replay --skip-stale"
+    DLQ_REPAIR = "dlq repair"
     DOCTOR = "doctor"
 
 
@@ -53,6 +59,14 @@ def grants(settings: Settings, user: User) -> list[Grant]:
     replay = f"{group}-dlq-replay"
     outputs = [topics.predictions, topics.dead_letters]
     exactly_once = settings.kafka.delivery == "exactly_once"
+    dead_letters = [Grant("topic", topics.dead_letters, "Read")]
+    resend = [
+        *dead_letters,
+        Grant("topic", topics.events, "Write"),
+        Grant("topic", topics.events, "DescribeConfigs"),
+        Grant("group", replay, "Read"),
+        Grant("transactional-id", replay, "Write"),
+    ]
     table: Mapping[User, Sequence[Grant]] = {
         User.SCORE: [
             Grant("topic", topics.events, "Read"),
@@ -78,19 +92,19 @@ def grants(settings: Settings, user: User) -> list[Grant]:
             for operation in ("Create", "Describe")
         ],
         User.AUDIT_VERIFY: [Grant("topic", topic, "Read") for topic in [topics.events, *outputs]],
+        User.AUDIT_REBUILD: [Grant("topic", topics.predictions, "Read")],
+        User.REPORT_TOPIC: [Grant("topic", topics.predictions, "Read")],
         User.WHY: [
             *[Grant("topic", topic, "Read") for topic in [topics.events, *outputs]],
             Grant("group", group, "Describe"),
             Grant("group", replay, "Describe"),
         ],
-        User.DLQ_SHOW: [Grant("topic", topics.dead_letters, "Read")],
-        User.DLQ_REPLAY: [
-            Grant("topic", topics.dead_letters, "Read"),
-            Grant("topic", topics.events, "Write"),
-            Grant("topic", topics.events, "DescribeConfigs"),
-            Grant("group", replay, "Read"),
-            Grant("transactional-id", replay, "Write"),
-        ],
+        User.DLQ_LIST: dead_letters,
+        User.DLQ_STATS: dead_letters,
+        User.DLQ_SHOW: dead_letters,
+        User.DLQ_REPLAY: resend,
+        User.DLQ_REPLAY_SKIP_STALE: [*resend, Grant("topic", topics.events, "Read")],
+        User.DLQ_REPAIR: resend,
         User.DOCTOR: [
             *[Grant("topic", topic, "DescribeConfigs") for topic in topics.model_dump().values()],
             *[Grant("topic", topic, "Describe") for topic in topics.model_dump().values()],

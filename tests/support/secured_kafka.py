@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in __al
 )
 
 from consumer.embedded_kafka.broker import EmbeddedKafka
+from consumer.ops.acls import Resource
 from tests.support.certificates import Authority
 
 LISTENERS: Final = {
@@ -32,6 +35,16 @@ LISTENERS: Final = {
     "OTHERNAME": "SSL",  # the broker's certificate is for another name
 }
 PASSWORD: Final = "right-password"  # noqa: S105 - of a broker that lives for one test run
+
+Right = tuple[Resource, str, str]
+"""A kind of resource, a name or ``prefix*``, and an operation: (``topic``, ``events``, ``Read``)."""
+
+_KINDS: Final[dict[Resource, ResourceType]] = {
+    "topic": ResourceType.TOPIC,
+    "group": ResourceType.GROUP,
+    "transactional-id": ResourceType.TRANSACTIONAL_ID,
+}
+_OPERATIONS: Final = {"DescribeConfigs": AclOperation.DESCRIBE_CONFIGS}
 
 
 @dataclass(frozen=True)
@@ -69,15 +82,15 @@ class SecuredKafka:
         for answer in self.admin.alter_user_scram_credentials([change]).values():
             answer.result(10)
 
-    def allow(self, user: str, *grants: tuple[str, str, str]) -> None:
-        """Grant operations to a user: (``topic``, name or ``prefix*``, ``Read``)."""
-        if not grants:
+    def allow(self, user: str, *rights: Right) -> None:
+        """Grant rights to a user."""
+        if not rights:
             return
-        for answer in self.admin.create_acls([_binding(user, *grant) for grant in grants]).values():
+        for answer in self.admin.create_acls([_binding(user, *right) for right in rights]).values():
             answer.result(10)
 
-    def revoke(self, user: str, *grants: tuple[str, str, str]) -> None:
-        """Take grants away."""
+    def revoke(self, user: str, *rights: Right) -> None:
+        """Take rights away."""
         filters = [
             AclBindingFilter(
                 binding.restype,
@@ -88,25 +101,39 @@ class SecuredKafka:
                 binding.operation,
                 binding.permission_type,
             )
-            for binding in (_binding(user, *grant) for grant in grants)
+            for binding in (_binding(user, *right) for right in rights)
         ]
         for answer in self.admin.delete_acls(filters).values():
             answer.result(10)
 
 
-_OPERATIONS: Final = {"DescribeConfigs": AclOperation.DESCRIBE_CONFIGS}
+def granted_by(commands: Iterable[str]) -> list[Right]:
+    """Return the rights that ``kafka-acls.sh`` commands grant."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--bootstrap-server", required=True)
+    parser.add_argument("--add", action="store_true", required=True)
+    parser.add_argument("--allow-principal", required=True)
+    parser.add_argument("--operation", action="append", required=True)
+    parser.add_argument("--resource-pattern-type", choices=["literal", "prefixed"], default="literal")
+    for kind in _KINDS:
+        parser.add_argument(f"--{kind}", action="append", dest=kind, default=[])
+    rights: list[Right] = []
+    for command in commands:
+        given = vars(parser.parse_args(shlex.split(command)[1:]))
+        pattern = "*" if given["resource_pattern_type"] == "prefixed" else ""
+        rights += [
+            (kind, name + pattern, operation)
+            for kind in _KINDS
+            for name in given[kind]
+            for operation in given["operation"]
+        ]
+    return rights
 
 
-def _binding(user: str, resource: str, name: str, operation: str) -> AclBinding:
-    kinds = {
-        "topic": ResourceType.TOPIC,
-        "group": ResourceType.GROUP,
-        "cluster": ResourceType.BROKER,
-        "transactional-id": ResourceType.TRANSACTIONAL_ID,
-    }
+def _binding(user: str, kind: Resource, name: str, operation: str) -> AclBinding:
     pattern = ResourcePatternType.PREFIXED if name.endswith("*") else ResourcePatternType.LITERAL
     return AclBinding(
-        kinds[resource],
+        _KINDS[kind],
         name.removesuffix("*"),
         pattern,
         f"User:{user}",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import pytest
 import yaml  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 
 from consumer.cli import app
 from consumer.ops.acls import Grant, User, grants, kafka_acls, merged, strimzi_user
 from consumer.settings import Settings
+from tests.support.secured_kafka import granted_by
 
 DOCS = Path(__file__).parents[3] / "docs" / "security.md"
 
@@ -47,21 +49,25 @@ def test_kafka_acls_are_commands_for_each_resource() -> None:
     )
 
 
-def test_a_strimzi_user_is_yaml_with_the_same_rights() -> None:
+@pytest.mark.parametrize("user", User)
+def test_a_strimzi_user_has_the_rights_of_the_commands(user: User) -> None:
     """Its kinds and patterns have Strimzi's names."""
-    rights = merged(Settings(), [User.SCORE, User.MONITOR])
-    user = yaml.safe_load("\n".join(strimzi_user("User:x", "c", rights)))
-    assert user["metadata"] == {"name": "x", "labels": {"strimzi.io/cluster": "c"}}
-    found = {
-        (entry["resource"]["type"], entry["resource"]["name"], entry["resource"]["patternType"], operation)
-        for entry in user["spec"]["authorization"]["acls"]
+    rights = merged(Settings(), [user])
+    manifest = yaml.safe_load("\n".join(strimzi_user("User:x", "c", rights)))
+    assert manifest["metadata"] == {"name": "x", "labels": {"strimzi.io/cluster": "c"}}
+    assert manifest["spec"]["authorization"]["type"] == "simple"
+    kinds = {"transactionalId": "transactional-id"}
+    granted = sorted(
+        (
+            kinds.get(entry["resource"]["type"], entry["resource"]["type"]),
+            entry["resource"]["name"] + "*" * (entry["resource"]["patternType"] == "prefix"),
+            operation,
+        )
+        for entry in manifest["spec"]["authorization"]["acls"]
         for operation in entry["operations"]
-    }
-    kinds = {"transactional-id": "transactionalId"}
-    assert found == {
-        (kinds.get(g.resource, g.resource), g.name, "prefix" if g.prefixed else "literal", g.operation)
-        for g in rights
-    }
+    )
+    assert granted == sorted(granted_by(kafka_acls("User:x", "b:9092", rights)))
+    assert granted == sorted((g.resource, g.name + "*" * g.prefixed, g.operation) for g in rights)
 
 
 def test_the_verb_takes_names_and_delivery_from_the_settings() -> None:

@@ -1,21 +1,20 @@
 """The linear model: a logistic regression on the engineered features as one weighted sum.
 
-It is fast, gives a row the same bits alone and in any batch, and its log-odds can be split into one
-contribution per feature. It is stored as numbers (JSON), so loading it runs no code and needs neither
+It is fast, gives a row the same bits alone and in any batch, and its log-odds are a sum of one term
+per feature. It is stored as numbers (JSON), so loading it runs no code and needs neither
 pickle nor scikit-learn.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from model_store.countries import COUNTRY_CODES, alpha2_number, country_alpha2
 from model_store.inputs import (
-    INPUT_NAMES,
     NUMERIC_FEATURE_NAMES,
     EngagementWeights,
     country_indices,
@@ -24,12 +23,7 @@ from model_store.inputs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
-
-BASE: Final = "base"
-"""The contribution of a student without activity from an unknown country: the intercept."""
 
 
 class ProbabilityModel(Protocol):
@@ -37,21 +31,6 @@ class ProbabilityModel(Protocol):
 
     def predict_probability(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the probability of a purchase, float64 (m,), for inputs float64 (m, 7)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contribution:
-    """The part of the log-odds that one feature adds.
-
-    Attributes:
-        feature: The name: :data:`BASE`, the country, or an engineered feature.
-        value: The feature's value: 0 for the base, the country's number for the country.
-        log_odds: The amount that the feature adds to the log-odds.
-    """
-
-    feature: str
-    value: float
-    log_odds: float
 
 
 class _Numbers(BaseModel):
@@ -129,22 +108,3 @@ class LinearModel:
             coefficients=tuple(numbers.coefficients[name] for name in NUMERIC_FEATURE_NAMES),
             country_log_odds=country_log_odds,
         )
-
-    def contributions(self, inputs: Sequence[float]) -> list[Contribution]:
-        """Return one student's contributions, in the order in which the model adds them up.
-
-        Args:
-            inputs: The seven inputs, the country as its number.
-        """
-        row = input_matrix(np.array([inputs], dtype=np.float64))
-        base = float(self.country_log_odds[-1])
-        country = float(self.country_log_odds[country_indices(row)[0]])
-        parts = [
-            Contribution(BASE, 0.0, base),
-            Contribution(INPUT_NAMES[0], float(row[0, 0]), country - base),
-        ]
-        for name, coefficient, column in zip(
-            NUMERIC_FEATURE_NAMES, self.coefficients, numeric_features(row, self.weights), strict=True
-        ):
-            parts.append(Contribution(name, float(column[0]), float(coefficient * column[0])))
-        return parts

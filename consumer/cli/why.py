@@ -22,7 +22,7 @@ from consumer.pipeline.framing import WriterSchemas
 from consumer.printable import printable
 from consumer.settings import Settings
 from model_store.inputs import INPUT_NAMES
-from model_store.linear import BASE
+from model_store.reasons import UNKNOWN
 
 
 def add_to(app: typer.Typer) -> None:
@@ -207,21 +207,26 @@ def _log_lines(trace: EventTrace) -> Iterator[str]:
 
 
 def _scoring_lines(scoring: Scoring, prediction: dict[str, Any]) -> Iterator[str]:
-    if scoring.probability is None:
+    reasons = scoring.reasons
+    if reasons is None:
         yield f"why: {scoring.problem}"
         return
     before = prediction["predicted_purchase_probability"]
-    again = "the same to the last bit" if scoring.probability == before else f"NOW {scoring.probability!r}"
+    again = "the same to the last bit" if reasons.probability == before else f"NOW {reasons.probability!r}"
     yield f"why: scored again with that version: {again}"
-    if scoring.problem:
-        yield f"  {scoring.problem}"
-        return
-    base, country, *numeric = scoring.contributions
+    country, *numeric = reasons.contributions
     text = prediction["features"][INPUT_NAMES[0]]
-    recognised = f"recognised as {scoring.country}" if scoring.country else "unrecognised: scored as unknown"
-    yield f"  {'feature':<30} {'value':>12} {'log-odds':>10}"
-    yield f"  {BASE:<30} {'':>12} {base.log_odds:>+10.4f}"
-    yield f"  {country.feature:<30} {text:>12.12} {country.log_odds:>+10.4f}  {recognised}"
-    for item in sorted(numeric, key=lambda item: -abs(item.log_odds)):
-        yield f"  {item.feature:<30} {item.value:>12.4f} {item.log_odds:>+10.4f}"
-    yield f"  {'sum':<30} {'':>12} {scoring.log_odds:>+10.4f}  probability {scoring.probability:.4f}"
+    recognised = (
+        "not recognised: scored as unknown" if country.value == UNKNOWN else f"recognised as {country.value}"
+    )
+    yield f"  {'feature':<30} {'value':>12} {reasons.unit.replace('_', '-'):>12}"
+    yield f"  {'reference student':<30} {'':>12} {reasons.base:>+12.4f}"
+    yield f"  {country.feature:<30} {text:>12.12} {country.amount:>+12.4f}  {recognised}"
+    for item in sorted(numeric, key=lambda item: -abs(item.amount)):
+        yield f"  {item.feature:<30} {item.value:>12.4f} {item.amount:>+12.4f}"
+    yield f"  {'sum':<30} {'':>12} {reasons.total:>+12.4f}  probability {reasons.probability:.4f}"
+    reference = ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in reasons.reference.items()
+    )
+    yield f"  the reference student: {reference}"

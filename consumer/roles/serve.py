@@ -21,6 +21,7 @@ from consumer.serve.app import Health, api_routes
 from consumer.serve.metrics import HttpTelemetry
 from consumer.serve.predictor import Predictor
 from consumer.settings import Settings
+from model_store.reasons import explain
 
 _STOP_TIMEOUT_S = 6
 """Longer than any request may take, so that each one in flight is answered."""
@@ -50,7 +51,13 @@ def run_serve(settings: Settings) -> None:
     telemetry = HttpTelemetry(registry)
     predictor = Predictor(BatchProcessor(pipeline(settings, models)), producer)
     health = Health(readiness.active, models)
-    api = api_routes(predictor, telemetry, settings.serve, health.as_json)
+    api = api_routes(
+        predictor,
+        telemetry,
+        settings.serve,
+        health.as_json,
+        lambda version, student: explain(models.version(version), student),
+    )
     http = HttpServer(
         [*health_routes(readiness, registry), *api],
         settings.http.host,

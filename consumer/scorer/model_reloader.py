@@ -61,6 +61,15 @@ class ModelReloader:
             raise StartupError("Model is not loaded.")
         return model
 
+    def version(self, version: str) -> LoadedModel:
+        """Return a version: the active model if it is that one, else load it.
+
+        Raises:
+            ModelStoreError: The version was refused or removed.
+        """
+        model = self._model
+        return model if model is not None and model.version == version else self._store.load(version)
+
     def load(self) -> None:
         """Load and activate the champion.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +31,8 @@ from consumer.serve.requests import (
     parse_one,
 )
 from consumer.settings import ServeSettings
+from model_store.errors import ModelStoreError
+from model_store.reasons import Reasons
 
 MODEL_MISSING: Final = "Model is not loaded."
 IDEMPOTENCY_HEADER: Final = "idempotency-key"
@@ -73,6 +75,7 @@ def api_routes(
     telemetry: HttpTelemetry,
     limits: ServeSettings,
     health: Callable[[], dict[str, bool]],
+    explain: Callable[[str, Mapping[str, Any]], Reasons],
 ) -> list[BaseRoute]:
     """Return the routes of the API.
 
@@ -81,19 +84,31 @@ def api_routes(
         telemetry: Counts predictions.
         limits: The limits of one request.
         health: Returns the answer of ``/health``.
+        explain: Returns the reasons for a student's probability by a version of the model, or raises
+            ModelStoreError.
     """
+    explainer = ThreadPoolExecutor(1, "explain")
     parser = ThreadPoolExecutor(1, "parse")
     openapi = orjson.dumps(document(limits))
 
     async def predict(request: Request) -> Response:
         body = await _read_json(request, limits.max_body_bytes)
         parsed = _with_idempotency_key(await _parse(parser, parse_one, body), request)
+        explained = _asks_for_reasons(request)
         try:
-            answers = await predictor.predict([parsed])
+            (answer,) = await predictor.predict([parsed])
         except EventIdReused as reused:
             raise error_at(["body", "event_id"], str(reused)) from reused
         telemetry.predicted(1)
-        return _json(answers[0])
+        if not explained:
+            return _json(answer.prediction)
+        try:
+            reasons = await asyncio.get_running_loop().run_in_executor(
+                explainer, explain, answer.model_version, parsed.model_dump()
+            )
+        except ModelStoreError:  # the version was removed; its prediction is published already
+            return _json({**answer.prediction, "explanation": None})
+        return _json({**answer.prediction, "explanation": reasons.as_json()})
 
     async def batch_predict(request: Request) -> Response:
         body = await _read_json(request, limits.max_body_bytes)
@@ -103,7 +118,8 @@ def api_routes(
         except EventIdReused as reused:
             raise error_at([*batch.location, reused.index, "event_id"], str(reused)) from reused
         telemetry.predicted(len(answers))
-        return _json(answers if batch.is_bare else {"predictions": answers})
+        predictions = [answer.prediction for answer in answers]
+        return _json(predictions if batch.is_bare else {"predictions": predictions})
 
     async def show_health(_: Request) -> Response:
         return _json(health())
@@ -151,6 +167,14 @@ def _outage(outage: Unavailable) -> Response:
     if outage.condition is Condition.MODEL:
         return json_error(500, "The model fails.")
     return json_error(503, f"The prediction could not be recorded: {outage}.", {"retry-after": "1"})
+
+
+def _asks_for_reasons(request: Request) -> bool:
+    """Return the query parameter ``explain``."""
+    value = request.query_params.get("explain", "false")
+    if value not in {"true", "false"}:
+        raise error_at(["query", "explain"], "Use true or false")
+    return value == "true"
 
 
 def _with_idempotency_key(parsed: PredictionRequest, request: Request) -> PredictionRequest:

@@ -20,6 +20,33 @@ _PREDICTION: Final[dict[str, Any]] = {
     "required": ["predicted_purchase_probability", "predicted_purchase"],
     "examples": [{"predicted_purchase_probability": 0.7834, "predicted_purchase": 1}],
 }
+_FEATURE_VALUE: Final[dict[str, Any]] = {"type": ["number", "string"]}
+_EXPLANATION: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "The amounts, in `unit`, that the features add to the score of a reference student.",
+    "properties": {
+        "model_version": {"type": "string"},
+        "unit": {"type": "string", "enum": ["log_odds", "probability"]},
+        "reference": {"type": "object", "additionalProperties": _FEATURE_VALUE},
+        "base": {"type": "number", "description": "The score of the reference student."},
+        "contributions": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "description": "`log_odds` or `probability` is the amount.",
+                "properties": {
+                    "feature": {"type": "string"},
+                    "value": _FEATURE_VALUE,
+                    "log_odds": {"type": "number"},
+                    "probability": {"type": "number"},
+                },
+                "required": ["feature", "value"],
+            },
+        },
+        "total": {"type": "number", "description": "The base and all amounts: the score."},
+    },
+    "required": ["model_version", "unit", "reference", "base", "contributions", "total"],
+}
 _ERROR: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
@@ -65,6 +92,7 @@ def document(limits: ServeSettings) -> dict[str, Any]:
     schemas["BatchRequest"]["properties"]["records"] |= records
     request = {"$ref": "#/components/schemas/PredictionRequest"}
     prediction = {"$ref": "#/components/schemas/Prediction"}
+    explanation = {"anyOf": [{"$ref": "#/components/schemas/Explanation"}, {"type": "null"}]}
     predictions = {"type": "array", "items": prediction}
     health = {"ready": "boolean", "predictor_loaded": "boolean", "drift_baseline_loaded": "boolean"}
     return {
@@ -86,10 +114,19 @@ def document(limits: ServeSettings) -> dict[str, Any]:
                             "in": "header",
                             "description": "Used as `event_id` where the body names none.",
                             "schema": {"type": "string", "minLength": 1, "maxLength": 128},
-                        }
+                        },
+                        {
+                            "name": "explain",
+                            "in": "query",
+                            "description": "Whether to answer with the reasons, too, as `explanation`; "
+                            "null if the version that made the prediction was removed.",
+                            "schema": {"type": "boolean", "default": False},
+                        },
                     ],
                     "requestBody": _body(request, EXAMPLE),
-                    "responses": _answers(prediction),
+                    "responses": _answers(
+                        {"allOf": [prediction], "properties": {"explanation": explanation}}
+                    ),
                 }
             },
             "/batch_predict": {
@@ -139,7 +176,9 @@ def document(limits: ServeSettings) -> dict[str, Any]:
                 }
             },
         },
-        "components": {"schemas": schemas | {"Prediction": _PREDICTION, "Error": _ERROR}},
+        "components": {
+            "schemas": schemas | {"Prediction": _PREDICTION, "Explanation": _EXPLANATION, "Error": _ERROR}
+        },
     }
 
 

@@ -37,10 +37,23 @@ MAX_REMEMBERED_IDS: Final = 50_000
 
 
 class Prediction(TypedDict):
-    """One answer."""
+    """One prediction."""
 
     predicted_purchase_probability: float
     predicted_purchase: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one request.
+
+    Attributes:
+        prediction: The prediction.
+        model_version: The version that made it.
+    """
+
+    prediction: Prediction
+    model_version: str
 
 
 class PredictionPublisher(Protocol):
@@ -87,7 +100,7 @@ class EventIdReused(Exception):  # noqa: N818 - a value for the client, not a mi
 class _Scored:
     """A prediction before it is published: its answer, and the record's key and value."""
 
-    answer: Prediction
+    answer: Answer
     key: bytes
     value: bytes
 
@@ -97,7 +110,7 @@ class _Remembered:
     """A named event: a digest of its request, and the answer that it gets or will get."""
 
     digest: bytes
-    answer: asyncio.Future[Prediction]
+    answer: asyncio.Future[Answer]
 
 
 class Predictor:
@@ -118,7 +131,7 @@ class Predictor:
         self._scoring: asyncio.Task[None] | None = None
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
 
-    async def predict(self, requests: Sequence[PredictionRequest]) -> list[Prediction]:
+    async def predict(self, requests: Sequence[PredictionRequest]) -> list[Answer]:
         """Answer all requests or none.
 
         A request whose ``event_id`` was answered before gets the same answer and publishes nothing.
@@ -129,13 +142,13 @@ class Predictor:
             Rejected: The pipeline rejects a request.
             EventIdReused: An ``event_id`` comes again with other inputs.
         """
-        answers: list[asyncio.Future[Prediction]] = []
+        answers: list[asyncio.Future[Answer]] = []
         new: list[PredictionRequest] = []
-        own: list[asyncio.Future[Prediction]] = []
+        own: list[asyncio.Future[Answer]] = []
         for i, request in enumerate(requests):
             remembered = self._remembered.get(request.event_id) if request.event_id else None
             if remembered is None:
-                answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+                answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
                 new.append(request)
                 own.append(answer)
                 self._remember(request, answer)
@@ -150,7 +163,7 @@ class Predictor:
         return [await asyncio.shield(answer) for answer in answers]
 
     async def _answer(
-        self, requests: Sequence[PredictionRequest], answers: Sequence[asyncio.Future[Prediction]]
+        self, requests: Sequence[PredictionRequest], answers: Sequence[asyncio.Future[Answer]]
     ) -> None:
         try:
             self._publisher.check()
@@ -167,7 +180,7 @@ class Predictor:
         for answer, one in zip(answers, scored, strict=True):
             answer.set_result(one.answer)
 
-    def _remember(self, request: PredictionRequest, answer: asyncio.Future[Prediction]) -> None:
+    def _remember(self, request: PredictionRequest, answer: asyncio.Future[Answer]) -> None:
         if request.event_id is not None:
             self._remembered[request.event_id] = _Remembered(_digest(request), answer)
             if len(self._remembered) > MAX_REMEMBERED_IDS:
@@ -226,11 +239,11 @@ class Predictor:
             processed.predictions,
             strict=True,
         ):
-            answer: Prediction = {
+            prediction: Prediction = {
                 "predicted_purchase_probability": probability,
                 "predicted_purchase": int(decision),
             }
-            rows[row] = _Scored(answer, raw.keys[row] or b"", value)
+            rows[row] = _Scored(Answer(prediction, scored.model_version), raw.keys[row] or b"", value)
         return [rows[row] for row in range(len(requests))]
 
     async def _publish(self, scored: Sequence[_Scored]) -> None:

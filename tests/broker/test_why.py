@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -68,7 +69,10 @@ def test_every_event_has_a_trace(deploy: Callable[..., Any]) -> None:
         assert trace["event"]["fields"]["minutes_watched"] == float(n)
         assert trace["audit_line"]["line"] == prediction
         assert trace["scoring"]["probability_now"] == prediction["predicted_purchase_probability"]
-        assert len(trace["scoring"]["contributions"]) == 11
+        scoring = trace["scoring"]
+        assert len(scoring["contributions"]) == 10
+        log_odds = scoring["base"] + sum(item["log_odds"] for item in scoring["contributions"])
+        assert 1 / (1 + math.exp(-log_odds)) == pytest.approx(scoring["probability_now"])
 
     for n in (0, 1500, 2995):
         trace = trace_of(service, f"{n % 2}:{n // 2}")

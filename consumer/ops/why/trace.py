@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-import numpy as np
 
 from consumer.errors import BadInputError, StartupError
 from consumer.kafka import client_config
@@ -33,10 +31,8 @@ from consumer.pipeline.framing import WriterSchemas
 from consumer.pipeline.rejections import Rejection
 from consumer.pipeline.validate import validate
 from consumer.settings import Settings
-from model_store.countries import UNKNOWN_COUNTRY, country_alpha2, country_code
 from model_store.errors import ModelStoreError
-from model_store.inputs import INPUT_NAMES
-from model_store.linear import Contribution, LinearModel
+from model_store.reasons import Reasons, explain
 from model_store.store import ModelStore
 from schemas.repository import engagement_event, purchase_prediction
 
@@ -48,34 +44,19 @@ class Scoring:
     """A prediction's inputs, scored again by the version that the prediction names.
 
     Attributes:
-        problem: The reason why there are no contributions, or ``None``.
-        country: The recognised country, ISO 3166 alpha-2; ``None`` if it is unknown.
-        probability: The probability; ``None`` if the version cannot be loaded.
-        contributions: The terms of the log-odds; empty if the model is not linear.
+        problem: Why the version cannot be loaded, or ``None``.
+        reasons: The probability and its reasons; ``None`` if there is a problem.
     """
 
     problem: str | None = None
-    country: str | None = None
-    probability: float | None = None
-    contributions: Sequence[Contribution] = ()
-
-    @property
-    def log_odds(self) -> float:
-        """The sum of the contributions."""
-        return sum(item.log_odds for item in self.contributions)
+    reasons: Reasons | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""
-        return {
-            "problem": self.problem,
-            "country": self.country,
-            "probability_now": self.probability,
-            "log_odds": self.log_odds if self.contributions else None,
-            "contributions": [
-                {"feature": item.feature, "value": item.value, "log_odds": item.log_odds}
-                for item in self.contributions
-            ],
-        }
+        reasons = self.reasons
+        if reasons is None:
+            return {"problem": self.problem, "probability_now": None, "contributions": []}
+        return {"problem": None, "probability_now": reasons.probability, **reasons.as_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +261,7 @@ class EventTracer:
 
 
 def rescore(store: ModelStore, version: str, features: Mapping[str, Any]) -> Scoring:
-    """Score a prediction's inputs again, and split a linear model's log-odds into its terms.
+    """Score a prediction's inputs again, and say how each of them adds to the score.
 
     Args:
         store: The model store.
@@ -288,14 +269,6 @@ def rescore(store: ModelStore, version: str, features: Mapping[str, Any]) -> Sco
         features: The seven inputs as received.
     """
     try:
-        model = store.load(version)
+        return Scoring(reasons=explain(store.load(version), features))
     except ModelStoreError as error:
         return Scoring(problem=str(error))
-    code = country_code(str(features[INPUT_NAMES[0]]))
-    inputs = [float(code), *(float(features[name]) for name in INPUT_NAMES[1:])]
-    probability = float(model.predict_probability(np.array([inputs], order="F"))[0])
-    country = None if code == UNKNOWN_COUNTRY else country_alpha2(code)
-    if not isinstance(model.probability_model, LinearModel):
-        problem = f"{model.manifest.estimator_class} is not linear, so it has no additive contributions"
-        return Scoring(problem, country, probability)
-    return Scoring(None, country, probability, model.probability_model.contributions(inputs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from io import BytesIO
 from typing import Any
@@ -27,10 +27,12 @@ from consumer.pipeline.score import CountryNumbers
 from consumer.scorer.processing import BatchProcessor, ProcessedBatch
 from consumer.serve.app import api_routes
 from consumer.serve.metrics import HttpTelemetry
-from consumer.serve.predictor import Prediction, Predictor
+from consumer.serve.predictor import Answer, Predictor
 from consumer.serve.requests import PredictionRequest
 from consumer.settings import ServeSettings
 from model_store.countries import country_code
+from model_store.errors import ModelStoreError
+from model_store.reasons import Contribution, Reasons
 from schemas.repository import (
     SINGLE_OBJECT_HEADER_BYTES,
     BundledSchemas,
@@ -93,6 +95,14 @@ class Fakes:
         threading.Thread(target=on_done, args=(self.delivery_failure,)).start()
 
 
+def explained(version: str, student: Mapping[str, Any]) -> Reasons:
+    """Return the reasons of a model that counts days only, or fail as if the version were removed."""
+    if student["days_on_platform"] > 1000:
+        raise ModelStoreError("removed")
+    days = Contribution("days_on_platform", float(student["days_on_platform"]), 0.5)
+    return Reasons(version, 0.6, "probability", {"days_on_platform": 0.0}, 0.1, (days,))
+
+
 @pytest.fixture
 def fakes() -> Fakes:
     """Return the fakes that the API depends on."""
@@ -119,7 +129,7 @@ def client(pipeline: Pipeline, fakes: Fakes, limits: ServeSettings) -> Iterator[
     """A client of the API."""
     predictor = Predictor(BatchProcessor(pipeline, now_s=lambda: 1_790_000_000.0), fakes)
     health = {"ready": True, "predictor_loaded": True, "drift_baseline_loaded": True}
-    routes = api_routes(predictor, HttpTelemetry(CollectorRegistry()), limits, lambda: health)
+    routes = api_routes(predictor, HttpTelemetry(CollectorRegistry()), limits, lambda: health, explained)
     with TestClient(Starlette(routes=routes)) as client:
         yield client
 
@@ -150,6 +160,26 @@ def test_a_prediction_is_published_with_source_minus_1(client: TestClient, fakes
     assert key == b"me"
     assert (record["event_id"], record["source_partition"], record["source_offset"]) == ("mine", -1, -1)
     assert record["features"] == STUDENT
+
+
+def test_reasons_are_answered_on_request(client: TestClient) -> None:
+    """They come beside the prediction, from the version that made it; by default there are none."""
+    plain = client.post("/predict?explain=false", json=STUDENT).json()
+    assert set(plain) == {"predicted_purchase_probability", "predicted_purchase"}
+    answer = client.post("/predict?explain=true", json=STUDENT).json()
+    assert answer.pop("explanation") == {
+        "model_version": "v1",
+        "unit": "probability",
+        "reference": {"days_on_platform": 0.0},
+        "base": 0.1,
+        "contributions": [{"feature": "days_on_platform", "value": 30.0, "probability": 0.5}],
+        "total": 0.6,
+    }
+    assert answer == plain
+    refused = client.post("/predict?explain=1", json=STUDENT)
+    assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["query", "explain"])
+    gone = client.post("/predict?explain=true", json=STUDENT | {"days_on_platform": 1001})
+    assert (gone.status_code, gone.json()["explanation"]) == (200, None)
 
 
 def test_every_broken_field_is_listed_in_fastapis_form(client: TestClient) -> None:
@@ -366,7 +396,7 @@ def test_requests_at_once_are_scored_together(pipeline: Pipeline, fakes: Fakes) 
             time.sleep(0.05)
             return super().process(raw)
 
-    async def ask() -> list[list[Prediction]]:
+    async def ask() -> list[list[Answer]]:
         predictor = Predictor(CountingProcessor(pipeline), fakes)
         one = PredictionRequest.model_validate(STUDENT)
         return await asyncio.gather(*(predictor.predict([one]) for _ in range(20)))
@@ -380,7 +410,7 @@ def test_requests_at_once_are_scored_together(pipeline: Pipeline, fakes: Fakes) 
 def test_one_event_id_at_once_is_one_prediction(pipeline: Pipeline, fakes: Fakes) -> None:
     """A retry that overtakes the first answer waits for it."""
 
-    async def ask() -> list[list[Prediction]]:
+    async def ask() -> list[list[Answer]]:
         predictor = Predictor(BatchProcessor(pipeline), fakes)
         one = PredictionRequest.model_validate(STUDENT | {"event_id": "e"})
         return await asyncio.gather(*(predictor.predict([one]) for _ in range(5)))

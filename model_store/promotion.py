@@ -1,6 +1,7 @@
 """Decide whether a version may become the champion.
 
-Every check reports a finding. The decision and its findings are recorded in the store's history.
+:meth:`model_store.store.ModelStore.promote` asks :func:`judge`, so no promotion goes around the checks.
+Every check reports a finding, and the findings are recorded in the store's history.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from model_store.errors import ModelStoreError
 from model_store.evaluation import difference_interval
 
 if TYPE_CHECKING:
+    from model_store.aliases import AliasTarget
     from model_store.evaluation import Evaluation
     from model_store.manifest import Manifest, Quality
     from model_store.store import ModelStore
@@ -38,7 +40,36 @@ class Check:
     finding: str
 
 
-def judge(store: ModelStore, version: str, table: TrainingTable | None = None) -> list[Check]:
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A promotion that took place.
+
+    Attributes:
+        target: The new target of the alias.
+        checks: The checks of the version; none if the alias had this target already.
+    """
+
+    target: AliasTarget
+    checks: tuple[Check, ...] = ()
+
+
+class PromotionRefused(ModelStoreError):  # noqa: N818 - a verdict on the version, not a mistake
+    """A version failed a check, so it was not promoted.
+
+    Attributes:
+        checks: All checks of the version.
+    """
+
+    def __init__(self, version: str, checks: tuple[Check, ...]) -> None:
+        failed = "; ".join(check.finding for check in checks if not check.passed)
+        super().__init__(
+            f"version {version} is not promoted: {failed}; to insist: "
+            f"purchase-stream models promote {version} --force --reason TEXT"
+        )
+        self.checks = checks
+
+
+def judge(store: ModelStore, version: str, table: TrainingTable | None = None) -> tuple[Check, ...]:
     """Check a version before its promotion.
 
     Args:
@@ -56,10 +87,10 @@ def judge(store: ModelStore, version: str, table: TrainingTable | None = None) -
         checks += [_is_calibrated(evaluation), _facts(evaluation)]
     if comparison := _compare(store, manifest, table):
         checks.append(comparison)
-    return checks
+    return tuple(checks)
 
 
-def as_evidence(checks: list[Check]) -> dict[str, Any]:
+def as_evidence(checks: tuple[Check, ...]) -> dict[str, Any]:
     """Return the findings as JSON values, by the check's name."""
     return {check.name: {"passed": check.passed, "finding": check.finding} for check in checks}
 

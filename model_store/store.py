@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from model_store.evaluation import Evaluation, ThresholdCriterion
+    from model_store.promotion import Promotion
     from model_store.training import TrainedModel
+    from model_store.training_data import TrainingTable
 
 _READ_ONLY: Final = 0o444
 
@@ -201,28 +203,55 @@ class ModelStore:
         *,
         reason: str = "",
         actor: str = "",
+        table: TrainingTable | None = None,
+        force: bool = False,
         evidence: dict[str, Any] | None = None,
-    ) -> AliasTarget:
-        """Verify a version and switch an alias to it; the old champion becomes ``previous``.
+    ) -> Promotion:
+        """Verify and judge a version, and switch an alias to it; the old champion becomes ``previous``.
 
-        Nothing changes if the alias already has this target. After a crash the alias has either its
-        old target or the new one.
+        Only the champion is judged. Nothing changes if the alias already has this target. After a
+        crash the alias has either its old target or the new one.
+
+        Args:
+            version: A version's id, or an alias.
+            alias: The alias to switch.
+            reason: The reason, recorded in the history.
+            actor: Who promotes, recorded in the history.
+            table: Labelled students that neither the version nor the champion was fitted on, to
+                compare both.
+            force: Whether to promote despite failed checks; this needs a reason.
+            evidence: Further findings to record, by name.
 
         Raises:
-            ModelStoreError: The version fails a check, or the store is not writable.
+            PromotionRefused: The version fails a check of its quality.
+            ModelStoreError: The version is refused, or the store is not writable.
         """
+        from model_store.promotion import (  # noqa: PLC0415 - a scorer does without
+            Promotion,
+            PromotionRefused,
+            as_evidence,
+            judge,
+        )
+
+        if force and not reason:
+            raise ModelStoreError("a promotion despite failed checks needs a reason")
         loaded = self.load(version)
         target = AliasTarget(version=loaded.version, manifest_sha256=loaded.manifest_sha256)
+        if self._aliases.read(alias) == target:
+            return Promotion(target)
+        checks = judge(self, loaded.version, table) if alias == "champion" else ()
+        if not (force or all(check.passed for check in checks)):
+            raise PromotionRefused(loaded.version, checks)
+        findings = as_evidence(checks) | (evidence or {})
         with self._writing(f"switch {alias} in"):
             old = self._aliases.read(alias)
-            if old == target:
-                return target
             # `previous` is switched first. After a crash in between, a rollback finds no earlier
             # champion; the other order would roll back to the version before the last one.
-            if alias == "champion" and old:
+            if alias == "champion" and old not in {None, target}:
                 self._aliases.switch("previous", old, reason=reason, actor=actor)
-            self._aliases.switch(alias, target, reason=reason, actor=actor, evidence=evidence)
-        return target
+            if old != target:
+                self._aliases.switch(alias, target, reason=reason, actor=actor, evidence=findings or None)
+        return Promotion(target, checks)
 
     def rollback(self, *, reason: str = "", actor: str = "") -> AliasTarget:
         """Verify ``previous`` and swap it with the champion; return the new champion.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from model_store.estimator import input_format, read_estimator
 from model_store.evaluation import ThresholdCriterion
 from model_store.inputs import EngagementWeights
 from model_store.manifest import Provenance, Quality
-from model_store.promotion import as_evidence, judge
+from model_store.promotion import Check, PromotionRefused
 from model_store.store import ModelStore
 from model_store.synthetic import generate_students
 from model_store.training import TrainedModel, assess
@@ -192,8 +193,10 @@ def history(context: typer.Context) -> None:
             f"{switch.get('at')}  {switch.get('actor')}  {switch.get('alias')}: "
             f"{switch.get('from') or 'none'} → {switch.get('to')}  {switch.get('reason') or ''}".rstrip()
         )
-        for name, check in (switch.get("evidence") or {}).items():
-            typer.echo(f"    {name}: {'' if check['passed'] else 'FAILED: '}{check['finding']}")
+        for name, evidence in (switch.get("evidence") or {}).items():
+            checked = isinstance(evidence, dict) and "finding" in evidence
+            finding = _finding(evidence["passed"], evidence["finding"]) if checked else evidence
+            typer.echo(f"    {name}: {finding}")
 
 
 @models.command(epilog="Example: purchase-stream models diff previous champion")
@@ -332,22 +335,27 @@ def _echo_dialect(table: TrainingTable) -> None:
 def _promote(
     store: ModelStore, version: str, *, reason: str, table: TrainingTable | None = None, force: bool = False
 ) -> None:
-    """Judge a version, and promote it if every check passes or the user insists.
+    """Promote a version, and print what its checks found.
 
     Raises:
-        ModelStoreError: A check failed.
+        ModelStoreError: A check failed, and the user does not insist.
     """
-    checks = judge(store, version, table)
+    try:
+        promotion = store.promote(version, reason=reason, actor=getpass.getuser(), table=table, force=force)
+    except PromotionRefused as refused:
+        _echo_checks(refused.checks)
+        raise
+    _echo_checks(promotion.checks)
+    typer.echo(f"champion is {promotion.target.version}")
+
+
+def _echo_checks(checks: Sequence[Check]) -> None:
     for check in checks:
-        typer.echo(f"{check.name}: {'' if check.passed else 'FAILED: '}{check.finding}")
-    failed = [check.finding for check in checks if not check.passed]
-    if failed and not force:
-        raise ModelStoreError(
-            f"version {version} is not promoted: {'; '.join(failed)}; to insist: "
-            f"purchase-stream models promote {version} --force --reason TEXT"
-        )
-    target = store.promote(version, reason=reason, actor=getpass.getuser(), evidence=as_evidence(checks))
-    typer.echo(f"champion is {target.version}")
+        typer.echo(f"{check.name}: {_finding(check.passed, check.finding)}")
+
+
+def _finding(passed: bool, finding: str) -> str:  # noqa: FBT001 - in the order in which it is written
+    return finding if passed else f"FAILED: {finding}"
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -41,7 +41,7 @@ def own_model(students: TrainingTable) -> TrainedModel:
 def own_champion(store: ModelStore, own_model: TrainedModel) -> str:
     """The id of a pickled version in the store that is its champion."""
     version = store.add(own_model)
-    store.promote(version, reason="first", actor="test")
+    store.promote(version, reason="naive Bayes is not calibrated", actor="test", force=True)
     return version
 
 

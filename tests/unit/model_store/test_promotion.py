@@ -14,7 +14,7 @@ from sklearn.naive_bayes import GaussianNB
 
 from model_store.errors import ModelStoreError
 from model_store.evaluation import ThresholdCriterion
-from model_store.promotion import as_evidence, judge
+from model_store.promotion import PromotionRefused, judge
 from model_store.synthetic import generate_students
 from model_store.training import assess, train
 
@@ -34,13 +34,14 @@ def test_a_good_version_passes_every_check(store: ModelStore, trained: TrainedMo
     """The default model passes, with and without a champion to be compared with."""
     first = store.add(trained)
     assert _failed(store, first) == {}
-    store.promote(first, evidence=as_evidence(judge(store, first)))
+    store.promote(first, evidence={"trial": "a week beside the champion"})
     second = store.add(trained)
     assert [check.name for check in judge(store, second)][-1] == "champion"
     assert _failed(store, second) == {}
     evidence = store.history()[-1]["evidence"]
     assert evidence["base_rate"]["passed"] is True
     assert "duplicate rows" in evidence["data"]["finding"]
+    assert evidence["trial"] == "a week beside the champion"
 
 
 def _useless(students: TrainingTable) -> TrainedModel:
@@ -75,6 +76,20 @@ def test_a_bad_version_fails_its_check(
     failed = _failed(store, store.add(fit(students)))
     assert check in failed
     assert re.search(finding, failed[check])
+
+
+def test_a_promotion_from_code_is_judged_too(store: ModelStore, students: TrainingTable) -> None:
+    """The store refuses a bad champion, unless it is forced with a reason; a challenger may be bad."""
+    version = store.add(_useless(students))
+    with pytest.raises(PromotionRefused, match=f"version {version} is not promoted: .*--force --reason TEXT"):
+        store.promote(version)
+    assert store.target("champion") is None
+    assert store.promote(version, "challenger").checks == ()
+    with pytest.raises(ModelStoreError, match="needs a reason"):
+        store.promote(version, force=True)
+    promotion = store.promote(version, reason="a test", force=True)
+    assert [check.name for check in promotion.checks if not check.passed] == ["base_rate"]
+    assert store.history()[-1]["evidence"]["base_rate"]["passed"] is False
 
 
 def test_a_worse_version_than_the_champion_fails(

@@ -32,6 +32,7 @@ class Condition(StrEnum):
     PARTITION = "partition"
     SCHEMA_REGISTRY = "schema_registry"
     MODEL = "model"
+    BREAKER = "breaker"
     AUDIT_LOG = "audit_log"
 
 
@@ -80,7 +81,7 @@ class CommitOutcomeUnknown(ServiceError):  # noqa: N818 - an outcome, not a mist
 
 
 class Unavailable(ServiceError):  # noqa: N818 - a state of the world, not a mistake
-    """A dependency is down. Pause, stay in the group and retry.
+    """A dependency is down, or a batch is held. Pause, stay in the group and retry.
 
     Attributes:
         condition: The condition that keeps the role from being ready meanwhile.

@@ -203,6 +203,17 @@ class BatchSettings(_Section):
     """How long a batch waits for more events after its first one."""
 
 
+class BreakerSettings(_Section):
+    """What happens when the events of one writer schema are rejected (docs/schemas.md)."""
+
+    action: Literal["off", "alert", "pause"] = "off"
+    """``alert`` counts and logs it. ``pause`` holds the batch until its events are accepted."""
+    rejected_ratio: float = Field(default=0.5, ge=0, lt=1)
+    """The tolerated share of rejected events among the latest of a schema."""
+    minimum_events: int = Field(default=100, ge=1, le=10_000)
+    """The share is taken over the latest batches that together have this many events of the schema."""
+
+
 class DriftSettings(_Section):
     """When live data counts as drifted from the training data (docs/drift.md)."""
 
@@ -279,6 +290,7 @@ class Settings(BaseSettings):
     links: LinkSettings = LinkSettings()
     log: LogSettings = LogSettings()
     batch: BatchSettings = BatchSettings()
+    breaker: BreakerSettings = BreakerSettings()
     training: TrainingSettings = TrainingSettings()
     drift: DriftSettings = DriftSettings()
     outcomes: OutcomeSettings = OutcomeSettings()

@@ -64,6 +64,25 @@ def parse_schema_id_header(value: bytes | None) -> RegistryId | None:
     return None
 
 
+def name_schema(value: bytes, schema_id_header: bytes | None) -> str:
+    """Return the schema that a record names, in words, or ``-`` if it names none.
+
+    Args:
+        value: the record's value, or at least its first 10 bytes.
+        schema_id_header: the record header ``__value_schema_id``.
+
+    >>> name_schema(bytes([0, 0, 0, 0, 7, 42]), None)
+    'id 7'
+    """
+    if value.startswith(SINGLE_OBJECT_MARKER) and len(value) >= SINGLE_OBJECT_HEADER_BYTES:
+        return f"fingerprint {value[len(SINGLE_OBJECT_MARKER) : SINGLE_OBJECT_HEADER_BYTES].hex()}"
+    if schema_id_header:
+        return f"header {schema_id_header.hex()}"
+    if value.startswith(CONFLUENT_MARKER) and len(value) >= CONFLUENT_HEADER_BYTES:
+        return f"id {int.from_bytes(value[len(CONFLUENT_MARKER) : CONFLUENT_HEADER_BYTES], 'big')}"
+    return "-"
+
+
 FOLDER: Final = Path(__file__).parent
 
 _UNIT: Final = re.compile(r'"logicalType":"((?!timestamp-millis|local-timestamp-millis|uuid")[^"]*)"')

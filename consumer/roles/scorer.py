@@ -20,6 +20,7 @@ from consumer.runtime.lifecycle import running, stopping_on_signals
 from consumer.runtime.memory import tune_gc_and_malloc
 from consumer.runtime.readiness import Readiness
 from consumer.runtime.watchdog import COMMIT_MARGIN_S, Watchdog
+from consumer.scorer.breaker import Breaker
 from consumer.scorer.commit import Committer
 from consumer.scorer.loop import Heartbeat, Scorer
 from consumer.scorer.metrics import ScorerTelemetry
@@ -77,6 +78,7 @@ def run_scorer(settings: Settings, worker: int = 0, *, resume_from: ResumeFrom |
         limit_commit=partial(
             watchdog.limited, client_config.transaction_timeout_s(settings.kafka) + COMMIT_MARGIN_S
         ),
+        breaker=None if settings.breaker.action == "off" else Breaker(settings.breaker, telemetry),
     )
     scorer = Scorer(
         session=session,

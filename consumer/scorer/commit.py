@@ -27,6 +27,7 @@ from consumer.kafka.producer import OpenTransaction
 from consumer.kafka.session import Session
 from consumer.pipeline.batch import RawBatch
 from consumer.runtime.readiness import Readiness
+from consumer.scorer.breaker import Breaker
 from consumer.scorer.metrics import ScorerTelemetry
 from consumer.scorer.outputs import OutputBatch, OutputTopics
 from consumer.scorer.processing import BatchProcessor
@@ -107,6 +108,7 @@ class Committer:
         readiness: Where an outage is reported.
         heartbeat: Called before every wait. It may raise in order to stop.
         limit_commit: Entered while a batch is committed; limits how long that may take.
+        breaker: Holds batches of a schema whose events are rejected.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Committer:
         readiness: Readiness,
         heartbeat: Callable[[], None],
         limit_commit: Callable[[], AbstractContextManager[None]] = nullcontext,
+        breaker: Breaker | None = None,
     ) -> None:
         self._session = session
         self._processor = processor
@@ -129,6 +132,7 @@ class Committer:
         self._readiness = readiness
         self._heartbeat = heartbeat
         self._limit_commit = limit_commit
+        self._breaker = breaker
         self._next_offsets: dict[int, int] = {}
 
     @property
@@ -150,7 +154,10 @@ class Committer:
 
         Raises:
             BatchAborted, CommitOutcomeUnknown, Unavailable, FatalError: See :meth:`Session.begin`.
+            Unavailable: The breaker holds the batch; nothing was produced.
         """
+        if self._breaker is not None:
+            self._breaker.check(outputs.processed)
         return StartedCommit(outputs, self._session.begin(outputs.records, outputs.next_offsets))
 
     def commit(self, started: StartedCommit) -> float:
@@ -167,8 +174,10 @@ class Committer:
     def note_committed(self, outputs: OutputBatch, commit_s: float) -> None:
         """Record that a batch is committed, and that every outage it waited for is over."""
         self._next_offsets |= outputs.next_offsets
-        for condition in (Condition.BROKER, Condition.MODEL, Condition.SCHEMA_REGISTRY):
+        for condition in (Condition.BROKER, Condition.MODEL, Condition.SCHEMA_REGISTRY, Condition.BREAKER):
             self._readiness.clear(condition)
+        if self._breaker is not None:
+            self._breaker.note_committed(outputs.processed)
         report = outputs.processed.report({**outputs.durations_s, "commit": commit_s})
         self._telemetry.batch_committed(report, self._processor.now_s())
 
@@ -204,6 +213,7 @@ class Committer:
             self._session.pause_and_poll(pending.pause_s)
         pending = self.wait_out_outage(partial(self._without_committed_rows, pending))
         if not len(pending.raw):
+            self._readiness.clear(Condition.BREAKER)  # What it held belongs to another member now.
             return []
         refused_bytes = pending.max_dead_letter_bytes
         try:
@@ -233,6 +243,9 @@ class Committer:
         self, pending: PendingBatch, failure: BatchAborted | CommitOutcomeUnknown | Unavailable
     ) -> list[PendingBatch]:
         """Report a failed attempt; return what is left, the rows to commit first at the end."""
+        if isinstance(failure, Unavailable) and failure.condition is Condition.BREAKER:
+            self._readiness.set(failure.condition, str(failure))
+            return [pending.after_failure(commit_outcome_unknown=False)]
         self._telemetry.batch_aborted()
         if isinstance(failure, RecordRejectedByBroker):
             if len(pending.raw) > 1:

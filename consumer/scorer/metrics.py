@@ -137,6 +137,9 @@ class ScorerTelemetry:
         )
         self._unknown_country = counter("unknown_country", "Events scored with an unknown country.")
         self._transactions = counter("transactions", "Attempts to commit a batch, by result.", ["result"])
+        self._rejected_schemas = counter(
+            "breaker_batches", "Batches published with a schema whose events are rejected (setting breaker)."
+        )
         self._rebalances = counter("rebalances", "Times that partitions were assigned or revoked.")
         self._reloads = counter("model_reloads", "Attempts to load another model, by result.", ["result"])
         self._model_info = gauge(
@@ -197,6 +200,10 @@ class ScorerTelemetry:
     def batch_aborted(self) -> None:
         """Count an attempt that failed."""
         self._transactions.labels("aborted").inc()
+
+    def schema_rejected(self) -> None:
+        """Count a batch that was published although the breaker is open."""
+        self._rejected_schemas.inc()
 
     def rebalanced(self) -> None:
         """Count an assignment or a revocation of partitions."""

@@ -15,12 +15,7 @@ from consumer import timestamps
 from consumer.pipeline.batch import Headers
 from consumer.pipeline.dead_letter import DROPPED_HEADER, summarize_detail
 from consumer.pipeline.rejections import Code
-from schemas.repository import (
-    CONFLUENT_HEADER_BYTES,
-    CONFLUENT_MARKER,
-    SINGLE_OBJECT_HEADER_BYTES,
-    SINGLE_OBJECT_MARKER,
-)
+from schemas.repository import SCHEMA_ID_HEADER, name_schema
 
 OTHER: Final = "other"
 """Stands for the code of a record that is not a dead letter of this service, or has an unknown code."""
@@ -200,7 +195,6 @@ _NONE: Final = "-"
 _PRODUCER_HEADERS: Final = ("ce_source", "producer")
 """Headers that name the producer, the preferred one first."""
 
-_SCHEMA_ID_HEADER: Final = "__value_schema_id"
 _FIELD: Final = re.compile(r"(\w+)(?:: | cannot exceed )")
 _RAW_PREFIX: Final = 16
 """Base64 characters that hold the longest frame header."""
@@ -285,18 +279,12 @@ def _fields(detail: Any) -> str:
 
 
 def _schema(raw: Any, headers: dict[str, bytes | None]) -> str:
-    """Return the schema that the event's frame names."""
-    if schema_id := headers.get(_SCHEMA_ID_HEADER):
-        return f"header {schema_id.hex()}"
+    """Return the schema that the event names."""
     try:
-        value = b64decode(str(raw or "")[:_RAW_PREFIX])
+        start = b64decode(str(raw or "")[:_RAW_PREFIX])
     except ValueError:
-        return _NONE
-    if value.startswith(SINGLE_OBJECT_MARKER) and len(value) >= SINGLE_OBJECT_HEADER_BYTES:
-        return f"fingerprint {value[len(SINGLE_OBJECT_MARKER) : SINGLE_OBJECT_HEADER_BYTES].hex()}"
-    if value.startswith(CONFLUENT_MARKER) and len(value) >= CONFLUENT_HEADER_BYTES:
-        return f"id {int.from_bytes(value[len(CONFLUENT_MARKER) : CONFLUENT_HEADER_BYTES], 'big')}"
-    return _NONE
+        start = b""
+    return name_schema(start, headers.get(SCHEMA_ID_HEADER))
 
 
 def _producer(headers: dict[str, bytes | None]) -> str:

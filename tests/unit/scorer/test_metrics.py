@@ -69,6 +69,7 @@ def test_the_exposition_of_one_batch_is_exactly_this() -> None:
     rejected = {"tombstone", "field_invalid"}
     assert sorted(lines) == sorted(
         [
+            "purchase_stream_breaker_batches_total 0.0",
             'purchase_stream_events_total{outcome="scored"} 3.0',
             'purchase_stream_events_total{outcome="rejected"} 2.0',
             *(f'purchase_stream_rejections_total{{code="{c}"}} {float(c in rejected)}' for c in Code),

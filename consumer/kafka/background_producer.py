@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,8 +19,12 @@ from consumer.runtime.readiness import Readiness
 OnDelivered = Callable[[str | None], None]
 """Called with the reason why a record was not delivered, or ``None`` if it was."""
 
-_DELIVERY_TIMEOUT_S: Final = 3.0
-"""How long an HTTP request waits for the broker."""
+_DELIVERY_TIMEOUT_S: Final = 300.0
+"""How long a prediction is retried. The client keeps its sequence number, so the topic has it once, even if
+the broker took it before. A new prediction after this time may be a second one."""
+_LATE_AFTER_S: Final = 3.0
+"""Age of an unacknowledged prediction from which Kafka is away."""
+_FLUSH_TIMEOUT_S: Final = 3.0
 _PROBE_INTERVAL_S: Final = 1.0
 _PROBE_TIMEOUT_S: Final = 2.5
 """A new client needs a second for its first answer."""
@@ -155,8 +160,9 @@ class LeaderProbe:
 class PredictionProducer(TopicProducer):
     """The producer of the HTTP API's predictions. Safe to use from several threads.
 
-    It asks the leaders of the topic once a second whether they answer. While they do not, and for a moment
-    after a failed delivery, it refuses predictions at once and the role is not ready.
+    It asks the leaders of the topic once a second whether they answer. It refuses predictions at once, and
+    the role is not ready, while a leader does not answer, while a prediction waits long for its
+    acknowledgement, and for a moment after a failed delivery.
 
     Args:
         config: The producer's configuration.
@@ -173,6 +179,9 @@ class PredictionProducer(TopicProducer):
         self._readiness = readiness
         self._probe = probe
         self._last_failure_s: float | None = None
+        self._published = itertools.count()
+        self._lock = threading.Lock()
+        self._unacknowledged_since_s: dict[int, float] = {}  # the oldest first
         self._away: str | None = None
         self._stopped = threading.Event()
         self._threads = [
@@ -187,7 +196,7 @@ class PredictionProducer(TopicProducer):
 
     def stop(self) -> None:
         """Deliver the queued predictions, then stop."""
-        self.flush(_DELIVERY_TIMEOUT_S)
+        self.flush(_FLUSH_TIMEOUT_S)
         self._stopped.set()
 
     def check(self) -> None:
@@ -207,6 +216,9 @@ class PredictionProducer(TopicProducer):
         remaining = len(values)
         failures: list[str] = []
         lock = threading.Lock()
+        number = next(self._published)
+        with self._lock:
+            self._unacknowledged_since_s[number] = time.monotonic()
 
         def on_delivered(failure: str | None) -> None:
             nonlocal remaining
@@ -217,6 +229,8 @@ class PredictionProducer(TopicProducer):
                 remaining -= 1
                 last = remaining == 0
             if last:
+                with self._lock:
+                    del self._unacknowledged_since_s[number]
                 on_done(failures[0] if failures else None)
 
         for key, value in zip(keys, values, strict=True):
@@ -233,8 +247,14 @@ class PredictionProducer(TopicProducer):
             self._note(str(error))
             return
         recently = time.monotonic() - _RETRY_AFTER_FAILURE_S
-        if self._last_failure_s is None or self._last_failure_s < recently:
+        failed = self._last_failure_s is not None and self._last_failure_s >= recently
+        if not failed and not self._is_late():
             self._note(None)
+
+    def _is_late(self) -> bool:
+        with self._lock:
+            oldest_s = next(iter(self._unacknowledged_since_s.values()), math.inf)
+        return time.monotonic() - oldest_s >= _LATE_AFTER_S
 
     def _failed(self, reason: str) -> None:
         self._last_failure_s = time.monotonic()
@@ -250,6 +270,8 @@ class PredictionProducer(TopicProducer):
     def _serve_reports(self) -> None:
         while not self._stopped.is_set():
             self.poll(0.1)
+            if self._is_late():
+                self._note(f"{self._topic}: a record was not acknowledged within {_LATE_AFTER_S:.0f} s")
 
     def _watch_leaders(self) -> None:
         while not self._stopped.wait(_PROBE_INTERVAL_S):

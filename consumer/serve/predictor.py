@@ -32,6 +32,10 @@ NOT_FROM_THE_STREAM: Final = -1
 MAX_BATCH_RECORDS: Final = 256
 """A large request is scored in pieces of this size, so that small requests do not wait for all of it."""
 
+ANSWER_TIMEOUT_S: Final = 3.0
+"""How long a request waits. Its prediction is published even after that, so a retry of the same
+``event_id`` joins it instead of making a second one."""
+
 MAX_REMEMBERED_IDS: Final = 50_000
 """How many event ids are remembered with their answers, in less than 1 kB each."""
 
@@ -129,6 +133,7 @@ class Predictor:
         self._executor = ThreadPoolExecutor(1, "score")
         self._waiting: deque[tuple[Sequence[PredictionRequest], asyncio.Future[list[_Scored]]]] = deque()
         self._scoring: asyncio.Task[None] | None = None
+        self._answering: set[asyncio.Task[None]] = set()
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
 
     async def predict(self, requests: Sequence[PredictionRequest]) -> list[Answer]:
@@ -138,10 +143,12 @@ class Predictor:
 
         Raises:
             StartupError: No model is loaded.
-            Unavailable: The model fails, or Kafka does not take the predictions.
+            Unavailable: The model fails, or Kafka does not take the predictions in time.
             Rejected: The pipeline rejects a request.
             EventIdReused: An ``event_id`` comes again with other inputs.
         """
+        if not all(self._is_answered(request) for request in requests):
+            self._publisher.check()
         answers: list[asyncio.Future[Answer]] = []
         new: list[PredictionRequest] = []
         own: list[asyncio.Future[Answer]] = []
@@ -158,15 +165,24 @@ class Predictor:
                 self._forget(new)
                 raise EventIdReused(i)
             answers.append(answer)
-        if new:
-            await self._answer(new, own)
-        return [await asyncio.shield(answer) for answer in answers]
+        if new:  # a task of its own: the prediction is published even if this request is answered before
+            task = asyncio.create_task(self._answer(new, own))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+        _, late = await asyncio.wait(answers, timeout=ANSWER_TIMEOUT_S)
+        if late:
+            raise Unavailable(f"Kafka did not acknowledge it within {ANSWER_TIMEOUT_S:.0f} s")
+        return [answer.result() for answer in answers]
+
+    def _is_answered(self, request: PredictionRequest) -> bool:
+        remembered = self._remembered.get(request.event_id) if request.event_id else None
+        return remembered is not None and remembered.answer.done()
 
     async def _answer(
         self, requests: Sequence[PredictionRequest], answers: Sequence[asyncio.Future[Answer]]
     ) -> None:
+        """Score and publish the requests, however long that takes, and set their answers."""
         try:
-            self._publisher.check()
             scored: list[_Scored] = []
             for start in range(0, len(requests), MAX_BATCH_RECORDS):
                 scored += await self._score(requests[start : start + MAX_BATCH_RECORDS])
@@ -175,10 +191,12 @@ class Predictor:
             self._forget(requests)
             for answer in answers:
                 answer.set_exception(error if isinstance(error, Exception) else Unavailable("stopping"))
-                answer.exception()  # nobody else may be waiting for it
-            raise
-        for answer, one in zip(answers, scored, strict=True):
-            answer.set_result(one.answer)
+                answer.exception()  # its request may have been answered already
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for answer, one in zip(answers, scored, strict=True):
+                answer.set_result(one.answer)
 
     def _remember(self, request: PredictionRequest, answer: asyncio.Future[Answer]) -> None:
         if request.event_id is not None:

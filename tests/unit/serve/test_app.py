@@ -25,6 +25,7 @@ from consumer.pipeline.decode import Decoder
 from consumer.pipeline.pipeline import Pipeline
 from consumer.pipeline.score import CountryNumbers
 from consumer.scorer.processing import BatchProcessor, ProcessedBatch
+from consumer.serve import predictor as predictor_module
 from consumer.serve.app import api_routes
 from consumer.serve.metrics import HttpTelemetry
 from consumer.serve.predictor import Answer, Predictor
@@ -418,6 +419,36 @@ def test_one_event_id_at_once_is_one_prediction(pipeline: Pipeline, fakes: Fakes
     answers = asyncio.run(ask())
     assert answers == [answers[0]] * 5
     assert len(fakes.published) == 1
+
+
+def test_a_retry_joins_a_prediction_that_kafka_has_not_acknowledged(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request is answered in time, and the prediction that it started is the retry's."""
+    monkeypatch.setattr(predictor_module, "ANSWER_TIMEOUT_S", 0.2)
+    reports: list[Callable[[str | None], None]] = []
+
+    class Frozen(Fakes):
+        """Keeps the delivery reports."""
+
+        def publish(
+            self, _keys: Sequence[bytes], _values: Sequence[bytes], on_done: Callable[[str | None], None]
+        ) -> None:
+            """Keep the report."""
+            reports.append(on_done)
+
+    async def ask() -> list[Answer]:
+        predictor = Predictor(BatchProcessor(pipeline), Frozen())
+        one = PredictionRequest.model_validate(STUDENT | {"event_id": "e"})
+        with pytest.raises(Unavailable, match="acknowledge"):
+            await predictor.predict([one])
+        retry = asyncio.create_task(predictor.predict([one]))
+        await asyncio.sleep(0)
+        reports[0](None)
+        return await retry
+
+    assert 0 < asyncio.run(ask())[0].prediction["predicted_purchase_probability"] < 1
+    assert len(reports) == 1
 
 
 def test_the_health_of_the_api_is_always_answered(client: TestClient) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import joblib
 import numpy as np
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
@@ -281,6 +282,40 @@ def candidate_formats(
 def _known_countries(inputs: NDArray[np.float64]) -> tuple[str, ...]:
     codes = np.unique(country_indices(inputs))
     return tuple(_COUNTRY_TEXTS[codes[codes >= 0]].tolist())
+
+
+def leaf_numbers(estimator: Any, rows: Any) -> NDArray[np.intp] | None:
+    """Return the leaf that each row reaches in each tree, intp (n, trees); None if there are no trees.
+
+    Knows the trees of scikit-learn, LightGBM, XGBoost and CatBoost, alone and inside of pipelines and
+    of classifiers that calibrate or combine others. Numbers are comparable within a tree only.
+
+    Args:
+        estimator: The fitted classifier.
+        rows: Inputs in the format that it receives.
+    """
+    *transformers, classifier = _steps(estimator)
+    for step in transformers:
+        if step != "passthrough":
+            rows = step.transform(rows)
+    if hasattr(classifier, "calc_leaf_indexes"):  # CatBoost
+        return np.asarray(classifier.calc_leaf_indexes(rows))
+    if hasattr(classifier, "booster_"):  # LightGBM
+        return np.asarray(classifier.predict(rows, pred_leaf=True)).reshape(len(rows), -1)
+    if hasattr(classifier, "apply"):
+        return np.asarray(classifier.apply(rows)).reshape(len(rows), -1).astype(np.intp)
+    if isinstance(classifier, HistGradientBoostingClassifier):
+        # The difference of two stages is a leaf's value, up to rounding.
+        stages = np.column_stack([stage.ravel() for stage in classifier.staged_decision_function(rows)])
+        values = np.diff(stages, axis=1, prepend=0).round(9) + 0.0  # makes -0.0 equal to 0.0
+        return values.view(np.intp)
+    inner = [
+        *(calibrated.estimator for calibrated in getattr(classifier, "calibrated_classifiers_", ())),
+        *getattr(classifier, "estimators_", ()),
+        *filter(None, [getattr(classifier, "best_estimator_", None)]),
+    ]
+    found = [leaves for item in inner if (leaves := leaf_numbers(item, rows)) is not None]
+    return np.column_stack(found) if found else None
 
 
 def measure_cost(model: ProbabilityModel, inputs: NDArray[np.float64]) -> Cost:

@@ -205,7 +205,7 @@ def _linear_model(version: str, content: bytes) -> LinearModel:
 
 def _check_scores(version: str, content: bytes, model: ProbabilityModel) -> None:
     try:
-        difference = self_test.largest_difference(self_test.from_lines(content), model)
+        difference = float(self_test.differences(self_test.from_lines(content), model).max())
     except Exception as error:
         raise _refused(version, f"{SELF_TEST_FILE} cannot be scored: {_one_line(error)}") from error
     if not difference <= self_test.TOLERANCE:  # also if it is NaN

@@ -26,8 +26,8 @@ TOLERANCE: Final = 1e-9
 """The largest accepted difference: above rounding errors, too small to change a decision."""
 
 _ROWS: Final = 64
-_BRANCHING_ROWS: Final = 512
-"""More rows reach more branches of a tree."""
+_MAX_ROWS: Final = 4096
+"""A self-test of this size takes a fraction of a second."""
 _UNKNOWN_TEXT: Final = "??"
 _EDGES: Final = ((0, 0, 0, 0, 0, 0), (1e6, 1e9, 1e6, 1e6, 1e6, 1e9))
 
@@ -42,21 +42,27 @@ class SelfTestRow(BaseModel):
     expected_probability: float
 
 
-def choose_rows(inputs: NDArray[np.float64], model: ProbabilityModel) -> tuple[SelfTestRow, ...]:
-    """Choose rows from the whole range of scores and from the edges of the input space.
+def choose_rows(
+    inputs: NDArray[np.float64], model: ProbabilityModel, leaves: NDArray[np.intp] | None = None
+) -> tuple[SelfTestRow, ...]:
+    """Choose rows from the whole range of scores, from every leaf, and from the edges of the input space.
 
     Args:
         inputs: The training data, float64 (n, 7).
         model: The trained model, which gives the expected probabilities.
+        leaves: For a model of trees: the leaf that a row reaches in each tree, intp (k, trees), for
+            the first k rows.
     """
     by_score = np.argsort(model.predict_probability(inputs), kind="stable")
-    n_rows = _ROWS if isinstance(model, LinearModel) else _BRANCHING_ROWS
-    spread = by_score[np.unique(np.linspace(0, len(inputs) - 1, n_rows).astype(np.intp))]
+    n_rows = _ROWS if isinstance(model, LinearModel) else _ROWS * 8
+    chosen = by_score[np.unique(np.linspace(0, len(inputs) - 1, n_rows).astype(np.intp))]
+    if leaves is not None:
+        chosen = np.concatenate([chosen, rows_of_every_leaf(leaves)[: _MAX_ROWS - len(chosen)]])
     unseen = np.setdiff1d(iso_country_numbers(), inputs[:, 0])[:1]
     edges = np.array(
         [(country, *numbers) for country in (UNKNOWN_COUNTRY, *unseen) for numbers in _EDGES], np.float64
     )
-    rows = np.asfortranarray(np.vstack([inputs[spread], edges]))
+    rows = np.asfortranarray(np.vstack([inputs[np.unique(chosen)], edges]))
     return tuple(
         SelfTestRow(
             student_country=country_alpha2(int(country)) or _UNKNOWN_TEXT,
@@ -67,6 +73,22 @@ def choose_rows(inputs: NDArray[np.float64], model: ProbabilityModel) -> tuple[S
             rows.tolist(), model.predict_probability(rows).tolist(), strict=True
         )
     )
+
+
+def rows_of_every_leaf(leaves: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return rows that reach, together, every leaf that any row reaches.
+
+    >>> rows_of_every_leaf(np.array([[0, 5], [0, 6], [1, 5]])).tolist()
+    [0, 2, 1]
+
+    Args:
+        leaves: The leaf that each row reaches in each tree, intp (k, trees).
+    """
+    chosen = np.empty(0, np.intp)
+    for column in leaves.T:
+        numbers, first = np.unique(column, return_index=True)
+        chosen = np.concatenate([chosen, first[~np.isin(numbers, column[chosen])]])
+    return chosen
 
 
 def to_lines(rows: tuple[SelfTestRow, ...]) -> bytes:
@@ -86,10 +108,16 @@ def from_lines(content: bytes) -> tuple[SelfTestRow, ...]:
     return rows
 
 
-def largest_difference(rows: tuple[SelfTestRow, ...], model: ProbabilityModel) -> float:
-    """Score the rows; return the largest difference from an expected probability (NaN for a NaN score)."""
-    inputs = np.array(
+def input_rows(rows: tuple[SelfTestRow, ...]) -> NDArray[np.float64]:
+    """Return the inputs of the rows, float64 (n, 7)."""
+    return np.array(
         [(country_code(row.student_country), *row.numbers) for row in rows], dtype=np.float64, order="F"
     ).reshape(-1, len(INPUT_NAMES), order="F")
+
+
+def differences(rows: tuple[SelfTestRow, ...], model: ProbabilityModel) -> NDArray[np.float64]:
+    """Score the rows; return how far each is from its expected probability, float64 (n,), NaN for NaN."""
+    inputs = input_rows(rows)
     expected = np.array([row.expected_probability for row in rows])
-    return float(np.abs(model.predict_probability(inputs) - expected).max())
+    distances: NDArray[np.float64] = np.abs(model.predict_probability(inputs) - expected)
+    return distances

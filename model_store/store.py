@@ -17,6 +17,7 @@ import difflib
 import os
 import shutil
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -51,6 +52,21 @@ if TYPE_CHECKING:
     from model_store.training_data import TrainingTable
 
 _READ_ONLY: Final = 0o444
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A version whose scores were proved equal with the installed libraries.
+
+    Attributes:
+        version: The id of the version for these libraries.
+        rows: The self-test rows that were scored.
+        leaves: The leaves of its trees that the rows reach; None if it has no trees.
+    """
+
+    version: str
+    rows: int
+    leaves: int | None
 
 
 class ModelStore:
@@ -322,8 +338,8 @@ class ModelStore:
             {"threshold": threshold, "metrics": metrics},
         )
 
-    def migrate(self, version_or_alias: str, *, provenance: Provenance | None = None) -> str:
-        """Add a version for the installed libraries whose scores are equal to the last bit; return its id.
+    def migrate(self, version_or_alias: str, *, provenance: Provenance | None = None) -> Migration:
+        """Add a version for the installed libraries whose scores are equal to the last bit.
 
         Raises:
             ModelStoreError: There is no such version, it needs no migration, or its scores differ.
@@ -338,14 +354,26 @@ class ModelStore:
         estimators.check_classifier(estimator)
         model = estimators.probability_model(estimator, manifest.input_format)
         rows = self_test.from_lines(contents[SELF_TEST_FILE])
-        difference = self_test.largest_difference(rows, model)
-        if difference != 0:
+        differences = self_test.differences(rows, model)
+        if differences.any():  # also if one is NaN
+            lines = [str(index + 1) for index in differences.nonzero()[0]]
             raise ModelStoreError(
-                f"version {version} is not migrated: with the installed libraries a probability of its "
-                f"{len(rows)} self-test rows differs by {difference:.3g}; train it again"
+                f"version {version} is not migrated: with the installed libraries {len(lines)} of its "
+                f"{len(rows)} self-test rows get other probabilities, by at most {differences.max():.3g}: "
+                f"{SELF_TEST_FILE}, line {', '.join(lines[:10])}{', …' if len(lines) > 10 else ''}; "  # noqa: PLR2004
+                "train it again"
             )
         content, libraries = estimators.pickled(estimator)
-        return self._derive(manifest, {**contents, MODEL_FILE: content}, provenance, {"libraries": libraries})
+        contents |= {MODEL_FILE: content}
+        if isinstance(model, LinearModel):  # of a release that did not store the numbers
+            contents |= {LINEAR_FILE: model.to_json()}
+        leaves = estimators.leaf_numbers(
+            estimator, estimators.format_inputs(self_test.input_rows(rows), manifest.input_format)
+        )
+        added = self._derive(manifest, contents, provenance, {"libraries": libraries})
+        return Migration(
+            added, len(rows), None if leaves is None else sum(len(set(column)) for column in leaves.T)
+        )
 
     def remove(self, version: str) -> None:
         """Delete a version that no alias names.

@@ -7,6 +7,7 @@ probabilities calibrated, and the threshold accounts for the imbalance.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,7 @@ from model_store.estimator import (
     check_classifier,
     format_inputs,
     is_batch_invariant,
+    leaf_numbers,
     measure_cost,
     one_line,
     probability_model,
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     from model_store.training_data import TrainingTable
 
 FOLDS: Final = 5
+_LEAF_ROWS: Final = 20_000
+"""The rows among which the self-test finds a row for every leaf."""
 MIN_ROWS_PER_CLASS: Final = 20
 """With fewer rows of a class, a fold has too few of them to measure anything."""
 
@@ -218,7 +222,7 @@ def _assess(
             threshold.value,
             threshold_curve(purchased[held_out], held_out_probabilities),
         ),
-        self_test=choose_rows(inputs, model),
+        self_test=choose_rows(inputs, model, _leaves(estimator, inputs, input_format)),
         training_data=TrainingData(
             source=table.source, sha256=table.sha256, rows=table.rows, positives=table.positives
         ),
@@ -227,6 +231,18 @@ def _assess(
         batch_invariant=is_batch_invariant(model, inputs),
         cost=measure_cost(model, inputs),
     )
+
+
+def _leaves(
+    estimator: Any, inputs: NDArray[np.float64], input_format: InputFormat
+) -> NDArray[np.intp] | None:
+    """Return the leaves that the first rows reach, or None if the estimator does not tell."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return leaf_numbers(estimator, format_inputs(inputs[:_LEAF_ROWS], input_format))
+    except Exception:  # noqa: BLE001 - any estimator; the self-test does without
+        return None
 
 
 def _pipeline(weights: EngagementWeights) -> Pipeline:

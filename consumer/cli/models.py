@@ -17,7 +17,7 @@ from consumer.settings import Settings
 from model_store.aliases import ALIASES
 from model_store.errors import ModelStoreError
 from model_store.estimator import input_format, read_estimator
-from model_store.evaluation import ThresholdCriterion
+from model_store.evaluation import Evaluation, ThresholdCriterion
 from model_store.inputs import EngagementWeights
 from model_store.manifest import Provenance, Quality
 from model_store.promotion import Check, PromotionRefused
@@ -174,8 +174,7 @@ def show(context: typer.Context, version: Version = "champion") -> None:
 @models.command(epilog="Example: purchase-stream models slices champion")
 def slices(context: typer.Context, version: Version = "champion") -> None:
     """Print a version's quality by country and activity."""
-    evaluation = _store(_settings(context)).evaluation(version)
-    for item in evaluation.slices if evaluation else ():
+    for item in _evaluation(_store(_settings(context)), version).slices:
         quality = item.quality
         low, high = quality.intervals["average_precision"] if quality else (0.0, 1.0)
         figures = (
@@ -266,10 +265,14 @@ def threshold(
 def migrate(context: typer.Context, version: Version = "champion", promote: Promote = False) -> None:
     """Prove that a version scores equally with the installed libraries, and add it for them."""
     store = _store(_settings(context))
-    added = store.migrate(version, provenance=_provenance())
-    typer.echo(f"{added} scores equally to the last bit with the installed libraries")
+    migration = store.migrate(version, provenance=_provenance())
+    reached = "" if migration.leaves is None else f", which reach {migration.leaves} leaves of its trees,"
+    typer.echo(
+        f"all {migration.rows} self-test rows{reached} score equally to the last bit with the installed "
+        f"libraries; added as {migration.version}"
+    )
     if promote:
-        _promote(store, added, reason="models migrate --promote")
+        _promote(store, migration.version, reason="models migrate --promote")
 
 
 @models.command(epilog="Example: purchase-stream models verify champion")
@@ -356,6 +359,13 @@ def _echo_checks(checks: Sequence[Check]) -> None:
 
 def _finding(passed: bool, finding: str) -> str:  # noqa: FBT001 - in the order in which it is written
     return finding if passed else f"FAILED: {finding}"
+
+
+def _evaluation(store: ModelStore, version: str) -> Evaluation:
+    evaluation = store.evaluation(version)
+    if evaluation is None:
+        raise ModelStoreError(f"version {version} is of a release that kept no evaluation; train it again")
+    return evaluation
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -252,3 +252,36 @@ def test_unusable_content_is_refused(
     with pytest.raises(ModelStoreError, match=reason) as caught:
         store.load(own_champion)
     assert "\n" not in str(caught.value)
+
+
+def _to_schema_1(store: ModelStore, version: str) -> None:
+    """Rewrite a version as the first release wrote it: fewer fields, and SciPy among the libraries."""
+    folder = _folder(store, version)
+    for name in ("linear.json", "evaluation.json"):
+        (folder / name).unlink(missing_ok=True)
+
+    def change(tree: dict[str, Any]) -> None:
+        for name in ("input_format", "batch_invariant", "cost", "provenance"):
+            del tree[name]
+        for name in ("cross_validated", "held_out"):
+            del tree["metrics"][name]["intervals"]
+        del tree["threshold"]["min_precision"]
+        tree["files"] = {n: f for n, f in tree["files"].items() if (folder / n).exists()}
+        tree["libraries"]["scipy"] = "0.0.1"
+        tree["schema_version"] = 1
+
+    _change_manifest(store, version, change)
+
+
+def test_version_of_the_first_release_is_loaded(store: ModelStore, trained: TrainedModel) -> None:
+    """Its pickle is loaded, it can be promoted, and a migration stores its numbers."""
+    version = store.add(trained)
+    rows = np.asfortranarray(np.arange(70.0).reshape(10, 7))
+    expected = store.load(version).predict_probability(rows)
+    _to_schema_1(store, version)
+    assert store.promote(version).target.version == version
+    model = store.load()
+    assert model.manifest.schema_version == 1
+    assert np.array_equal(model.predict_probability(rows), expected)
+    migrated = store.manifest(store.migrate(version).version)
+    assert (migrated.schema_version, "linear.json" in migrated.files) == (2, True)

@@ -19,8 +19,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
 from model_store.errors import ModelStoreError
-from model_store.estimator import EstimatorModel, format_inputs, read_estimator
+from model_store.estimator import EstimatorModel, format_inputs, leaf_numbers, read_estimator
 from model_store.manifest import InputFormat
+from model_store.self_test import from_lines, input_rows
 from model_store.store import ModelStore
 from model_store.training import assess
 
@@ -96,6 +97,10 @@ def _catboost(table: TrainingTable) -> Any:
     return model.fit(_frame(table), table.purchased)
 
 
+def _self_test(store: ModelStore, version: str) -> bytes:
+    return (store.folder / "versions" / version / "selftest.jsonl").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("fit", "expected"),
     [
@@ -126,6 +131,16 @@ def test_any_classifier_is_added_and_scores_as_it_was_fitted(
     assert 0.5 < model.manifest.metrics.cross_validated.average_precision < 0.95
     assert model.manifest.cost is not None
     assert model.predict_probability(np.empty((0, 7))).shape == (0,)
+    leaves = leaf_numbers(estimator, rows)
+    assert (leaves is not None) == ("Pipeline" not in type(estimator).__name__)
+    if leaves is not None:
+        tested = format_inputs(
+            input_rows(from_lines(_self_test(store, version))), model.manifest.input_format
+        )
+        reached = leaf_numbers(estimator, tested)
+        assert reached is not None
+        for tree in range(leaves.shape[1]):
+            assert set(leaves[:, tree]) <= set(reached[:, tree])
     name = type(estimator).__module__.partition(".")[0].replace("sklearn", "scikit-learn")
     assert any(library.startswith(name) for library in model.manifest.libraries)
 

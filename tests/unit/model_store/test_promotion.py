@@ -145,13 +145,15 @@ def test_migration_proves_equal_scores(store: ModelStore, own_model: TrainedMode
     _record_other_version(store, version, "scikit-learn")
     with pytest.raises(ModelStoreError, match=f"models migrate {version}"):
         store.load(version)
-    migrated = store.migrate(version)
-    assert store.load(migrated).manifest.provenance.parent == version
+    migration = store.migrate(version)
+    assert (migration.rows, migration.leaves) == (len(own_model.self_test), None)
+    assert store.load(migration.version).manifest.provenance.parent == version
     first = own_model.self_test[0]
     changed = first.model_copy(update={"expected_probability": first.expected_probability + 1e-12})
     other = store.add(replace(own_model, self_test=(changed, *own_model.self_test[1:])))
     with pytest.raises(
-        ModelStoreError, match=r"is not migrated: .* self-test rows differs by .*; train it again"
+        ModelStoreError,
+        match=r"is not migrated: .* 1 of its \d+ self-test rows .* selftest.jsonl, line 1; train it again",
     ):
         store.migrate(other)
 

@@ -1,6 +1,6 @@
 """From the monitor's answers to what the templates show: verdict, charts, ranges, tooltips.
 
-:func:`report` fills the same templates for the drift report. Pure.
+:func:`render_report` fills the same templates for the drift report. Pure.
 """
 
 from __future__ import annotations

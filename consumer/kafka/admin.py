@@ -199,6 +199,9 @@ class ClusterAdmin:
         self._all_down = False
         self._lock = threading.Lock()
         self._offset_readers: dict[str, Consumer] = {}
+        self._admin = self._new_client()
+
+    def _new_client(self) -> AdminClient:
         # Find a broker that has just started at the next attempt, not after 10 s.
         defaults: dict[str, Any] = {
             "reconnect.backoff.ms": 50,
@@ -206,9 +209,9 @@ class ClusterAdmin:
         }
         own: dict[str, Any] = {"logger": self._log, "error_cb": self._on_error}
         try:
-            self._admin = AdminClient({**defaults, **client_config, **own})
+            return AdminClient({**defaults, **self._config, **own})
         except KafkaException as exception:
-            reason = explain_settings(kafka_error(exception).str(), client_config)
+            reason = explain_settings(kafka_error(exception).str(), self._config)
             raise StartupError(f"Kafka client settings: {reason}; correct kafka.client") from exception
 
     # Cluster and topics
@@ -414,7 +417,7 @@ class ClusterAdmin:
     def describe_group(self, group: str) -> GroupState:
         """Describe a consumer group."""
         answers = self._admin.describe_consumer_groups([group], request_timeout=self._timeout_s)
-        found = self._wait(answers[group], f"Describe on group {group}")
+        found = self._wait_for_coordinator(answers[group], f"Describe on group {group}")
         members = [
             GroupMember(
                 member.client_id,
@@ -475,9 +478,21 @@ class ClusterAdmin:
     def delete_group(self, group: str) -> None:
         """Delete a consumer group that has no members."""
         answers = self._admin.delete_consumer_groups([group], request_timeout=self._timeout_s)
-        self._wait(answers[group], f"Delete on group {group}")
+        self._wait_for_coordinator(answers[group], f"Delete on group {group}")
 
     # Answers
+
+    def _wait_for_coordinator(self, answer: Future[Any], right: str) -> Any:
+        """Wait for the answer of a group's coordinator; see :meth:`_wait`.
+
+        After a coordinator's restart, a client that had reached it before never reaches it again: each
+        request to it times out (seen with librdkafka 2.16). The next request goes through a new client.
+        """
+        try:
+            return self._wait(answer, right)
+        except Unavailable:
+            self._admin = self._new_client()
+            raise
 
     def _wait(self, answer: Future[Any], right: str, topic: str | None = None) -> Any:
         """Wait for an answer and translate errors.

@@ -203,7 +203,7 @@ class EventConsumer:
         self._probe_after_outage(received=bool(messages))
         raw = self._batch(messages)
         if raw is not None:
-            self._polled |= raw.next_offsets()
+            self._polled |= raw.next_offsets
         return raw
 
     def pause_and_poll(self, seconds: float) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -42,7 +43,7 @@ NUMERIC_INPUT_FIELDS: Final = INPUT_FIELDS[1:]
 """The six inputs that are numbers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RawBatch:
     """n records of one topic as they were polled; every sequence has length n.
 
@@ -68,8 +69,9 @@ class RawBatch:
     def __len__(self) -> int:
         return len(self.values)
 
+    @cached_property
     def next_offsets(self) -> dict[int, int]:
-        """Return the offset to resume from for each partition: one past its last in this batch."""
+        """The offset to resume from for each partition: one past its last in this batch."""
         last = dict(zip(self.partitions, self.offsets, strict=True))
         return {partition: offset + 1 for partition, offset in last.items()}
 

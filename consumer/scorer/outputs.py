@@ -34,7 +34,7 @@ class OutputBatch:
     @property
     def next_offsets(self) -> dict[int, int]:
         """The offset to resume from after this batch, by partition."""
-        return self.processed.raw.next_offsets()
+        return self.processed.raw.next_offsets
 
 
 @dataclass(frozen=True, slots=True)

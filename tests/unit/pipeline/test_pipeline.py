@@ -174,5 +174,5 @@ def test_selected_rows_keep_what_belongs_to_them() -> None:
     )
     assert part.timestamps_ms([0, 1]) == [1001, 1003]
     assert part.headers([1]) == [[("3", None)]]
-    assert raw.next_offsets() == {0: 8, 1: 9}
-    assert part.next_offsets() == {1: 9}
+    assert raw.next_offsets == {0: 8, 1: 9}
+    assert part.next_offsets == {1: 9}

@@ -67,7 +67,7 @@ class EngagementWeights:
     """The weights of the engagement score: each finite and at least 0, not all 0.
 
     Raises:
-        ValueError: the weights break this rule.
+        ValueError: The weights break this rule.
     """
 
     minutes_watched: float = 0.5
@@ -103,8 +103,8 @@ def numeric_features(
     Counts and minutes are heavy-tailed, hence log(1 + x).
 
     Args:
-        inputs: float64 (m, 7), as :func:`input_matrix` returns it.
-        weights: the weights of the engagement score, a weighted sum of minutes, days and courses.
+        inputs: Float64 (m, 7), as :func:`input_matrix` returns it.
+        weights: The weights of the engagement score, a weighted sum of minutes, days and courses.
     """
     days, minutes, courses, started, passed, exam_minutes = inputs.T[1:]
     for column in (days, minutes, courses, started, passed, exam_minutes):

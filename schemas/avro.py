@@ -37,7 +37,7 @@ class UndefinedTypeError(SchemaError):
     """A schema uses a named type that it does not define.
 
     Args:
-        names: the full names that the type may have.
+        names: The full names that the type may have.
     """
 
     def __init__(self, *names: str) -> None:
@@ -50,17 +50,17 @@ class AvroSchema:
     """A parsed schema.
 
     Attributes:
-        name: the full name of a record, such as ``purchase_stream.EngagementEvent``; otherwise the type.
-        definition: the schema as it was given.
-        parsed: the schema with full names, each named type defined where it is first used, and without
+        name: The full name of a record, such as ``purchase_stream.EngagementEvent``; otherwise the type.
+        definition: The schema as it was given.
+        parsed: The schema with full names, each named type defined where it is first used, and without
             documentation.
-        named: the named types by full name.
-        empty: the names of those whose values take no bytes.
-        canonical: the Parsing Canonical Form (Avro specification): schemas with the same form write the
+        named: The named types by full name.
+        empty: The names of those whose values take no bytes.
+        canonical: The Parsing Canonical Form (Avro specification): schemas with the same form write the
             same bytes.
-        identity: the canonical form with logical types: schemas with the same one mean the same.
+        identity: The canonical form with logical types: schemas with the same one mean the same.
         fingerprint: CRC-64-AVRO of the canonical form, 8 bytes little-endian, as in a single-object frame.
-        fingerprints: every fingerprint by which libraries know the schema, that one first.
+        fingerprints: Every fingerprint by which libraries know the schema, that one first.
     """
 
     name: str
@@ -78,11 +78,11 @@ class AvroSchema:
         """Parse a schema from its JSON value.
 
         Args:
-            definition: the schema.
-            references: schemas of named types that it uses, each before those that use it.
+            definition: The schema.
+            references: Schemas of named types that it uses, each before those that use it.
 
         Raises:
-            SchemaError: the schema breaks the Avro specification, or nests too deep.
+            SchemaError: The schema breaks the Avro specification, or nests too deep.
         """
         parser = _Parser()
         try:
@@ -113,7 +113,7 @@ class AvroSchema:
         """Parse a schema from its JSON text.
 
         Raises:
-            SchemaError: the text is not JSON, or as for :meth:`parse`.
+            SchemaError: The text is not JSON, or as for :meth:`parse`.
         """
         return cls.parse(json_of(text), references)
 
@@ -127,7 +127,7 @@ def json_of(text: str | bytes) -> Any:
     """Parse JSON.
 
     Raises:
-        SchemaError: the text is not JSON; the message says where.
+        SchemaError: The text is not JSON; the message says where.
     """
     try:
         return json.loads(text)

@@ -68,8 +68,8 @@ def name_schema(value: bytes, schema_id_header: bytes | None) -> str:
     """Return the schema that a record names, in words, or ``-`` if it names none.
 
     Args:
-        value: the record's value, or at least its first 10 bytes.
-        schema_id_header: the record header ``__value_schema_id``.
+        value: The record's value, or at least its first 10 bytes.
+        schema_id_header: The record header ``__value_schema_id``.
 
     >>> name_schema(bytes([0, 0, 0, 0, 7, 42]), None)
     'id 7'
@@ -92,7 +92,7 @@ class UnusableSchema(NamedTuple):
     """A schema that exists but cannot be used.
 
     Attributes:
-        reason: why, as the end of a sentence.
+        reason: Why, as the end of a sentence.
     """
 
     reason: str
@@ -102,10 +102,10 @@ class BundledSchemas:
     """Finds the schemas of this package and of one more folder by fingerprint. Knows no registry.
 
     Args:
-        folder: a folder with ``*.avsc`` files, sub-folders included.
+        folder: A folder with ``*.avsc`` files, sub-folders included.
 
     Raises:
-        SchemaError: a file is not a usable schema.
+        SchemaError: A file is not a usable schema.
     """
 
     reads_confluent = False
@@ -126,7 +126,7 @@ def read_schema(path: Path) -> AvroSchema:
     """Read one ``.avsc`` file with a record.
 
     Raises:
-        SchemaError: the file is missing or not a usable schema; the message names it.
+        SchemaError: The file is missing or not a usable schema; the message names it.
     """
     return read_schemas([path])[path]
 
@@ -135,7 +135,7 @@ def read_schemas(paths: Iterable[Path]) -> dict[Path, AvroSchema]:
     """Read ``.avsc`` files, which may use each other's named types, and the ``.avsc`` files in folders.
 
     Raises:
-        SchemaError: a file is missing or not a usable schema; the message names it.
+        SchemaError: A file is missing or not a usable schema; the message names it.
     """
     files = [file for path in paths for file in (sorted(path.rglob("*.avsc")) if path.is_dir() else [path])]
     definitions = {file: _definition(file) for file in files}
@@ -214,7 +214,7 @@ def known_schemas(*folders: Path) -> dict[bytes, AvroSchema]:
     """Return our own schemas and those in folders by each of their fingerprints.
 
     Raises:
-        SchemaError: a folder is missing, a file is not a usable schema, or two schemas cannot be told apart
+        SchemaError: A folder is missing, a file is not a usable schema, or two schemas cannot be told apart
             by their fingerprint.
     """
     known: dict[bytes, AvroSchema] = {}

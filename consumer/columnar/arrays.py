@@ -41,8 +41,8 @@ class DictionaryColumn(Generic[_T]):
     ['us', 'de', 'us']
 
     Attributes:
-        dictionary: the values; it may contain duplicates and unused entries.
-        indices: int64 (m,), the index of each row's value in ``dictionary``.
+        dictionary: The values; it may contain duplicates and unused entries.
+        indices: Int64 (m,), the index of each row's value in ``dictionary``.
     """
 
     dictionary: Sequence[_T]

@@ -56,15 +56,15 @@ class Columns:
     """m records as columns.
 
     Attributes:
-        data: the buffer that all positions refer to.
-        fields: the names of the k fields in wire order (nested: ``outer.inner``).
-        starts: int64 (m, k + 1): where each field starts, and where the record stops.
-        numbers: int64 (m,) for ``int`` and ``long``, float64 (m,) for ``float`` and ``double``,
+        data: The buffer that all positions refer to.
+        fields: The names of the k fields in wire order (nested: ``outer.inner``).
+        starts: Int64 (m, k + 1): where each field starts, and where the record stops.
+        numbers: Int64 (m,) for ``int`` and ``long``, float64 (m,) for ``float`` and ``double``,
             bool (m,) for ``boolean``, by field name.
-        texts: where the text of each string starts, behind its length: int64 (m,) by field name.
-        malformed: bool (m,), records that break the encoding; their other values are meaningless.
-        ended_in: int64 (m,), the index of the field in which a malformed record ended early, else -1.
-        trailing: bool (m,), records with bytes left over.
+        texts: Where the text of each string starts, behind its length: int64 (m,) by field name.
+        malformed: Bool (m,), records that break the encoding; their other values are meaningless.
+        ended_in: Int64 (m,), the index of the field in which a malformed record ended early, else -1.
+        trailing: Bool (m,), records with bytes left over.
     """
 
     data: bytes
@@ -81,7 +81,7 @@ def field_plan(schema: dict[str, Any], prefix: str = "") -> list[tuple[str, str]
     """Flatten a parsed record schema to the (name, primitive type) of its fields in wire order.
 
     Raises:
-        ValueError: a field is neither a primitive nor a record of primitives.
+        ValueError: A field is neither a primitive nor a record of primitives.
     """
     fields: list[tuple[str, str]] = []
     for spec in schema["fields"]:
@@ -109,10 +109,10 @@ def decode_columns(fields: list[tuple[str, str]], data: bytes, starts: IntArray,
     (array([-1, 64]), array([1, 4]))
 
     Args:
-        fields: the schema's :func:`field_plan`.
-        data: the buffer, ended by :data:`PAD`.
-        starts: int64 (m,), where each record starts.
-        stops: int64 (m,), where each record must stop.
+        fields: The schema's :func:`field_plan`.
+        data: The buffer, ended by :data:`PAD`.
+        starts: Int64 (m,), where each record starts.
+        stops: Int64 (m,), where each record must stop.
     """
     reader = _Reader(data, starts, stops)
     field_starts = np.empty((len(fields) + 1, len(starts)), np.int64)  # a row per field: written as a whole

@@ -93,10 +93,10 @@ def json_strings(data: bytes, characters: str, starts: IntArray, stops: IntArray
     """Return each text ``data[starts[i]:stops[i]]`` as the inside of a JSON string.
 
     Args:
-        data: the buffer; the texts must be valid UTF-8.
+        data: The buffer; the texts must be valid UTF-8.
         characters: ``data`` as Latin-1.
-        starts: int64 (m,).
-        stops: int64 (m,).
+        starts: Int64 (m,).
+        stops: Int64 (m,).
     """
     if len(starts) > 1 and all_equal(data, starts, stops):
         return json_escaped(data[starts[0] : stops[0]].decode())

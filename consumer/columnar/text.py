@@ -35,9 +35,9 @@ def hash_strings(data: bytes, starts: IntArray, stops: IntArray) -> NDArray[np.u
     SplitMix64 mixes the result (Steele, Lea and Flood, OOPSLA 2014).
 
     Args:
-        data: the buffer.
-        starts: int64 (m,).
-        stops: int64 (m,), none below its start.
+        data: The buffer.
+        starts: Int64 (m,).
+        stops: Int64 (m,), none below its start.
     """
     words, lengths = _words(data, stops), stops - starts
     hashes = (lengths.astype(np.uint64) + np.uint64(1)) * _ODD

@@ -22,12 +22,12 @@ class Rect(NamedTuple):
     """One rectangle.
 
     Attributes:
-        kind: its CSS class.
-        x: left edge, in units of the chart.
-        y: top edge.
-        width: width.
-        height: height.
-        tooltip: what the bar stands for; empty for none.
+        kind: Its CSS class.
+        x: Left edge, in units of the chart.
+        y: Top edge.
+        width: Width.
+        height: Height.
+        tooltip: What the bar stands for; empty for none.
     """
 
     kind: str
@@ -42,11 +42,11 @@ class Chart(NamedTuple):
     """A picture.
 
     Attributes:
-        kind: its CSS class.
-        width: width of the view box.
-        height: height of the view box.
-        label: what it shows, in words, for screen readers.
-        rects: its rectangles, the ones in front last.
+        kind: Its CSS class.
+        width: Width of the view box.
+        height: Height of the view box.
+        label: What it shows, in words, for screen readers.
+        rects: Its rectangles, the ones in front last.
     """
 
     kind: str
@@ -64,7 +64,7 @@ def shares(
     Args:
         live: B shares, 0 to 1; ``None`` while nobody is in the window.
         training: B shares.
-        label: what the chart shows.
+        label: What the chart shows.
         tooltips: B texts.
     """
     top = max([*training, *(live or ()), 1e-9])

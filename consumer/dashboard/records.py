@@ -44,13 +44,13 @@ class StoredRecord:
     """A committed record.
 
     Attributes:
-        topic: its topic.
-        partition: its partition.
-        offset: its offset.
-        timestamp_ms: its timestamp, ms since the epoch.
-        key: its key.
-        value: its value; ``None`` is a tombstone.
-        headers: its headers, in order.
+        topic: Its topic.
+        partition: Its partition.
+        offset: Its offset.
+        timestamp_ms: Its timestamp, ms since the epoch.
+        key: Its key.
+        value: Its value; ``None`` is a tombstone.
+        headers: Its headers, in order.
     """
 
     topic: str
@@ -70,7 +70,7 @@ class RecordReader:
     """Reads single records. Safe to use from several threads, one of which is served at a time.
 
     Args:
-        client_config: the configuration of every client (see :mod:`consumer.kafka.client_config`).
+        client_config: The configuration of every client (see :mod:`consumer.kafka.client_config`).
     """
 
     def __init__(self, client_config: Mapping[str, Any]) -> None:
@@ -136,9 +136,9 @@ def prediction_view(record: StoredRecord, decoder: Decoder, events_topic: str) -
     """Return what the page of a prediction shows; ``None`` if the record is no prediction.
 
     Args:
-        record: the record.
-        decoder: decodes predictions.
-        events_topic: the topic that the predictions are about.
+        record: The record.
+        decoder: Decodes predictions.
+        events_topic: The topic that the predictions are about.
     """
     predictions, _ = decoder.decode([record.value])
     if not len(predictions):
@@ -163,9 +163,9 @@ class RecordPages:
     """Finds what the pages of single records show.
 
     Attributes:
-        read: reads a record.
-        topics: the names of the topics.
-        predictions: decodes predictions.
+        read: Reads a record.
+        topics: The names of the topics.
+        predictions: Decodes predictions.
     """
 
     read: ReadRecord
@@ -275,8 +275,8 @@ def find_predictions(log: Path, text: str) -> list[dict[str, Any]]:
     """Return the latest audit lines whose event id or student id is a text, newest first.
 
     Args:
-        log: the audit log.
-        text: the whole id.
+        log: The audit log.
+        text: The whole id.
     """
     found: list[dict[str, Any]] = []
     left = SEARCHED_BYTES

@@ -40,11 +40,11 @@ class DashboardData:
     """What the dashboard shows. Each function is called when somebody looks, from an HTTP thread.
 
     Attributes:
-        page: returns what the monitor knows, see :func:`consumer.monitor.view.page_view`.
-        window: returns a recent window of drift by its number, see
+        page: Returns what the monitor knows, see :func:`consumer.monitor.view.page_view`.
+        window: Returns a recent window of drift by its number, see
             :func:`consumer.monitor.view.window_answer`.
-        find_rejections: returns the latest rejections of an event id or a student id, newest first.
-        records: finds single records; asks Kafka.
+        find_rejections: Returns the latest rejections of an event id or a student id, newest first.
+        records: Finds single records; asks Kafka.
     """
 
     page: Callable[[], dict[str, Any]]
@@ -57,8 +57,8 @@ def page_routes(settings: Settings, data: DashboardData) -> list[BaseRoute]:
     """Return the routes.
 
     Args:
-        settings: where the content comes from.
-        data: the content.
+        settings: Where the content comes from.
+        data: The content.
     """
     contents = {name: static_text(name) for name in _MEDIA_TYPES}
 

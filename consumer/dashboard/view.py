@@ -26,8 +26,8 @@ def page(answer: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """Return everything that the page's templates read.
 
     Args:
-        answer: what the monitor knows, see :func:`consumer.monitor.view.page_view`.
-        settings: where it comes from, and what to link to.
+        answer: What the monitor knows, see :func:`consumer.monitor.view.page_view`.
+        settings: Where it comes from, and what to link to.
     """
     trigger, rejected = answer["trigger"], answer["rejections"]["total"]
     decided = rejected + answer["predictions"]["total"]
@@ -63,7 +63,7 @@ def series_cards(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a card for the predicted purchases, the score and each input, in this order.
 
     Args:
-        answer: the answer of ``/monitoring/drift``, or a model version of the report.
+        answer: The answer of ``/monitoring/drift``, or a model version of the report.
     """
     inputs = [_card(name, answer["features"][name]) for name in INPUT_NAMES]
     return [_rate_card(answer), _card(_SCORE, answer["score"]), *inputs]
@@ -175,7 +175,7 @@ def render_report(view: dict[str, Any]) -> bytes:
     """Return the report.
 
     Args:
-        view: the drift over a span, see :func:`consumer.monitor.view.report_view`.
+        view: The drift over a span, see :func:`consumer.monitor.view.report_view`.
     """
     versions = [
         {**version, "cards": [] if version["problem"] else series_cards(version)}

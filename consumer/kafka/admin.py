@@ -75,8 +75,8 @@ class TopicCreation:
     """The result of a request to create a topic.
 
     Attributes:
-        created: false if the topic existed; it was left unchanged.
-        partitions: the topic's partitions, which for an existing topic may differ from the request.
+        created: False if the topic existed; it was left unchanged.
+        partitions: The topic's partitions, which for an existing topic may differ from the request.
     """
 
     created: bool
@@ -88,11 +88,11 @@ class Topic:
     """A topic and the health of its partitions.
 
     Attributes:
-        topic_id: unique; a topic that is deleted and created again has another one.
-        partitions: the number of partitions, which are numbered from 0.
-        replicas: the smallest number of replicas of a partition.
-        without_leader: the number of partitions that nobody can read or write now.
-        under_replicated: the number of partitions with a replica out of sync.
+        topic_id: Unique; a topic that is deleted and created again has another one.
+        partitions: The number of partitions, which are numbered from 0.
+        replicas: The smallest number of replicas of a partition.
+        without_leader: The number of partitions that nobody can read or write now.
+        under_replicated: The number of partitions with a replica out of sync.
     """
 
     topic_id: str = ""
@@ -109,8 +109,8 @@ class TopicSetup(Topic):
     Attributes:
         cleanup_policy: ``delete``, ``compact`` or both.
         retention_ms: -1 is for ever.
-        max_message_bytes: the largest record batch.
-        min_insync_replicas: the replicas that must have a record before it is acknowledged.
+        max_message_bytes: The largest record batch.
+        min_insync_replicas: The replicas that must have a record before it is acknowledged.
     """
 
     cleanup_policy: str = "delete"
@@ -130,9 +130,9 @@ class GroupMember(NamedTuple):
     """A member of a consumer group.
 
     Attributes:
-        client_id: its ``client.id``.
-        host: its address, as the broker sees it.
-        partitions: the topics and partitions that are assigned to it.
+        client_id: Its ``client.id``.
+        host: Its address, as the broker sees it.
+        partitions: The topics and partitions that are assigned to it.
     """
 
     client_id: str
@@ -152,9 +152,9 @@ class GroupLag:
     """The progress of a group in a topic, by partition.
 
     Attributes:
-        next_offsets: the committed offsets; the first offset where nothing is committed.
-        end_offsets: the offset after the last record.
-        without_events: the number of offsets between the two that hold no event, as far as it is known (see
+        next_offsets: The committed offsets; the first offset where nothing is committed.
+        end_offsets: The offset after the last record.
+        without_events: The number of offsets between the two that hold no event, as far as it is known (see
             :class:`consumer.kafka.lag.LagReader`).
     """
 
@@ -183,12 +183,12 @@ class ClusterAdmin:
     :class:`StartupError` if the brokers refuse the request or a topic does not exist.
 
     Args:
-        client_config: the configuration of every client (see :mod:`consumer.kafka.client_config`).
-        timeout_s: how long the brokers may take to answer. The default is above the seconds that a
+        client_config: The configuration of every client (see :mod:`consumer.kafka.client_config`).
+        timeout_s: How long the brokers may take to answer. The default is above the seconds that a
             change of leaders takes.
 
     Raises:
-        StartupError: a client setting is wrong.
+        StartupError: A client setting is wrong.
     """
 
     def __init__(self, client_config: Mapping[str, Any], timeout_s: float = 10.0) -> None:
@@ -354,9 +354,9 @@ class ClusterAdmin:
         Partitions without such a record are left out.
 
         Args:
-            topic: the topic.
-            partitions: partitions of the topic.
-            time_ms: milliseconds since the epoch.
+            topic: The topic.
+            partitions: Partitions of the topic.
+            time_ms: Milliseconds since the epoch.
         """
         found = self._list_offsets(topic, partitions, OffsetSpec.for_timestamp(time_ms))
         return {partition: offset for partition, offset in found.items() if offset >= 0}

@@ -85,10 +85,10 @@ class Records:
 
     Attributes:
         topic: The topic.
-        partitions: n target partitions.
-        keys: n keys.
-        values: n values.
-        headers: n lists of headers, or ``None`` if no record has headers.
+        partitions: N target partitions.
+        keys: N keys.
+        values: N values.
+        headers: N lists of headers, or ``None`` if no record has headers.
     """
 
     topic: str

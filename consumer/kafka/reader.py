@@ -53,10 +53,10 @@ class PolledRecords:
     """n committed records of one poll.
 
     Attributes:
-        partitions: the partition of each record, int64 (n,).
-        offsets: the offset of each record, int64 (n,); rising within a partition.
-        values: n record values; ``None`` is a tombstone.
-        next_offsets: the next offset to read after these, for every partition of the topic.
+        partitions: The partition of each record, int64 (n,).
+        offsets: The offset of each record, int64 (n,); rising within a partition.
+        values: N record values; ``None`` is a tombstone.
+        next_offsets: The next offset to read after these, for every partition of the topic.
     """
 
     partitions: IntArray = field(repr=False)
@@ -72,16 +72,16 @@ class TopicFollower:
     """Follow all partitions of a topic, including partitions that are added later.
 
     Args:
-        client_config: the configuration of every client (see :mod:`consumer.kafka.client_config`).
-        topic: the topic.
-        start_offsets: the first offset to read, by partition. If it is empty, every partition is read from
+        client_config: The configuration of every client (see :mod:`consumer.kafka.client_config`).
+        topic: The topic.
+        start_offsets: The first offset to read, by partition. If it is empty, every partition is read from
             the first record that the topic still has. Otherwise a partition that it does not name is read
             from offset 0.
-        readiness: where an outage or a stuck partition is noted.
+        readiness: Where an outage or a stuck partition is noted.
 
     Raises:
-        Unavailable: no broker answered in time.
-        StartupError: the topic does not exist or no longer has a start offset.
+        Unavailable: No broker answered in time.
+        StartupError: The topic does not exist or no longer has a start offset.
     """
 
     def __init__(
@@ -115,13 +115,13 @@ class TopicFollower:
         """Return the next records, or ``None`` if there are none.
 
         Args:
-            max_records: return at most this many.
-            max_wait_s: how long to wait.
-            fill: wait until there are ``max_records``; otherwise return as soon as there are any.
+            max_records: Return at most this many.
+            max_wait_s: How long to wait.
+            fill: Wait until there are ``max_records``; otherwise return as soon as there are any.
 
         Raises:
-            StartupError: the topic, or the next offset, is gone.
-            FatalError: the client cannot go on.
+            StartupError: The topic, or the next offset, is gone.
+            FatalError: The client cannot go on.
         """
         self._check_topic()
         try:
@@ -259,11 +259,11 @@ class TopicReader:
     """Read ranges of a topic.
 
     Args:
-        client_config: the configuration of every client (see :mod:`consumer.kafka.client_config`).
-        topic: the topic.
-        fetch_ahead: the number of records that the client fetches ahead. Small is better for a caller that
+        client_config: The configuration of every client (see :mod:`consumer.kafka.client_config`).
+        topic: The topic.
+        fetch_ahead: The number of records that the client fetches ahead. Small is better for a caller that
             needs a few records from many offsets.
-        silence_limit_s: without a record for this long, the broker is taken to be away.
+        silence_limit_s: Without a record for this long, the broker is taken to be away.
     """
 
     def __init__(
@@ -284,13 +284,13 @@ class TopicReader:
         """Yield the committed records of a range of a partition, in order.
 
         Args:
-            partition: the partition.
-            start: the first offset; the topic must still have it.
-            stop: the end of the range, exclusive, at most the last stable offset.
+            partition: The partition.
+            start: The first offset; the topic must still have it.
+            stop: The end of the range, exclusive, at most the last stable offset.
 
         Raises:
-            Unavailable: the broker went away, or the topic lost records while they were read.
-            StartupError: the topic is gone.
+            Unavailable: The broker went away, or the topic lost records while they were read.
+            StartupError: The topic is gone.
         """
         for records in self.read_ranges({partition: (start, stop)}):
             yield from records
@@ -301,8 +301,8 @@ class TopicReader:
         A batch mixes partitions; the records of a partition are in order.
 
         Raises:
-            Unavailable: the broker went away, or the topic lost records while they were read.
-            StartupError: the topic is gone.
+            Unavailable: The broker went away, or the topic lost records while they were read.
+            StartupError: The topic is gone.
         """
         left = {partition: stop for partition, (start, stop) in ranges.items() if start < stop}
         heard_s = time.monotonic()

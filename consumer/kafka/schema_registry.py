@@ -36,13 +36,13 @@ class RegistrySchemas:
     """Finds writer schemas by registry id or GUID, and known schemas by fingerprint.
 
     Args:
-        url: the registry's URL.
-        client: further settings of the registry client (authentication, TLS).
-        known: the schemas that are known without a registry.
-        monotonic_s: the clock for how long ids stay unknown.
+        url: The registry's URL.
+        client: Further settings of the registry client (authentication, TLS).
+        known: The schemas that are known without a registry.
+        monotonic_s: The clock for how long ids stay unknown.
 
     Raises:
-        StartupError: the settings are wrong.
+        StartupError: The settings are wrong.
     """
 
     reads_confluent = True
@@ -72,7 +72,7 @@ class RegistrySchemas:
         """Return the schema with this id or GUID, or ``None`` if the registry has none.
 
         Raises:
-            Unavailable: the registry does not answer.
+            Unavailable: The registry does not answer.
         """
         found = self._found.get(schema_id)
         if found is not None:
@@ -90,8 +90,8 @@ class RegistrySchemas:
         """Register the schema of a topic's values (subject ``<topic>-value``) and return its id.
 
         Raises:
-            Unavailable: the registry does not answer.
-            StartupError: the registry refuses the schema.
+            Unavailable: The registry does not answer.
+            StartupError: The registry refuses the schema.
         """
         definition = Schema(json.dumps(schema.definition), "AVRO")
         try:

@@ -19,13 +19,13 @@ class ModelSnapshot:
     """How well live data and outcomes fit the model.
 
     Attributes:
-        drift: live students against training.
-        outcomes: realised against expected quality.
-        recommendation: whether to train again.
-        announced_action: the action last sent to the control topic; empty before the first.
-        cooldown_until_s: until when retraining is not announced again, seconds since the epoch, or
+        drift: Live students against training.
+        outcomes: Realised against expected quality.
+        recommendation: Whether to train again.
+        announced_action: The action last sent to the control topic; empty before the first.
+        cooldown_until_s: Until when retraining is not announced again, seconds since the epoch, or
             ``None``.
-        at_s: when the snapshot was made, seconds since the epoch.
+        at_s: When the snapshot was made, seconds since the epoch.
     """
 
     drift: DriftSnapshot
@@ -41,11 +41,11 @@ class MonitorSnapshot:
     """Everything that the monitor knows.
 
     Attributes:
-        at_s: the moment, seconds since the epoch.
-        conditions: why the monitor is not ready; empty if it is.
-        model: drift, outcomes and the recommendation.
-        recent: the latest predictions.
-        stream: the scorers' progress and the dead letters.
+        at_s: The moment, seconds since the epoch.
+        conditions: Why the monitor is not ready; empty if it is.
+        model: Drift, outcomes and the recommendation.
+        recent: The latest predictions.
+        stream: The scorers' progress and the dead letters.
         log_backlog_since_s: Since when the audit log is behind the topic without a break, seconds since
             the epoch; ``None`` if it is not.
         champion_since: When the model version became champion, RFC 3339; ``None`` if it is not the

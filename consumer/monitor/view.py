@@ -174,8 +174,8 @@ def model_view(baseline: ModelBaseline | None, champion_since: str | None) -> di
     """Describe the model version that drift is compared with; ``None`` while it is not known.
 
     Args:
-        baseline: the model version.
-        champion_since: when it became champion, or ``None`` if it is not the champion.
+        baseline: The model version.
+        champion_since: When it became champion, or ``None`` if it is not the champion.
     """
     if baseline is None:
         return None
@@ -246,9 +246,9 @@ def report_view(span: Span, settings: DriftSettings, made_at_s: float) -> dict[s
     """Return everything that the drift report shows.
 
     Args:
-        span: the span of predictions that was read.
-        settings: the drift settings that it was judged by.
-        made_at_s: when, seconds since the epoch.
+        span: The span of predictions that was read.
+        settings: The drift settings that it was judged by.
+        made_at_s: When, seconds since the epoch.
     """
     return {
         "made_at": timestamp(made_at_s),

@@ -54,11 +54,11 @@ class EventFile:
     """The events of a file.
 
     Attributes:
-        unit: what one event is called there: ``record``, ``line`` or ``value``.
-        numbers: the number of each event.
-        values: the values of the events.
-        schema_ids: the id by which each event names its writer schema; ``None`` if its frame does.
-        schemas: the writer schemas by id.
+        unit: What one event is called there: ``record``, ``line`` or ``value``.
+        numbers: The number of each event.
+        values: The values of the events.
+        schema_ids: The id by which each event names its writer schema; ``None`` if its frame does.
+        schemas: The writer schemas by id.
     """
 
     unit: str
@@ -71,7 +71,7 @@ class EventFile:
         """Yield the number of each event, and its rejection if the stream would reject it.
 
         Args:
-            known: finds schemas by fingerprint.
+            known: Finds schemas by fingerprint.
         """
         decoder = Decoder(engagement_event(), _Given(self.schemas, known), keep_nulls=True)
         for start in range(0, len(self.values), _BATCH_EVENTS):
@@ -112,11 +112,11 @@ def read_events(path: Path, schema: AvroSchema | None) -> EventFile:
     """Read the events of a file.
 
     Args:
-        path: the file.
-        schema: the writer schema of a value that is in Confluent framing, or in none.
+        path: The file.
+        schema: The writer schema of a value that is in Confluent framing, or in none.
 
     Raises:
-        BadInputError: the file cannot be read, or is damaged.
+        BadInputError: The file cannot be read, or is damaged.
     """
     try:
         data = path.read_bytes()

@@ -29,9 +29,9 @@ class FieldVerdict:
     """Whether one of our fields can be read, or the record as a whole.
 
     Attributes:
-        field: the name of the field; for the record, the writer's name.
-        verdict: whether it can be read.
-        what: why, or from what.
+        field: The name of the field; for the record, the writer's name.
+        verdict: Whether it can be read.
+        what: Why, or from what.
     """
 
     field: str
@@ -45,9 +45,9 @@ def check_schema(
     """Return a verdict for every field of the reader, and for the record if no field shows what is wrong.
 
     Args:
-        writer: the platform's schema.
-        reader: ours.
-        by_fingerprint: whether records name the schema by its fingerprint, not by a registry id.
+        writer: The platform's schema.
+        reader: Ours.
+        by_fingerprint: Whether records name the schema by its fingerprint, not by a registry id.
     """
     resolution = Resolution(writer, reader)
     null_code = "field_invalid" if reader.name == engagement_event().name else "undecodable"

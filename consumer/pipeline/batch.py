@@ -48,14 +48,14 @@ class RawBatch:
     """n records of one topic as they were polled; every sequence has length n.
 
     Attributes:
-        topic: the events topic.
-        partitions: source partition of each row.
-        offsets: source offset of each row, increasing within a partition.
-        keys: record keys, opaque.
-        values: record values; ``None`` is a tombstone.
-        timestamps_ms: returns the timestamps of the given rows, -1 where a record has none. A function
+        topic: The events topic.
+        partitions: Source partition of each row.
+        offsets: Source offset of each row, increasing within a partition.
+        keys: Record keys, opaque.
+        values: Record values; ``None`` is a tombstone.
+        timestamps_ms: Returns the timestamps of the given rows, -1 where a record has none. A function
             because only rejected rows need them.
-        headers: returns the headers of the given rows. A function for the same reason.
+        headers: Returns the headers of the given rows. A function for the same reason.
     """
 
     topic: str
@@ -93,15 +93,15 @@ class RecordBatch:
     """m decoded records of one schema (events, predictions or outcomes), as columns over one buffer.
 
     Attributes:
-        rows: int64 (m,), the row of each record in its :class:`RawBatch`, sorted.
-        data: the buffer that holds the records in the reader's encoding.
-        fields: the names of the k primitive fields in wire order; those of a nested record are
+        rows: Int64 (m,), the row of each record in its :class:`RawBatch`, sorted.
+        data: The buffer that holds the records in the reader's encoding.
+        fields: The names of the k primitive fields in wire order; those of a nested record are
             ``outer.inner``.
-        starts: int64 (m, k + 1); ``starts[:, j]`` is where field j of each record starts in ``data``, and
+        starts: Int64 (m, k + 1); ``starts[:, j]`` is where field j of each record starts in ``data``, and
             ``starts[:, k]`` is where the record stops. There are no gaps between fields.
-        numbers: the numeric columns by field name: int64, float64 or bool, (m,).
-        texts: where the text of each string field starts, behind its length: int64 (m,) by field name.
-        nulls: bool (m,), the records in which a field is null, by field name; only fields that are null in a
+        numbers: The numeric columns by field name: int64, float64 or bool, (m,).
+        texts: Where the text of each string field starts, behind its length: int64 (m,) by field name.
+        nulls: Bool (m,), the records in which a field is null, by field name; only fields that are null in a
             record. Their columns hold an empty value there.
     """
 

@@ -68,11 +68,11 @@ def dead_letters(
     """Build one dead letter per rejection.
 
     Args:
-        rejections: the rejected rows of ``raw``.
-        raw: the poll batch.
-        group: the consumer group.
-        rejected_at_ms: milliseconds since the epoch.
-        max_bytes: the largest record that the dead-letter topic accepts.
+        rejections: The rejected rows of ``raw``.
+        raw: The poll batch.
+        group: The consumer group.
+        rejected_at_ms: Milliseconds since the epoch.
+        max_bytes: The largest record that the dead-letter topic accepts.
     """
     if not len(rejections):
         return DeadLetters([], [], [], [])
@@ -102,14 +102,14 @@ class _Original(NamedTuple):
     """A rejected record.
 
     Attributes:
-        row: the row in the poll batch.
-        partition: the source partition as text.
-        offset: the source offset as text.
-        timestamp: the record's timestamp in milliseconds as JSON; ``null`` if it has none.
-        key: the record key.
-        key_json: the key as JSON.
-        value: the record value.
-        headers: the record headers.
+        row: The row in the poll batch.
+        partition: The source partition as text.
+        offset: The source offset as text.
+        timestamp: The record's timestamp in milliseconds as JSON; ``null`` if it has none.
+        key: The record key.
+        key_json: The key as JSON.
+        value: The record value.
+        headers: The record headers.
     """
 
     row: int
@@ -130,8 +130,8 @@ class _ReasonFragments(NamedTuple):
     """The parts that all dead letters with one reason share.
 
     Attributes:
-        json_start: the JSON up to the source partition.
-        headers: our headers behind those that locate the original record.
+        json_start: The JSON up to the source partition.
+        headers: Our headers behind those that locate the original record.
     """
 
     json_start: bytes
@@ -142,9 +142,9 @@ class _Renderer:
     """Renders the dead letters of one batch.
 
     Args:
-        topic: the topic of the rejected records.
-        group: the consumer group.
-        rejected_at_ms: milliseconds since the epoch.
+        topic: The topic of the rejected records.
+        group: The consumer group.
+        rejected_at_ms: Milliseconds since the epoch.
     """
 
     def __init__(self, topic: str, group: str, rejected_at_ms: int) -> None:
@@ -268,10 +268,10 @@ def _render_value(
     """Render a dead letter's value.
 
     Args:
-        original: the rejected record.
-        fragments: the reason.
-        event: the decoded fields to show, as JSON.
-        kept: the part of the original value to keep.
+        original: The rejected record.
+        fragments: The reason.
+        event: The decoded fields to show, as JSON.
+        kept: The part of the original value to keep.
     """
     _, partition, offset, timestamp, _, key_json, value, _ = original
     return b"".join(

@@ -41,11 +41,11 @@ class Records(NamedTuple):
     """Records in the reader's encoding, not yet decoded.
 
     Attributes:
-        data: the buffer, ended by :data:`PAD`.
-        rows: int64 (m,), sorted.
-        starts: int64 (m,), where each record starts.
-        stops: int64 (m,), where each record must stop.
-        nulls: the rows in which a field is null, by field name.
+        data: The buffer, ended by :data:`PAD`.
+        rows: Int64 (m,), sorted.
+        starts: Int64 (m,), where each record starts.
+        stops: Int64 (m,), where each record must stop.
+        nulls: The rows in which a field is null, by field name.
     """
 
     data: bytes
@@ -59,9 +59,9 @@ class Decoder:
     """Decodes record batches with one reader schema.
 
     Args:
-        reader: the schema to decode to.
-        writers: finds the schemas that the records were written with.
-        keep_nulls: whether fields may be null (:attr:`RecordBatch.nulls`). By default a record in which a
+        reader: The schema to decode to.
+        writers: Finds the schemas that the records were written with.
+        keep_nulls: Whether fields may be null (:attr:`RecordBatch.nulls`). By default a record in which a
             field is null is undecodable, since our schemas have no nullable field.
     """
 
@@ -82,8 +82,8 @@ class Decoder:
         3. Decode the records, which now all have one encoding, to columns.
 
         Args:
-            values: record values; ``None`` is a tombstone.
-            headers: returns the headers of rows, which may name the schema.
+            values: Record values; ``None`` is a tombstone.
+            headers: Returns the headers of rows, which may name the schema.
 
         Returns:
             The records that could be decoded, and a rejection for every other row.

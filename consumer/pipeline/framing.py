@@ -55,9 +55,9 @@ class JoinedValues(NamedTuple):
     """The n values of a poll in one buffer.
 
     Attributes:
-        data: the values end to end, then :data:`PAD`.
-        starts: int64 (n,), where each value starts.
-        stops: int64 (n,), where each value stops.
+        data: The values end to end, then :data:`PAD`.
+        starts: Int64 (n,), where each value starts.
+        stops: Int64 (n,), where each value stops.
     """
 
     data: bytes
@@ -69,9 +69,9 @@ class FramedRows(NamedTuple):
     """Rows whose records were written with one schema.
 
     Attributes:
-        schema: the writer's schema.
-        rows: int64 (k,), sorted.
-        header_bytes: the length of the frame's header; the record follows it.
+        schema: The writer's schema.
+        rows: Int64 (k,), sorted.
+        header_bytes: The length of the frame's header; the record follows it.
     """
 
     schema: AvroSchema
@@ -97,11 +97,11 @@ def parse_frames(
     """Find the writer schema of each value.
 
     Args:
-        values: the values of the poll batch; ``None`` is a tombstone.
-        joined: the same values, joined.
-        reader: the reader's own schema, known without a look-up.
-        writers: finds other schemas.
-        headers: returns the headers of rows; not called for rows in single-object encoding.
+        values: The values of the poll batch; ``None`` is a tombstone.
+        joined: The same values, joined.
+        reader: The reader's own schema, known without a look-up.
+        writers: Finds other schemas.
+        headers: Returns the headers of rows; not called for rows in single-object encoding.
 
     Returns:
         Every row once: with its writer schema, or rejected.

@@ -27,10 +27,10 @@ class PipelineResult:
     """The result of a batch: every row is in exactly one of ``rows`` and ``rejections``.
 
     Attributes:
-        rows: the scored rows, sorted.
-        predictions: one framed ``PurchasePrediction`` per scored row.
-        rejections: the other rows.
-        scored: the events and probabilities behind the predictions.
+        rows: The scored rows, sorted.
+        predictions: One framed ``PurchasePrediction`` per scored row.
+        rejections: The other rows.
+        scored: The events and probabilities behind the predictions.
     """
 
     rows: Sequence[int]
@@ -43,9 +43,9 @@ def find_rejections(decoder: Decoder, values: Sequence[bytes | None], headers: H
     """Return what the stream would reject before scoring: undecodable and invalid events.
 
     Args:
-        decoder: decodes events.
-        values: record values; ``None`` is a tombstone.
-        headers: returns the headers of rows.
+        decoder: Decodes events.
+        values: Record values; ``None`` is a tombstone.
+        headers: Returns the headers of rows.
     """
     decoded, undecodable = decoder.decode(values, headers)
     return Rejections.merged([undecodable, validate(decoded)[1]])
@@ -63,10 +63,10 @@ class Pipeline:
     """The stages, and what they depend on besides the events.
 
     Attributes:
-        decoder: decodes events.
-        models: provides the model, once per batch.
-        countries: the model's number for each country as received (UTF-8).
-        header: the frame header of each prediction.
+        decoder: Decodes events.
+        models: Provides the model, once per batch.
+        countries: The model's number for each country as received (UTF-8).
+        header: The frame header of each prediction.
     """
 
     decoder: Decoder
@@ -78,9 +78,9 @@ class Pipeline:
         """Score or reject every row of a batch.
 
         Args:
-            raw: the batch.
-            scored_at_ms: milliseconds since the epoch, written to the predictions.
-            lap: called with ``decode``, ``validate``, ``score`` and ``encode`` as each ends.
+            raw: The batch.
+            scored_at_ms: Milliseconds since the epoch, written to the predictions.
+            lap: Called with ``decode``, ``validate``, ``score`` and ``encode`` as each ends.
         """
         decoded, undecodable = self.decoder.decode(raw.values, raw.headers)
         lap("decode")

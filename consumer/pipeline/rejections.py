@@ -43,8 +43,8 @@ class Reason(NamedTuple):
     """Why rows were rejected.
 
     Attributes:
-        code: the reason as a closed set.
-        detail: the reason in words, for the sender of the event.
+        code: The reason as a closed set.
+        detail: The reason in words, for the sender of the event.
     """
 
     code: Code
@@ -55,10 +55,10 @@ class Rejection(NamedTuple):
     """One rejected row.
 
     Attributes:
-        row: the row in the poll batch.
-        code: the reason as a closed set.
-        detail: the reason in words.
-        event: the decoded fields as JSON, or ``None`` if the record could not be decoded.
+        row: The row in the poll batch.
+        code: The reason as a closed set.
+        detail: The reason in words.
+        event: The decoded fields as JSON, or ``None`` if the record could not be decoded.
     """
 
     row: int
@@ -72,9 +72,9 @@ class Rejections:
     """k rejected rows.
 
     Attributes:
-        rows: int64 (k,), rows of the poll batch, sorted.
-        reasons: the reason of each row.
-        events: the decoded fields of each row as JSON, or ``None`` if the record could not be decoded.
+        rows: Int64 (k,), rows of the poll batch, sorted.
+        reasons: The reason of each row.
+        events: The decoded fields of each row as JSON, or ``None`` if the record could not be decoded.
     """
 
     rows: IntArray

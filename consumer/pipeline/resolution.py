@@ -69,9 +69,9 @@ class Converted(NamedTuple):
     """A record in the reader's encoding.
 
     Attributes:
-        data: the record; a field that is null has an empty value there.
-        stop: where the record stopped in the writer's encoding.
-        nulls: the names of the fields that are null.
+        data: The record; a field that is null has an empty value there.
+        stop: Where the record stopped in the writer's encoding.
+        nulls: The names of the fields that are null.
     """
 
     data: bytes
@@ -92,8 +92,8 @@ class Walk:
     """Steps over the values of a record without building them, and accepts only what Avro allows.
 
     Args:
-        data: the buffer.
-        schema: the schema of the record.
+        data: The buffer.
+        schema: The schema of the record.
     """
 
     def __init__(self, data: bytes, schema: AvroSchema) -> None:
@@ -217,12 +217,12 @@ class Branch:
     """What happens to the values of one type that the writer may send for a field.
 
     Attributes:
-        type_name: the writer's type.
-        problem: why these values cannot be read; empty if they can.
-        note: how they are converted; empty if they stay as they are.
-        is_null: whether the only value is null.
-        read: reads a primitive value.
-        steps: what happens to the fields of a nested record.
+        type_name: The writer's type.
+        problem: Why these values cannot be read; empty if they can.
+        note: How they are converted; empty if they stay as they are.
+        is_null: Whether the only value is null.
+        read: Reads a primitive value.
+        steps: What happens to the fields of a nested record.
     """
 
     type_name: str
@@ -238,10 +238,10 @@ class Step:
     """What happens to one field of the writer.
 
     Attributes:
-        name: the field's name.
-        type: the field's type in the writer schema.
-        target: the full name of the reader's field; empty if the field is not read.
-        branches: the types that the writer may send, one unless it is a union.
+        name: The field's name.
+        type: The field's type in the writer schema.
+        target: The full name of the reader's field; empty if the field is not read.
+        branches: The types that the writer may send, one unless it is a union.
     """
 
     name: str
@@ -255,9 +255,9 @@ class Missing:
     """A field of the reader that the writer does not have.
 
     Attributes:
-        name: the full name of the field.
-        default: the reader's default, or ``None`` if it has none.
-        problem: why records cannot be read; empty if there is a default.
+        name: The full name of the field.
+        default: The reader's default, or ``None`` if it has none.
+        problem: Why records cannot be read; empty if there is a default.
     """
 
     name: str
@@ -269,14 +269,14 @@ class Resolution:
     """Resolves one writer schema to one reader schema.
 
     Args:
-        writer: the schema that records were written with.
-        reader: a record of primitive fields and of records of such.
+        writer: The schema that records were written with.
+        reader: A record of primitive fields and of records of such.
 
     Attributes:
-        is_union: whether the writer's schema is a union.
-        branches: what happens to the records of each of its branches; one if it is not a union.
-        missing: the fields of the reader that the writer does not have, by the index of the branch.
-        is_identity: whether records are in the reader's encoding already.
+        is_union: Whether the writer's schema is a union.
+        branches: What happens to the records of each of its branches; one if it is not a union.
+        missing: The fields of the reader that the writer does not have, by the index of the branch.
+        is_identity: Whether records are in the reader's encoding already.
     """
 
     def __init__(self, writer: AvroSchema, reader: AvroSchema) -> None:
@@ -314,7 +314,7 @@ class Resolution:
         """Convert one record to the reader's encoding.
 
         Raises:
-            DecodeError: the bytes are no such record, or it cannot be read as ours.
+            DecodeError: The bytes are no such record, or it cannot be read as ours.
         """
         walk, index, at = Walk(data, self._writer), 0, start
         if self.is_union:
@@ -334,7 +334,7 @@ class Resolution:
         """Return where the record that starts there stops.
 
         Raises:
-            DecodeError: the bytes are no record of the writer.
+            DecodeError: The bytes are no record of the writer.
         """
         return Walk(data, self._writer).skip(self._writer.parsed, start)
 
@@ -377,7 +377,7 @@ class _Resolver:
     """Resolves types of one writer schema.
 
     Args:
-        named: the writer's named types.
+        named: The writer's named types.
     """
 
     def __init__(self, named: Mapping[str, Node]) -> None:

@@ -37,12 +37,12 @@ class Scored:
     """m events with their predictions; arrays have shape (m,).
 
     Attributes:
-        events: the events.
-        features: float64 (m, 7), the model's inputs (the country as a number).
-        probabilities: float64, 0 to 1.
-        decisions: bool, whether the probability is at or above the threshold.
-        threshold: the model's threshold.
-        model_version: the model's version.
+        events: The events.
+        features: Float64 (m, 7), the model's inputs (the country as a number).
+        probabilities: Float64, 0 to 1.
+        decisions: Bool, whether the probability is at or above the threshold.
+        threshold: The model's threshold.
+        model_version: The model's version.
     """
 
     events: RecordBatch
@@ -57,8 +57,8 @@ def featurize(events: RecordBatch, countries: Mapping[bytes, int]) -> FloatArray
     """Return the model's inputs, float64 (m, 7), Fortran-ordered: each column is contiguous.
 
     Args:
-        events: valid events.
-        countries: the model's number for each country as received (UTF-8).
+        events: Valid events.
+        countries: The model's number for each country as received (UTF-8).
     """
     features = np.empty((len(events), len(INPUT_FIELDS)), np.float64, order="F")
     features[:, 0] = _country_numbers(events, countries)
@@ -79,7 +79,7 @@ def score(events: RecordBatch, model: Model, countries: Mapping[bytes, int]) -> 
     """Score events. An event that makes the model fail is rejected; the others are scored.
 
     Raises:
-        ModelFails: the model fails on too many events.
+        ModelFails: The model fails on too many events.
     """
     features = featurize(events, countries)
     probabilities, failures = _Bisection(model.predict_probability, len(events)).score(features)
@@ -105,8 +105,8 @@ class _Bisection:
     """Scores all rows at once. Where that raises, it halves them until each failing row is alone.
 
     Args:
-        predict: the model.
-        m: the number of rows; it limits how often the model may raise. Finding f failing rows takes
+        predict: The model.
+        m: The number of rows; it limits how often the model may raise. Finding f failing rows takes
             about ``2 f log2(m / f)`` calls, so one failing row in twenty is isolated, and more are not.
     """
 
@@ -118,7 +118,7 @@ class _Bisection:
         """Return probabilities (m,), NaN for failed rows, and the reason for each failed row.
 
         Raises:
-            ModelFails: too many rows fail.
+            ModelFails: Too many rows fail.
         """
         m = len(features)
         if m == 0:  # many classifiers raise for an empty input
@@ -151,7 +151,7 @@ class CountryNumbers(dict[bytes, int]):
     """Maps a country as received (UTF-8) to the model's number for it, and caches the look-ups.
 
     Args:
-        number_of: returns the number of a country.
+        number_of: Returns the number of a country.
     """
 
     def __init__(self, number_of: Callable[[str], int]) -> None:

@@ -99,10 +99,10 @@ class BatchReport:
         n_events: The number of events.
         rejections: The number of rejected events by code.
         model_version: The version that scored the other events.
-        probabilities: float64 (m,), the probability of each scored event.
+        probabilities: Float64 (m,), the probability of each scored event.
         n_positive: The number of scored events with ``predicted_purchase`` 1.
         n_unknown_country: The number of scored events with an unknown country.
-        ages_s: float64 (m,), seconds from each event's ``occurred_at`` to its processing.
+        ages_s: Float64 (m,), seconds from each event's ``occurred_at`` to its processing.
         durations_s: Seconds per stage.
     """
 

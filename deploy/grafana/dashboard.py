@@ -26,13 +26,13 @@ class Panel:
     """One picture; the panels of a row share its width.
 
     Attributes:
-        title: what it shows.
+        title: What it shows.
         queries: PromQL expressions by how their series are called.
         unit: Grafana's name of the unit.
         kind: Grafana's name of the panel type.
-        red_above: from this value on it is shown in red.
-        red_below: below this value it is shown in red.
-        help: what to make of it.
+        red_above: From this value on it is shown in red.
+        red_below: Below this value it is shown in red.
+        help: What to make of it.
     """
 
     title: str

@@ -108,10 +108,10 @@ class Bench:
         """Have one scorer work off the backlog in a topic.
 
         Args:
-            events: the topic.
-            total: how many events it holds.
-            watch: runs beside it in a thread, is given its process id, and returns when the event is set.
-            settings: as variables.
+            events: The topic.
+            total: How many events it holds.
+            watch: Runs beside it in a thread, is given its process id, and returns when the event is set.
+            settings: As variables.
         """
         group, predictions, environment = self._scoring(events, PARTITIONS, **settings)
         ended = threading.Event()
@@ -139,11 +139,11 @@ class Bench:
         """Have scorers work off a copy of a topic that appears when each of them has partitions.
 
         Args:
-            source: the topic.
-            total: how many of its events.
-            n_workers: scorers.
-            partitions: of the copy.
-            on_lift: called just before it appears.
+            source: The topic.
+            total: How many of its events.
+            n_workers: Scorers.
+            partitions: Of the copy.
+            on_lift: Called just before it appears.
         """
         events = self.topic("events", partitions)
         group, predictions, environment = self._scoring(events, partitions)

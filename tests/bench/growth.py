@@ -47,10 +47,10 @@ def measure(folder: Path, n_events: int, n_backlog: int, say: Callable[[str], No
     """Run everything.
 
     Args:
-        folder: for the broker and all else.
-        n_events: of each run.
-        n_backlog: of the long one.
-        say: told how far we are.
+        folder: For the broker and all else.
+        n_events: Of each run.
+        n_backlog: Of the long one.
+        say: Told how far we are.
     """
     with EmbeddedKafka(folder / "kafka") as kafka:
         growth = Growth(Bench(kafka.bootstrap_servers, folder), kafka, say)
@@ -179,8 +179,8 @@ def cluster(cost: dict[str, float], small_batch_cores: float) -> list[tuple[floa
     """Return on paper what clusters would bear: see docs/performance.md for the reasoning.
 
     Args:
-        cost: of one event.
-        small_batch_cores: of the broker, that one scorer keeps busy while it keeps up.
+        cost: Of one event.
+        small_batch_cores: Of the broker, that one scorer keeps busy while it keeps up.
 
     Returns:
         Rows of (scorers, brokers, and events/s: by the scorers' CPU, by the brokers' CPU, by the

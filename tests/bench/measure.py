@@ -87,8 +87,8 @@ def sampled(
     """Watch a rising number until it reaches the total.
 
     Raises:
-        TimeoutError: it did not.
-        RuntimeError: one of the processes that make it rise has ended.
+        TimeoutError: It did not.
+        RuntimeError: One of the processes that make it rise has ended.
     """
     began_s = time.monotonic()
     samples = [_sample(value)]

@@ -39,9 +39,9 @@ def first_prediction_s(bench: Bench, environment: dict[str, str], predictions: s
     """Start a scorer that has events to score.
 
     Args:
-        bench: the broker.
-        environment: the scorer's settings, as variables.
-        predictions: the topic that it publishes to.
+        bench: The broker.
+        environment: The scorer's settings, as variables.
+        predictions: The topic that it publishes to.
 
     Returns:
         As :func:`start_s`.

@@ -42,10 +42,10 @@ class Target:
     """What must be reached.
 
     Attributes:
-        name: of the measure.
-        values: as measured, one or more; the median counts.
-        bound: at least this or, if ``at_most``, at most.
-        form: how a value is written.
+        name: Of the measure.
+        values: As measured, one or more; the median counts.
+        bound: At least this or, if ``at_most``, at most.
+        form: How a value is written.
     """
 
     name: str

@@ -15,13 +15,13 @@ class Drained:
     """What was seen while scorers worked off a backlog.
 
     Attributes:
-        events_per_second: between a tenth and nine tenths of it.
-        peak_memory_mb: the largest resident set of any of the scorers.
+        events_per_second: Between a tenth and nine tenths of it.
+        peak_memory_mb: The largest resident set of any of the scorers.
         cpu_us_per_event: CPU time of all the scorers, their start included unless they waited for the
             backlog.
-        predictions: the topic that they published to.
-        environment: their settings, as variables.
-        samples: committed offsets over time.
+        predictions: The topic that they published to.
+        environment: Their settings, as variables.
+        samples: Committed offsets over time.
     """
 
     events_per_second: float
@@ -37,10 +37,10 @@ class Logged:
     """What was seen while the monitor worked off a topic of predictions.
 
     Attributes:
-        lines_per_second: between a tenth and nine tenths of it.
+        lines_per_second: Between a tenth and nine tenths of it.
         cpu_us_per_line: CPU time once it had started.
-        environment: its settings, as variables.
-        next_offset: tells how far the log has come, in offsets, partitions added up.
+        environment: Its settings, as variables.
+        next_offset: Tells how far the log has come, in offsets, partitions added up.
     """
 
     lines_per_second: float
@@ -60,12 +60,12 @@ def drained(
     """Watch workers until the backlog is worked off.
 
     Args:
-        done: tells how many events are.
-        total: how many there are.
-        predictions: the topic that they publish to.
-        environment: their settings, as variables.
-        workers: the scorers.
-        begin: makes the backlog readable, if it is not.
+        done: Tells how many events are.
+        total: How many there are.
+        predictions: The topic that they publish to.
+        environment: Their settings, as variables.
+        workers: The scorers.
+        begin: Makes the backlog readable, if it is not.
     """
     cpu_before_s = sum(cpu_s(worker.pid) for worker in workers)
     begin()

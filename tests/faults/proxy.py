@@ -48,11 +48,11 @@ class KafkaProxy:
     """Stand between clients and one broker, which must advertise :attr:`address`.
 
     Args:
-        upstream: the broker's ``host:port``.
+        upstream: The broker's ``host:port``.
 
     Attributes:
-        delay_ms: how much later each frame arrives, in either direction (a round trip takes twice this).
-        requests: how many requests of each api key have come from clients.
+        delay_ms: How much later each frame arrives, in either direction (a round trip takes twice this).
+        requests: How many requests of each api key have come from clients.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -128,7 +128,7 @@ class KafkaProxy:
             One response per request, oldest first, without length and correlation id.
 
         Raises:
-            TimeoutError: the broker doesn't answer within 5 s.
+            TimeoutError: The broker doesn't answer within 5 s.
         """
         return self._call(self._release())
 

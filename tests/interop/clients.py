@@ -22,12 +22,12 @@ class Client:
     """A program in another language.
 
     Attributes:
-        name: what its events' ids start with.
-        libraries: of Kafka and of Avro, as the table in the docs has them.
-        folder: its sources, below this one.
-        needs: the programs that build and run it.
-        build: the command that builds it, in its folder.
-        run: the command that runs it, in its folder.
+        name: What its events' ids start with.
+        libraries: Of Kafka and of Avro, as the table in the docs has them.
+        folder: Its sources, below this one.
+        needs: The programs that build and run it.
+        build: The command that builds it, in its folder.
+        run: The command that runs it, in its folder.
     """
 
     name: str

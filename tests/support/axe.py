@@ -21,7 +21,7 @@ def axe_script(folder: Path) -> str:
     """Return the script; skips the test where npm is missing or cannot fetch it.
 
     Args:
-        folder: a folder that is kept between runs.
+        folder: A folder that is kept between runs.
     """
     script = folder / VERSION / "node_modules" / "axe-core" / "axe.min.js"
     if not script.exists():

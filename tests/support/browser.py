@@ -45,7 +45,7 @@ class Chromium:
     """A headless browser with one tab. Use it as a context manager.
 
     Args:
-        profile: an empty folder for its profile.
+        profile: An empty folder for its profile.
     """
 
     def __init__(self, profile: Path) -> None:
@@ -134,8 +134,8 @@ class Chromium:
         """Press and release a key.
 
         Args:
-            key: its name.
-            code: its Windows key code.
+            key: Its name.
+            code: Its Windows key code.
         """
         for kind in ("keyDown", "keyUp"):
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}

@@ -67,9 +67,9 @@ def prometheus_over(
     """Run a Prometheus with the project's rules and alerts.
 
     Args:
-        ports: what it scrapes on this machine, by job.
-        folder: a folder of its own.
-        scrape_interval: in the form of its configuration.
+        ports: What it scrapes on this machine, by job.
+        folder: A folder of its own.
+        scrape_interval: In the form of its configuration.
     """
     folder.mkdir()
     for name in ("rules.yml", "alerts.yml"):

@@ -30,7 +30,7 @@ class Apicurio:
     """A running registry.
 
     Args:
-        url: the URL of its Confluent-compatible API.
+        url: The URL of its Confluent-compatible API.
     """
 
     def __init__(self, url: str) -> None:
@@ -87,7 +87,7 @@ def apicurio(log: Path) -> Iterator[Apicurio]:
     """Run a registry with an empty store in memory.
 
     Args:
-        log: where its output goes.
+        log: Where its output goes.
     """
     folder = _unpacked()
     (runner,) = folder.rglob("apicurio-registry-app-*-runner.jar")

@@ -22,9 +22,9 @@ class Published:
     """Publishes predictions as a scorer would, and what became of them.
 
     Args:
-        deployment: whose topics.
-        store: whose champion predicts.
-        predictions: another topic of predictions.
+        deployment: Whose topics.
+        store: Whose champion predicts.
+        predictions: Another topic of predictions.
     """
 
     def __init__(self, deployment: Any, store: ModelStore, predictions: str = "") -> None:

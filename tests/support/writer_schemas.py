@@ -23,13 +23,13 @@ class WriterCase:
     """A writer schema with events.
 
     Attributes:
-        name: what is special about it.
-        schema: the schema as JSON.
-        events: what the platform sends, with the code of the dead letter, or ``None`` if it is accepted.
-        verdict: what ``schemas check`` says of the schema.
-        prefix: bytes before each record (the branch of a union).
-        encodes: the schema that the events are encoded with, if it is not the whole.
-        references: schemas of named types, by subject, that the schema uses.
+        name: What is special about it.
+        schema: The schema as JSON.
+        events: What the platform sends, with the code of the dead letter, or ``None`` if it is accepted.
+        verdict: What ``schemas check`` says of the schema.
+        prefix: Bytes before each record (the branch of a union).
+        encodes: The schema that the events are encoded with, if it is not the whole.
+        references: Schemas of named types, by subject, that the schema uses.
     """
 
     name: str

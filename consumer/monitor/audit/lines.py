@@ -30,14 +30,14 @@ def audit_lines(
     years 1 to 9999, which RFC 3339 cannot express, stays a number of milliseconds.
 
     Args:
-        predictions: m decoded predictions in the schema ``PurchasePrediction``.
+        predictions: M decoded predictions in the schema ``PurchasePrediction``.
         source_topic: The events topic.
         output_topic: The predictions topic.
         partitions: Output partition of each row of the batch.
         offsets: Output offset of each row of the batch.
 
     Returns:
-        m lines in UTF-8, each with a line feed at its end.
+        M lines in UTF-8, each with a line feed at its end.
     """
     m = len(predictions)
     if m == 0:

@@ -176,11 +176,11 @@ class WindowSequence:
         baseline: The training baseline of the model version.
         settings: Window sizes and tolerances.
         counts: The window to continue; an empty first window by default.
-        seen: uint64 (s,), sorted, the students counted in that window.
+        seen: Uint64 (s,), sorted, the students counted in that window.
 
     Attributes:
         students: Students counted by this object, once per window.
-        flat_counts: int64 (B,), these students in the bins of all series.
+        flat_counts: Int64 (B,), these students in the bins of all series.
     """
 
     def __init__(
@@ -272,7 +272,7 @@ class Drift:
 
         Args:
             predictions: The predictions.
-            students: uint64 (m,), hashes of the student ids.
+            students: Uint64 (m,), hashes of the student ids.
             versions: The model version of each prediction.
             counted: Whether to add them to the counters; false for those counted before a restart.
         """

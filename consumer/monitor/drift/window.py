@@ -45,11 +45,11 @@ class Sample:
     """m predictions of one model version, binned.
 
     Attributes:
-        students: uint64 (m,), hashes of the student ids.
-        bins: int64 (9, m), the bin of each prediction in each of :data:`SERIES`. The bins of all series
+        students: Uint64 (m,), hashes of the student ids.
+        bins: Int64 (9, m), the bin of each prediction in each of :data:`SERIES`. The bins of all series
             are numbered consecutively.
-        values: float64 (7, m), the values of each of :data:`NUMERIC`.
-        scored_at_ms: int64 (m,), ms since the epoch.
+        values: Float64 (7, m), the values of each of :data:`NUMERIC`.
+        scored_at_ms: Int64 (m,), ms since the epoch.
     """
 
     students: NDArray[np.uint64]
@@ -77,9 +77,9 @@ def sample_of(
 
     Args:
         columns: The seven inputs (country as a number) and ``score``, float64 (m,) by name.
-        decisions: int64 (m,), 0 or 1.
-        students: uint64 (m,), hashes of the student ids.
-        scored_at_ms: int64 (m,), ms since the epoch.
+        decisions: Int64 (m,), 0 or 1.
+        students: Uint64 (m,), hashes of the student ids.
+        scored_at_ms: Int64 (m,), ms since the epoch.
         baseline: The bins.
     """
     series = {**baseline.features, SCORE: baseline.score}
@@ -108,7 +108,7 @@ class WindowCounts:
         predictions: Predictions read, including repeated ones of counted students.
         opened_ms: Time of its first prediction, ms since the epoch; ``None`` while empty.
         last_ms: Time of its latest prediction.
-        bins: int64 (B,), students in each bin, for each of :data:`SERIES`.
+        bins: Int64 (B,), students in each bin, for each of :data:`SERIES`.
         totals: Sum of each of :data:`NUMERIC`.
     """
 
@@ -160,7 +160,7 @@ class Window:
         counts: The counts so far.
         target_students: Number of distinct students that closes the window.
         max_age_ms: Age that closes the window.
-        seen: uint64 (s,), sorted, the students counted so far.
+        seen: Uint64 (s,), sorted, the students counted so far.
 
     Attributes:
         counts: The counts so far.

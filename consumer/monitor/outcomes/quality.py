@@ -118,9 +118,9 @@ def sums_of(probabilities: FloatArray, decisions: IntArray, purchased: IntArray)
     """Sum up outcomes.
 
     Args:
-        probabilities: float64 (m,).
-        decisions: int64 (m,), 0 or 1.
-        purchased: int64 (m,), 0 or 1.
+        probabilities: Float64 (m,).
+        decisions: Int64 (m,), 0 or 1.
+        purchased: Int64 (m,), 0 or 1.
     """
     cells = np.bincount(2 * decisions + purchased, minlength=4).tolist()
     variance = probabilities * (1 - probabilities)

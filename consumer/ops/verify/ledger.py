@@ -23,9 +23,9 @@ class _PartitionOffsets:
 
     Attributes:
         start: The first offset that the topic still has.
-        expected: bool, whether there is a record (a transaction marker is not one).
-        times_seen: uint8, how often the view shows it.
-        digests: uint32, the digest that the view must repeat.
+        expected: Bool, whether there is a record (a transaction marker is not one).
+        times_seen: Uint8, how often the view shows it.
+        digests: Uint32, the digest that the view must repeat.
     """
 
     start: int
@@ -75,8 +75,8 @@ class OffsetLedger:
 
         Args:
             partition: The partition of all records.
-            offsets: int64 (n,), the records' offsets.
-            digests: uint32 (n,), the digests that a view must repeat.
+            offsets: Int64 (n,), the records' offsets.
+            digests: Uint32 (n,), the digests that a view must repeat.
         """
         ledger = self._partitions[partition]
         ledger.expected[offsets - ledger.start] = True
@@ -96,10 +96,10 @@ class OffsetLedger:
 
         Args:
             sequence: Names an ordered run of rows, in which each partition's offsets must rise.
-            partitions: int64 (n,), the partition of the record that each row shows.
-            offsets: int64 (n,), the offset of the record that each row shows.
-            digests: uint32 (n,), the digest in each row.
-            comparable: bool (n,), whether each digest can be compared; by default all can.
+            partitions: Int64 (n,), the partition of the record that each row shows.
+            offsets: Int64 (n,), the offset of the record that each row shows.
+            digests: Uint32 (n,), the digest in each row.
+            comparable: Bool (n,), whether each digest can be compared; by default all can.
         """
         report = SeenReport()
         for partition in np.unique(partitions).tolist():

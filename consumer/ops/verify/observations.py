@@ -39,10 +39,10 @@ class Observed:
     """The n readable records or lines of a batch; arrays have length n.
 
     Attributes:
-        rows: int64, their row numbers in the batch.
-        partitions: int64, the partition of the original that each one shows.
-        offsets: int64, the offset of the original that each one shows.
-        digests: uint32, the digest of what each one repeats of its original.
+        rows: Int64, their row numbers in the batch.
+        partitions: Int64, the partition of the original that each one shows.
+        offsets: Int64, the offset of the original that each one shows.
+        digests: Uint32, the digest of what each one repeats of its original.
         unreadable: The row numbers of unreadable records or lines, each with the reason.
         codes: For dead letters: their codes.
         keyed: For dead letters: bool, whether they have kept their event's key. Large ones may drop it.

@@ -59,11 +59,11 @@ class Disk:
     """Stands in for :mod:`os`; counts the calls that change a disk and lets one of them go wrong.
 
     Args:
-        syncs: whether fsync has its effect.
+        syncs: Whether fsync has its effect.
 
     Attributes:
-        calls: how many calls the present process has made.
-        fault: is asked before each such call with its number (from 1) and the call; it may do part
+        calls: How many calls the present process has made.
+        fault: Is asked before each such call with its number (from 1) and the call; it may do part
             or all of the call and raise.
     """
 

@@ -143,7 +143,7 @@ def read_training_csv(path: Path, on_progress: Callable[[int], None] = lambda _:
     if not n_rows:
         raise TrainingDataError(f"{path} has no rows below its header")
     chunks.append(np.array(rows, np.float64).reshape(-1, len(positions)))
-    table = np.asfortranarray(np.concatenate(chunks))
+    table = _joined(chunks, n_rows, len(positions))
     return TrainingTable(
         countries=countries,
         inputs=table[:, :-1],
@@ -152,6 +152,17 @@ def read_training_csv(path: Path, on_progress: Callable[[int], None] = lambda _:
         source=path.name,
         dialect=dialect + (", decimal comma" if decimal_comma else ""),
     )
+
+
+def _joined(chunks: list[NDArray[np.float64]], rows: int, columns: int) -> NDArray[np.float64]:
+    """Join the chunks into one array in Fortran order, and free each once it is copied."""
+    table = np.empty((rows, columns), order="F")
+    stop = rows
+    while chunks:
+        chunk = chunks.pop()
+        table[stop - len(chunk) : stop] = chunk
+        stop -= len(chunk)
+    return table
 
 
 class _Faults:
@@ -191,6 +202,8 @@ def _sniff(path: Path, opener: Any) -> tuple[str, str]:
             first = file.readline(65_536)
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise TrainingDataError(f"{path} cannot be decompressed: {error}") from error
+    if b"\0" in first and not first.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise TrainingDataError(f"{path} is binary, or UTF-16 without a byte order mark; save it as UTF-8")
     encoding = "UTF-16" if first.startswith((b"\xff\xfe", b"\xfe\xff")) else "UTF-8"
     text = first.decode("utf-16" if encoding == "UTF-16" else "utf-8", errors="replace")
     return encoding, max(_DELIMITERS, key=text.count)
@@ -242,8 +255,13 @@ def _positions(path: Path, header: list[str]) -> dict[str, int]:
     names = [name.strip() for name in header]
     required = (*INPUT_NAMES, LABEL)
     missing = [name for name in required if name not in names]
+    if not any(names):
+        raise TrainingDataError(f"{path} is empty: its first line must name the columns")
     if missing:
-        raise TrainingDataError(f"{path}, line 1: column {', '.join(missing)} is missing")
+        found = ", ".join(names[:_SHOWN_FAULTS]) + (", …" if len(names) > _SHOWN_FAULTS else "")
+        raise TrainingDataError(
+            f"{path}, line 1: column {', '.join(missing)} is missing; the first line names {found[:300]}"
+        )
     for name in required:
         if names.count(name) > 1:
             raise TrainingDataError(f"{path}, line 1: column {name} appears twice")
@@ -294,7 +312,8 @@ def _complaint(name: str, cell: str) -> str | None:
     if cell.isdecimal() and cell.isascii() and len(cell) <= 12:  # noqa: PLR2004 - the usual case, below the limit
         return None
     if not _PLAIN_NUMBER.fullmatch(cell):
-        return f"{cell!r} is not a number"
+        hint = " (write a decimal point, and no thousands separator)" if "," in cell else ""
+        return f"{cell!r} is not a number{hint}"
     value = float(cell)
     if not (math.isfinite(value) and value >= 0):
         return f"{cell} must be finite and at least 0"

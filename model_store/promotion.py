@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SUSPICIOUS_AVERAGE_PRECISION: Final = 0.98
 _SUSPICIOUS_ROC_AUC: Final = 0.995
+_TOO_GOOD: Final = " are too good to be true: a leaked label, or rows that it was fitted on?"
 _LARGEST_MISCALIBRATION: Final = 1.25
 """Predicted purchases may be this factor above or below the actual ones."""
 
@@ -100,12 +101,14 @@ def _beats_base_rate(manifest: Manifest) -> Check:
     base_rate = quality.positives / quality.rows
     low, _ = _interval(quality)
     better = low > base_rate and quality.brier_score < base_rate * (1 - base_rate)
+    _, largest_area = quality.intervals.get("roc_auc", (quality.roc_auc, quality.roc_auc))
+    swapped = "; it ranks buyers last: are the labels swapped?" if largest_area < 1 / 2 else ""
     return Check(
         "base_rate",
         better,
         f"average precision {quality.average_precision:.3f} (at least {low:.3f}) and Brier score "
         f"{quality.brier_score:.4f} are {'better' if better else 'not better'} than predicting the base "
-        f"rate {base_rate:.3f} for everybody",
+        f"rate {base_rate:.3f} for everybody{swapped}",
     )
 
 
@@ -121,9 +124,7 @@ def _is_not_too_good(manifest: Manifest, evaluation: Evaluation | None) -> Check
         quality.average_precision >= _SUSPICIOUS_AVERAGE_PRECISION or quality.roc_auc >= _SUSPICIOUS_ROC_AUC
     )
     figures = f"average precision {quality.average_precision:.3f}, ROC AUC {quality.roc_auc:.3f}"
-    return Check(
-        "leak", not too_good, figures + (" are too good to be true: a leaked label?" if too_good else "")
-    )
+    return Check("leak", not too_good, figures + _TOO_GOOD * too_good)
 
 
 def _is_calibrated(evaluation: Evaluation) -> Check:

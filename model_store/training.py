@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 FOLDS: Final = 5
 _LEAF_ROWS: Final = 20_000
 """The rows among which the self-test finds a row for every leaf."""
+_REPEATED_ROWS: Final = 1000
 MIN_ROWS_PER_CLASS: Final = 20
 """With fewer rows of a class, a fold has too few of them to measure anything."""
 
@@ -198,14 +199,18 @@ def _assess(
     inputs, purchased = table.inputs, table.purchased
     in_holdout = fold_numbers(inputs, purchased, FOLDS, seed) == 0
     fitting, held_out = np.flatnonzero(~in_holdout), np.flatnonzero(in_holdout)
-    chosen_on = threshold_curve(purchased[fitting], _out_of_fold(table, fit, folds, fitting, seed))
+    fitting_probabilities = _out_of_fold(table, fit, folds, fitting, seed)
+    _check_probabilities(estimator, fitting_probabilities)
+    chosen_on = threshold_curve(purchased[fitting], fitting_probabilities)
     try:
         threshold = chosen_on.threshold(criterion)
     except ValueError as error:
         raise TrainingDataError(f"{table.source}: {error}") from error
     held_out_probabilities = fit(fitting).predict_probability(inputs[held_out])
     out_of_fold = _out_of_fold(table, fit, folds, np.arange(table.rows), seed)
+    _check_probabilities(estimator, held_out_probabilities, out_of_fold)
     model = probability_model(estimator, input_format)
+    _check_repeatable(estimator, model, inputs[:_REPEATED_ROWS])
     return TrainedModel(
         estimator=estimator,
         threshold=threshold,
@@ -243,6 +248,25 @@ def _leaves(
             return leaf_numbers(estimator, format_inputs(inputs[:_LEAF_ROWS], input_format))
     except Exception:  # noqa: BLE001 - any estimator; the self-test does without
         return None
+
+
+def _check_probabilities(estimator: Any, *probabilities: NDArray[np.float64]) -> None:
+    for values in probabilities:
+        wrong = values[~((values >= 0) & (values <= 1))]
+        if len(wrong):
+            raise ModelStoreError(
+                f"{type(estimator).__name__} predicts {wrong[0]:g} for {len(wrong)} of {len(values)} "
+                "students; a probability lies between 0 and 1"
+            )
+
+
+def _check_repeatable(estimator: Any, model: ProbabilityModel, inputs: NDArray[np.float64]) -> None:
+    first, second = (model.predict_probability(inputs) for _ in range(2))
+    if not np.array_equal(first, second):
+        raise ModelStoreError(
+            f"{type(estimator).__name__} predicts other probabilities when asked again for the same "
+            "students; set its random_state"
+        )
 
 
 def _pipeline(weights: EngagementWeights) -> Pipeline:

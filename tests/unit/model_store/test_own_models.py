@@ -12,11 +12,10 @@ import pytest
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from sklearn.svm import LinearSVC
 
 from model_store.errors import ModelStoreError
 from model_store.estimator import EstimatorModel, format_inputs, leaf_numbers, read_estimator
@@ -143,67 +142,6 @@ def test_any_classifier_is_added_and_scores_as_it_was_fitted(
             assert set(leaves[:, tree]) <= set(reached[:, tree])
     name = type(estimator).__module__.partition(".")[0].replace("sklearn", "scikit-learn")
     assert any(library.startswith(name) for library in model.manifest.libraries)
-
-
-def _fitted(estimator: Any, columns: slice = slice(None)) -> Callable[[TrainingTable], Any]:
-    return lambda table: estimator.fit(table.inputs[:, columns], table.purchased)
-
-
-def _three_classes(table: TrainingTable) -> Any:
-    return GaussianNB().fit(table.inputs, table.purchased + 2 * (table.inputs[:, 1] == 0))
-
-
-def _text_labels(table: TrainingTable) -> Any:
-    return GaussianNB().fit(table.inputs, np.where(table.purchased == 1, "yes", "no"))
-
-
-def _one_class(table: TrainingTable) -> Any:
-    return GaussianNB().fit(table.inputs, np.ones(table.rows))
-
-
-def _other_columns(table: TrainingTable) -> Any:
-    return GaussianNB().fit(
-        _frame(table, "number").rename(columns={"student_country": "land"}), table.purchased
-    )
-
-
-def _strict_countries(table: TrainingTable) -> Any:
-    rows = format_inputs(table.inputs, InputFormat(country="text"))
-    return _text_pipeline(handle_unknown="error").fit(rows, table.purchased)
-
-
-class _Local(GaussianNB):  # type: ignore[misc]  # sklearn is untyped
-    """A classifier of a module that no package installs."""
-
-
-@pytest.mark.parametrize(
-    ("fit", "sentence"),
-    [
-        (_three_classes, "GaussianNB has the classes 0, 1, 2, 3; they must be 0 and 1"),
-        (_text_labels, "GaussianNB has the classes no, yes; they must be 0 and 1"),
-        (_one_class, "GaussianNB has the classes 1.0; they must be 0 and 1"),
-        (_fitted(GaussianNB(), slice(1, 7)), "GaussianNB was fitted on 6 columns; they must be the seven"),
-        (
-            _other_columns,
-            "was fitted on the columns land, days_on_.*; they must be student_country",
-        ),
-        (_fitted(LinearSVC()), "LinearSVC has no predict_proba; wrap it in CalibratedClassifierCV"),
-        (_fitted(LinearRegression()), "LinearRegression has no predict_proba; it must be a classifier"),
-        (_fitted(StandardScaler()), "StandardScaler has no predict_proba; it must be a classifier"),
-        (lambda _: GaussianNB(), "GaussianNB is not fitted; fit it before you save it"),
-        (lambda _: {"a": "dict"}, "dict has no predict_proba"),
-        (_strict_countries, r"fails on valid inputs: .*unknown categories.*handle_unknown='ignore'"),
-        (_fitted(_Local()), "cannot be pickled|no installed package provides"),
-    ],
-)
-def test_other_objects_are_refused_with_a_sentence(
-    store: ModelStore, students: TrainingTable, fit: Callable[[TrainingTable], Any], sentence: str
-) -> None:
-    """The message says on one line what is wrong and what to do, and no version is added."""
-    with pytest.raises(ModelStoreError, match=sentence) as caught:
-        store.add(assess(students, fit(students)))
-    assert "\n" not in str(caught.value)
-    assert store.versions() == []
 
 
 @pytest.mark.parametrize(

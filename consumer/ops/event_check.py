@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import json
 import lzma
+import mmap
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,12 +39,7 @@ _CONTAINER_MAGIC: Final = b"Obj\x01"
 _SYNC_BYTES: Final = 16
 _BATCH_EVENTS: Final = 10_000
 _MAX_BLOCK_BYTES: Final = 256 * 1024 * 1024
-_CODECS: Final[dict[str, Callable[[bytes], bytes]]] = {
-    "null": bytes,
-    "deflate": lambda data: zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, _MAX_BLOCK_BYTES),
-    "bzip2": lambda data: bz2.BZ2Decompressor().decompress(data, _MAX_BLOCK_BYTES),
-    "xz": lambda data: lzma.LZMADecompressor().decompress(data, _MAX_BLOCK_BYTES),
-}
+_CRC_BYTES: Final = 4
 _JSON_TYPES: Final = ("null", "boolean", "long", "double", "string", {"type": "map", "values": "null"})
 """What a value in JSON may be: a field of our record is read from a union of these."""
 _LONG_LIMIT: Final = 2**63
@@ -138,11 +134,7 @@ def _read_container(data: bytes) -> EventFile:
     walk = Walk(data, AvroSchema.parse("null"))
     metadata, at = _read_metadata(walk, len(_CONTAINER_MAGIC))
     schema = AvroSchema.parse_json(metadata.get("avro.schema", b""))
-    codec = metadata.get("avro.codec", b"null").decode("ascii", "replace")
-    if codec not in _CODECS:
-        raise DecodeError(
-            f"the codec {codec} cannot be read; write the file with one of {', '.join(_CODECS)}"
-        )
+    decompress = _decompressor(metadata.get("avro.codec", b"null").decode("ascii", "replace"))
     sync_stop = walk.need(at, _SYNC_BYTES)
     sync, at = data[at:sync_stop], sync_stop
     values: list[bytes] = []
@@ -152,7 +144,11 @@ def _read_container(data: bytes) -> EventFile:
         if count < 0 or size < 0:
             raise DecodeError(f"damaged after record {len(values)}: a block of negative size")
         stop = walk.need(at, size)
-        values += _split(_decompressed(codec, data[at:stop], len(values)), count, schema, len(values))
+        try:
+            block = decompress(data[at:stop])
+        except DecodeError as error:
+            raise DecodeError(f"damaged after record {len(values)}: {error}") from error
+        values += _split(block, count, schema, len(values))
         at = walk.need(stop, _SYNC_BYTES)
         if data[stop:at] != sync:
             raise DecodeError(f"damaged after record {len(values)}: the block's end mark is missing")
@@ -177,11 +173,58 @@ def _read_metadata(walk: Walk, at: int) -> tuple[dict[str, bytes], int]:
             metadata[parts[0].decode("utf-8", "replace")] = parts[1]
 
 
-def _decompressed(codec: str, block: bytes, n_before: int) -> bytes:
-    try:
-        return _CODECS[codec](block)
-    except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
-        raise DecodeError(f"damaged after record {n_before}: the block is not {codec} data") from error
+def _decompressor(codec: str) -> Callable[[bytes], bytes]:
+    """Return the function that decompresses a block, which raises :class:`DecodeError` if it is damaged.
+
+    Raises:
+        DecodeError: Avro's specification has no such codec, or it needs a package that is not installed.
+    """
+    codecs: dict[str, Callable[[bytes], bytes]] = {
+        "null": bytes,
+        "deflate": lambda block: zlib.decompressobj(-zlib.MAX_WBITS).decompress(block, _MAX_BLOCK_BYTES),
+        "bzip2": lambda block: bz2.BZ2Decompressor().decompress(block, _MAX_BLOCK_BYTES),
+        "xz": lambda block: lzma.LZMADecompressor().decompress(block, _MAX_BLOCK_BYTES),
+    }
+    errors: tuple[type[Exception], ...] = (zlib.error, lzma.LZMAError, OSError, EOFError)
+    names = [*codecs, "snappy", "zstandard"]
+    if codec not in names:
+        raise DecodeError(f"the codec {codec} cannot be read; write the file with one of {', '.join(names)}")
+    if codec not in codecs:
+        try:
+            import cramjam  # noqa: PLC0415 - an extra
+        except ImportError as error:
+            raise DecodeError(
+                f"the codec {codec} needs: pip install 'purchase-stream[codecs]'; "
+                f"or write the file with one of {', '.join(codecs)}"
+            ) from error
+        errors = (cramjam.DecompressionError,)
+        codecs |= {
+            "snappy": lambda block: _unsnap(block, cramjam.snappy),
+            "zstandard": lambda block: _limited(block, cramjam.zstd.decompress_into),
+        }
+
+    def decompress(block: bytes) -> bytes:
+        try:
+            return codecs[codec](block)
+        except errors as error:
+            raise DecodeError(f"the block is not {codec} data") from error
+
+    return decompress
+
+
+def _unsnap(block: bytes, snappy: Any) -> bytes:
+    """Decompress a snappy block, which the CRC-32 of its content follows (Avro specification, "snappy")."""
+    compressed, crc = block[:-_CRC_BYTES], block[-_CRC_BYTES:]
+    content = bytes(snappy.decompress_raw(compressed))
+    if zlib.crc32(content) != int.from_bytes(crc, "big"):
+        raise DecodeError("the checksum of the block differs")
+    return content
+
+
+def _limited(block: bytes, decompress_into: Callable[[bytes, Any], int]) -> bytes:
+    """Decompress a block that does not tell its size; the memory is taken page by page as it fills."""
+    with mmap.mmap(-1, _MAX_BLOCK_BYTES) as buffer:
+        return buffer[: decompress_into(block, buffer)]
 
 
 def _split(block: bytes, count: int, schema: AvroSchema, n_before: int) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def answers(path: Path, schema: AvroSchema | None = None) -> list[tuple[int, str
     return [(number, rejection and rejection.code.value) for number, rejection in checked]
 
 
-@pytest.mark.parametrize("codec", ["null", "deflate", "bzip2", "xz"])
+@pytest.mark.parametrize("codec", ["null", "deflate", "bzip2", "xz", "snappy", "zstandard"])
 def test_a_container_is_checked_record_by_record(tmp_path: Path, codec: str) -> None:
     """Whatever its codec and its writer schema."""
     schema = definition()
@@ -51,6 +52,28 @@ def test_a_container_is_checked_record_by_record(tmp_path: Path, codec: str) -> 
     path = tmp_path / "events.avro"
     path.write_bytes(container(events * 20, schema, codec))
     assert answers(path) == [(n, None if n % 3 == 1 else "field_invalid") for n in range(1, 61)]
+
+
+@pytest.mark.parametrize("codec", ["snappy", "zstandard"])
+def test_a_codec_whose_package_is_missing_is_refused_with_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str
+) -> None:
+    """And with the codecs that can be read without it."""
+    path = tmp_path / "events.avro"
+    path.write_bytes(container([event()], codec=codec))
+    monkeypatch.setitem(sys.modules, "cramjam", None)
+    with pytest.raises(BadInputError, match=rf"{codec} needs: pip install 'purchase-stream\[codecs\]'; or"):
+        read_events(path, None)
+
+
+def test_a_snappy_block_with_another_checksum_is_damaged(tmp_path: Path) -> None:
+    """The CRC-32 of its content follows each block."""
+    data = bytearray(container([event()], codec="snappy"))
+    data[-17] ^= 1
+    path = tmp_path / "events.avro"
+    path.write_bytes(data)
+    with pytest.raises(BadInputError, match="damaged after record 0: the checksum of the block differs"):
+        read_events(path, None)
 
 
 def test_lines_are_sent_as_what_they_are(tmp_path: Path) -> None:
@@ -122,6 +145,8 @@ def test_a_single_value_is_checked_as_it_would_be_in_the_topic(
         (container([event()] * 20)[:-20], "ends early"),
         (container([event()] * 20)[:-1] + b"?", "end mark is missing"),
         (container([event()], codec="deflate").replace(b"deflate", b"unknown"), "the codec unknown cannot"),
+        (container([event()], codec="deflate").replace(b"\x0edeflate", b"\x0csnappy"), "is not snappy data"),
+        (container([event()], codec="xz").replace(b"\x04xz", b"\x12zstandard"), "is not zstandard data"),
         (
             b"Obj\x01\x00" + bytes(16),
             "not JSON",

@@ -148,6 +148,29 @@ def test_a_value_that_the_dead_letter_topic_cannot_hold_is_truncated(deploy: Cal
     assert body["raw_sha256"] == hashlib.sha256(huge).hexdigest()
 
 
+def test_a_dead_letter_keeps_a_large_key_beside_a_large_value(deploy: Callable[..., Any]) -> None:
+    """A value of 600 kB gives way to a key of 300 kB, up to the client's own limit of a record."""
+    service = deploy(partitions=1)
+    key, value = (
+        random.Random(1).randbytes(150_000).hex().encode(),
+        b"\x01" + random.Random(2).randbytes(600_000),
+    )
+    service.produce([(b"k", event(), 0), (key, value, 0), (b"k", event(), 0)])
+    service.start("score")
+    service.read(service.topics["PREDICTIONS"], 2)
+    (letter,) = service.read(service.topics["DEAD_LETTERS"], 1)
+    body = json.loads(letter.value())
+    assert letter.key() == key
+    assert body["source"]["key"] == key.decode()
+    raw = base64.b64decode(body["raw"])
+    assert body["raw_truncated"]
+    assert value.startswith(raw)
+    assert body["raw_sha256"] == hashlib.sha256(value).hexdigest()
+    assert "dlq.error.dropped" not in dict(letter.headers())
+    # Nothing more would have fitted: the client takes 1,000,000 bytes.
+    assert 999_000 < len(letter.key()) + len(letter.value()) < 1_000_000
+
+
 @pytest.mark.parametrize(
     ("predictions", "key_bytes"),
     [

@@ -23,11 +23,15 @@ from consumer.kafka.producer import AtLeastOnceProducer, OpenTransaction
 
 # The fork server imports this module, and so everything that a role needs.
 from consumer.roles import scorer as scorer_role
+from model_store.inputs import INPUT_NAMES
+from model_store.loading import LoadedModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
     from confluent_kafka import Consumer, TopicPartition
+    from numpy.typing import NDArray
 
     from consumer.kafka.producer import Records, SourceOffsets
 
@@ -222,6 +226,21 @@ def stuck() -> None:
     """Run ``score`` with a call that never returns, and a watchdog that waits less long for it."""
     scorer_role.COMMIT_MARGIN_S = 3.0 - TRANSACTION_TIMEOUT_MS / 1000
     Scorer(StuckProducer)()
+
+
+MODEL_FAILS_ON_MINUTES: Final = 777.25
+
+
+def model_fails_on_some() -> None:
+    """Run ``score`` with a model that raises for students who have watched certain minutes."""
+    predict = LoadedModel.predict_probability
+
+    def failing(model: LoadedModel, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        if (inputs[:, INPUT_NAMES.index("minutes_watched")] == MODEL_FAILS_ON_MINUTES).any():
+            raise ValueError("no student watches so many minutes")
+        return predict(model, inputs)
+
+    LoadedModel.predict_probability = failing
 
 
 class DiesHandingOver(EventConsumer):

@@ -6,9 +6,10 @@ metrics and the alerts all show its result.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -109,178 +110,187 @@ _HEADLINES: Final = {
     Level.WELL: "All is well",
 }
 
-_CONDITIONS: Final = {
-    Condition.STARTING: "The monitor is starting",
-    Condition.BROKER: "Kafka does not answer",
-    Condition.PARTITION: "A partition cannot be read",
-    Condition.SCHEMA_REGISTRY: "The schema registry does not answer",
-    Condition.MODEL: "No usable model",
-    Condition.AUDIT_LOG: "The audit log cannot be written",
-}
+Finding = tuple[str, float | None]
+"""What was found: one sentence for people, and its start in seconds since the epoch; ``None`` if unknown."""
 
-_RETRAIN: Final = {
-    "feature_distribution_drift": (
-        "Students differ from those in training: train again.",
-        "PurchaseStreamFeatureDrift",
-    ),
-    "prediction_rate_shift": (
-        "Predictions differ from those in training: train again.",
-        "PurchaseStreamPredictionRateShift",
-    ),
-    "performance_decay": (
-        "Predictions come true less often than they should: train again.",
-        "PurchaseStreamPerformanceDecay",
-    ),
-}
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one cause is found.
+
+    Attributes:
+        code: The cause's code.
+        level: The cause's level.
+        runbook: The name of its runbook.
+        find: Returns what was found in a snapshot; ``None`` if the cause is absent.
+    """
+
+    code: CauseCode
+    level: Level
+    runbook: str
+    find: Callable[[MonitorSnapshot], Finding | None]
 
 
 def assess(snapshot: MonitorSnapshot) -> Health:
     """Judge one snapshot. Pure: the same snapshot always gives the same verdict."""
-    stream = snapshot.stream
-    causes = [
-        *_conditions(snapshot),
-        *progress_causes(stream, snapshot.at_s),
-        *_rejections(snapshot),
-        *_audit_log(snapshot),
-        *_model(snapshot),
-    ]
+    causes = [cause for group in RULES if (cause := _first_cause(group, snapshot)) is not None]
     causes.sort(key=lambda cause: -_LEVELS.index(cause.level))
     level = causes[0].level if causes else Level.WELL
-    headline = _HEADLINES[level]
-    if level == Level.WELL and stream.idle_since_s is not None:
-        return Health(level=level, headline=f"{headline}: no events come in", since_s=stream.idle_since_s)
+    headline, idle_since_s = _HEADLINES[level], snapshot.stream.idle_since_s
+    if level == Level.WELL and idle_since_s is not None:
+        return Health(level=level, headline=f"{headline}: no events come in", since_s=idle_since_s)
     return Health(level=level, headline=headline, causes=tuple(causes))
 
 
-def progress_causes(stream: StreamSnapshot, at_s: float) -> Iterator[Cause]:
-    """Yield what keeps events from being decided.
-
-    Args:
-        stream: The stream.
-        at_s: The time of the snapshot, seconds since the epoch.
-    """
-    if stream.lag_events is None:
-        yield Cause(
-            code=CauseCode.PROGRESS_UNKNOWN,
-            level=Level.ATTENTION,
-            text=f"It is unknown whether events are decided: {stream.progress_problem}.",
-            since_s=None,
-            runbook="PurchaseStreamNotReady",
-        )
-        return
-    waiting = _events_wait(stream.lag_events)
-    if stream.members == 0:
-        yield Cause(
-            code=CauseCode.NO_SCORER,
-            level=Level.NOT_WELL,
-            text=f"No scorer is in the consumer group; {waiting}.",
-            since_s=stream.no_members_since_s,
-            runbook="PurchaseStreamScorerAbsent",
-        )
-    elif stream.stuck_since_s is not None and at_s - stream.stuck_since_s >= STALLED_AFTER_S:
-        yield Cause(
-            code=CauseCode.STALLED,
-            level=Level.NOT_WELL,
-            text=f"No event is decided, although {waiting}.",
-            since_s=stream.stuck_since_s,
-            runbook="PurchaseStreamStalled",
-        )
-    elif stream.growing_since_s is not None:
-        yield Cause(
-            code=CauseCode.FALLING_BEHIND,
-            level=Level.NOT_WELL,
-            text=f"Events arrive faster than they are decided; {waiting}, and more every minute.",
-            since_s=stream.growing_since_s,
-            runbook="PurchaseStreamFallingBehind",
-        )
-    elif stream.drain_s is not None and stream.drain_s > LONG_DRAIN_S:
-        yield Cause(
-            code=CauseCode.CATCHING_UP,
-            level=Level.ATTENTION,
-            text=f"The scorers catch up; {waiting}, for about {stream.drain_s / 60:,.0f} more minutes.",
-            since_s=None,
-            runbook="PurchaseStreamFallingBehind",
-        )
+def _first_cause(group: Sequence[Rule], snapshot: MonitorSnapshot) -> Cause | None:
+    for rule in group:
+        found = rule.find(snapshot)
+        if found is not None:
+            text, since_s = found
+            return Cause(code=rule.code, level=rule.level, text=text, since_s=since_s, runbook=rule.runbook)
+    return None
 
 
-def _events_wait(lag_events: int) -> str:
-    return {0: "no event waits", 1: "1 event waits"}.get(lag_events, f"{lag_events:,} events wait")
+def _condition(condition: Condition, meaning: str, runbook: str = "PurchaseStreamNotReady") -> Rule:
+    """Return the rule for a condition that keeps the monitor from being ready."""
+
+    def find(snapshot: MonitorSnapshot) -> Finding | None:
+        active = snapshot.conditions.get(condition)
+        return None if active is None else (f"{meaning}: {active.reason}.", active.since_s)
+
+    return Rule(CauseCode.NOT_READY, Level.NOT_WELL, runbook, find)
 
 
-def _conditions(snapshot: MonitorSnapshot) -> Iterator[Cause]:
-    for condition, active in snapshot.conditions.items():
-        yield Cause(
-            code=CauseCode.NOT_READY,
-            level=Level.NOT_WELL,
-            text=f"{_CONDITIONS[condition]}: {active.reason}.",
-            since_s=active.since_s,
-            runbook="PurchaseStreamAuditLogBehind"
-            if condition == Condition.AUDIT_LOG
-            else "PurchaseStreamNotReady",
-        )
+def _progress_unknown(snapshot: MonitorSnapshot) -> Finding | None:
+    if snapshot.stream.lag_events is not None:
+        return None
+    return f"It is unknown whether events are decided: {snapshot.stream.progress_problem}.", None
 
 
-def _rejections(snapshot: MonitorSnapshot) -> Iterator[Cause]:
+def _no_scorer(snapshot: MonitorSnapshot) -> Finding | None:
+    stream = snapshot.stream
+    if stream.members != 0:
+        return None
+    return f"No scorer is in the consumer group; {_waiting(stream)}.", stream.no_members_since_s
+
+
+def _stalled(snapshot: MonitorSnapshot) -> Finding | None:
+    since_s = snapshot.stream.stuck_since_s
+    if since_s is None or snapshot.at_s - since_s < STALLED_AFTER_S:
+        return None
+    return f"No event is decided, although {_waiting(snapshot.stream)}.", since_s
+
+
+def _falling_behind(snapshot: MonitorSnapshot) -> Finding | None:
+    stream = snapshot.stream
+    if stream.growing_since_s is None:
+        return None
+    text = f"Events arrive faster than they are decided; {_waiting(stream)}, and more every minute."
+    return text, stream.growing_since_s
+
+
+def _catching_up(snapshot: MonitorSnapshot) -> Finding | None:
+    stream = snapshot.stream
+    if stream.drain_s is None or stream.drain_s <= LONG_DRAIN_S:
+        return None
+    text = f"The scorers catch up; {_waiting(stream)}, for about {stream.drain_s / 60:,.0f} more minutes."
+    return text, None
+
+
+def _waiting(stream: StreamSnapshot) -> str:
+    n = stream.lag_events or 0
+    return {0: "no event waits", 1: "1 event waits"}.get(n, f"{n:,} events wait")
+
+
+def _rejections_unknown(snapshot: MonitorSnapshot) -> Finding | None:
+    problem = snapshot.stream.rejections_problem
+    return (f"It is unknown how many events are rejected: {problem}.", None) if problem else None
+
+
+def _rejection_flood(snapshot: MonitorSnapshot) -> Finding | None:
     """Compare the share of rejected events in the last seconds with the share before."""
     stream, recent = snapshot.stream, snapshot.recent
-    if stream.rejections_problem:
-        yield Cause(
-            code=CauseCode.REJECTIONS_UNKNOWN,
-            level=Level.ATTENTION,
-            text=f"It is unknown how many events are rejected: {stream.rejections_problem}.",
-            since_s=None,
-            runbook="PurchaseStreamDeadLetters",
-        )
     if snapshot.conditions or snapshot.log_backlog_since_s is not None:
-        return  # the monitor does not see the predictions that belong to these rejections
+        return None  # the monitor does not see the predictions that belong to these rejections
     predicted, rejected = sum(recent.per_second), stream.recent_rejections
     predicted_before = recent.total - predicted
     rejected_before = sum(stream.rejections.values()) - rejected
     if rejected < MIN_FLOOD_EVENTS:
-        return
+        return None
     share = rejected / (rejected + predicted)
     decided_before = predicted_before + rejected_before
     usual = rejected_before / decided_before if decided_before else 0.0
-    if share >= min(MAX_USUAL_RATIO, max(MIN_FLOOD_RATIO, FLOOD_FACTOR * usual)):
-        yield Cause(
-            code=CauseCode.REJECTION_FLOOD,
-            level=Level.NOT_WELL,
-            text=f"{share:.0%} of the events of the last {len(recent.per_second)} seconds were rejected;"
-            f" before, {usual:.1%} were.",
-            since_s=None,
-            runbook="PurchaseStreamDeadLetters",
-        )
+    if share < min(MAX_USUAL_RATIO, max(MIN_FLOOD_RATIO, FLOOD_FACTOR * usual)):
+        return None
+    text = f"{share:.0%} of the events of the last {len(recent.per_second)} seconds were rejected;"
+    return f"{text} before, {usual:.1%} were.", None
 
 
-def _audit_log(snapshot: MonitorSnapshot) -> Iterator[Cause]:
+def _audit_log_behind(snapshot: MonitorSnapshot) -> Finding | None:
     since_s = snapshot.log_backlog_since_s
-    if since_s is not None and snapshot.at_s - since_s >= LOG_BEHIND_AFTER_S:
-        yield Cause(
-            code=CauseCode.AUDIT_LOG_BEHIND,
-            level=Level.ATTENTION,
-            text="The audit log is behind the predictions.",
-            since_s=since_s,
-            runbook="PurchaseStreamAuditLogBehind",
-        )
+    if since_s is None or snapshot.at_s - since_s < LOG_BEHIND_AFTER_S:
+        return None
+    return "The audit log is behind the predictions.", since_s
 
 
-def _model(snapshot: MonitorSnapshot) -> Iterator[Cause]:
-    model = snapshot.model
-    if model.drift.baseline is None:
-        yield Cause(
-            code=CauseCode.NO_MODEL,
-            level=Level.ATTENTION,
-            text=f"No training baseline to compare with: {model.drift.problem}; train and promote a model.",
-            since_s=None,
-            runbook="PurchaseStreamDriftBlind",
-        )
-    elif model.recommendation.should_retrain:
-        text, runbook = _RETRAIN[model.recommendation.reason]
-        yield Cause(code=CauseCode.RETRAIN, level=Level.ATTENTION, text=text, since_s=None, runbook=runbook)
+def _no_model(snapshot: MonitorSnapshot) -> Finding | None:
+    drift = snapshot.model.drift
+    if drift.baseline is not None:
+        return None
+    return f"No training baseline to compare with: {drift.problem}; train and promote a model.", None
+
+
+def _retrain(reason: str, text: str, runbook: str) -> Rule:
+    """Return the rule for a reason to train again."""
+
+    def find(snapshot: MonitorSnapshot) -> Finding | None:
+        return (f"{text}: train again.", None) if snapshot.model.recommendation.reason == reason else None
+
+    return Rule(CauseCode.RETRAIN, Level.ATTENTION, runbook, find)
+
+
+RULES: Final[Sequence[Sequence[Rule]]] = (
+    (_condition(Condition.STARTING, "The monitor is starting"),),
+    (_condition(Condition.BROKER, "Kafka does not answer"),),
+    (_condition(Condition.PARTITION, "A partition cannot be read"),),
+    (_condition(Condition.SCHEMA_REGISTRY, "The schema registry does not answer"),),
+    (_condition(Condition.MODEL, "No usable model"),),
+    (_condition(Condition.BREAKER, "Events are held back"),),
+    (_condition(Condition.AUDIT_LOG, "The audit log cannot be written", "PurchaseStreamAuditLogBehind"),),
+    (
+        Rule(CauseCode.PROGRESS_UNKNOWN, Level.ATTENTION, "PurchaseStreamNotReady", _progress_unknown),
+        Rule(CauseCode.NO_SCORER, Level.NOT_WELL, "PurchaseStreamScorerAbsent", _no_scorer),
+        Rule(CauseCode.STALLED, Level.NOT_WELL, "PurchaseStreamStalled", _stalled),
+        Rule(CauseCode.FALLING_BEHIND, Level.NOT_WELL, "PurchaseStreamFallingBehind", _falling_behind),
+        Rule(CauseCode.CATCHING_UP, Level.ATTENTION, "PurchaseStreamFallingBehind", _catching_up),
+    ),
+    (Rule(CauseCode.REJECTIONS_UNKNOWN, Level.ATTENTION, "PurchaseStreamDeadLetters", _rejections_unknown),),
+    (Rule(CauseCode.REJECTION_FLOOD, Level.NOT_WELL, "PurchaseStreamDeadLetters", _rejection_flood),),
+    (Rule(CauseCode.AUDIT_LOG_BEHIND, Level.ATTENTION, "PurchaseStreamAuditLogBehind", _audit_log_behind),),
+    (
+        Rule(CauseCode.NO_MODEL, Level.ATTENTION, "PurchaseStreamDriftBlind", _no_model),
+        _retrain(
+            "feature_distribution_drift",
+            "Students differ from those in training",
+            "PurchaseStreamFeatureDrift",
+        ),
+        _retrain(
+            "prediction_rate_shift",
+            "Predictions differ from those in training",
+            "PurchaseStreamPredictionRateShift",
+        ),
+        _retrain(
+            "performance_decay",
+            "Predictions come true less often than they should",
+            "PurchaseStreamPerformanceDecay",
+        ),
+    ),
+)
+"""All causes. Of each group only the first cause that is found is given, because it explains the others."""
 
 
 class HealthTracker:
-    """Judges the stream every few seconds, remembers since when, and logs every change of level once.
+    """Judges the stream every few seconds, remembers since when, and logs every change of its causes once.
 
     Args:
         snapshot: Returns what the monitor knows.
@@ -295,6 +305,7 @@ class HealthTracker:
         self._lock = threading.Lock()
         self._level = Level.WELL
         self._level_since_s = now_s()
+        self._codes: frozenset[CauseCode] = frozenset()
         self._first_seen_s: dict[tuple[CauseCode, str], float] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="health", daemon=True)
@@ -318,15 +329,18 @@ class HealthTracker:
                 cause if cause.since_s is not None else replace(cause, since_s=self._first_seen_s[key])
                 for cause, key in zip(health.causes, keys, strict=True)
             )
-            if health.level != self._level:
-                report = log.warning if health.level == Level.NOT_WELL else log.info
-                report(
+            codes = frozenset(cause.code for cause in causes)
+            if codes != self._codes:
+                log.log(
+                    logging.WARNING if health.level == Level.NOT_WELL else logging.INFO,
                     "the stream's health changed",
                     health=health.level.value,
                     before=self._level.value,
                     lasted_s=round(now_s - self._level_since_s, 1),
                     causes=[cause.text for cause in causes],
                 )
+            self._codes = codes
+            if health.level != self._level:
                 self._level, self._level_since_s = health.level, now_s
             since_s = health.since_s if health.since_s is not None else self._level_since_s
             return replace(health, since_s=since_s, causes=causes)

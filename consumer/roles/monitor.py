@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from consumer.dashboard.records import RecordPages, RecordReader
 from consumer.dashboard.routes import DashboardData, page_routes
+from consumer.errors import Condition
 from consumer.kafka import client_config
 from consumer.kafka.background_producer import ControlProducer
 from consumer.kafka.schema_registry import writer_schemas
@@ -43,7 +44,7 @@ from consumer.roles.shared import role_registry, secret_files
 from consumer.runtime.http import HttpServer, health_routes
 from consumer.runtime.lifecycle import running, stopping_on_signals
 from consumer.runtime.memory import tune_gc_and_malloc
-from consumer.runtime.readiness import Readiness
+from consumer.runtime.readiness import ActiveCondition, Readiness
 from model_store.countries import country_code
 from model_store.errors import ModelStoreError
 from model_store.store import ModelStore
@@ -238,6 +239,16 @@ def open_model_monitor(
     return model_monitor
 
 
+def ready_answer(active: Mapping[Condition, ActiveCondition], verdict: Health) -> tuple[dict[str, Any], int]:
+    """Return the answer of ``/health/ready`` and its status."""
+    body = {
+        "status": "not ready" if active else "ok" if verdict.level == Level.WELL else "ready",
+        "conditions": [condition_view(condition, found) for condition, found in active.items()],
+        "stream": health_view(verdict),
+    }
+    return body, 503 if active else 200
+
+
 def status_routes(
     readiness: Readiness, health: Callable[[], Health], model: Callable[[], ModelSnapshot]
 ) -> list[BaseRoute]:
@@ -248,13 +259,8 @@ def status_routes(
     """
 
     async def ready(_: Request) -> Response:
-        active, verdict = readiness.active(), health()
-        body = {
-            "status": "not ready" if active else "ok" if verdict.level == Level.WELL else "ready",
-            "conditions": [condition_view(condition, found) for condition, found in active.items()],
-            "stream": health_view(verdict),
-        }
-        return JSONResponse(body, 503 if active else 200)
+        body, status = ready_answer(readiness.active(), health())
+        return JSONResponse(body, status)
 
     async def summary(_: Request) -> Response:
         drift = model().drift

@@ -25,14 +25,14 @@ def record(result: dict[str, Any]) -> None:
         history.write(json.dumps(_line(result), ensure_ascii=False) + "\n")
     runs = [json.loads(line) for line in HISTORY.read_text().splitlines()]
     _draw(runs)
-    _fill_page("run", result["at"], tables(result))
+    fill_page("run", result["at"], tables(result))
 
 
 def record_growth(result: dict[str, Any]) -> None:
     """Keep the last growth run, and put its tables on the page."""
     GROWTH.parent.mkdir(exist_ok=True)
     GROWTH.write_text(json.dumps(result, indent=2) + "\n")
-    _fill_page("growth", result["at"], growth_tables(result))
+    fill_page("growth", result["at"], growth_tables(result))
 
 
 def _line(result: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _draw(runs: list[dict[str, Any]]) -> None:
     plt.close(figure)
 
 
-def _fill_page(part: str, at: str, found: Sequence[Table]) -> None:
+def fill_page(part: str, at: str, found: Sequence[Table]) -> None:
     """Put tables between the two marks of a part of the page."""
     begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
     before, _, rest = PAGE.read_text().partition(begin)

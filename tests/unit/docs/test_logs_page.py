@@ -10,7 +10,7 @@ import consumer
 from consumer.errors import Condition
 
 PAGE = Path(__file__).parents[3] / "docs" / "logs.md"
-LEVELS = {"debug", "info", "warning", "error", "exception"}
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 
 
 def logged_events() -> dict[str, set[str]]:
@@ -27,19 +27,21 @@ def logged_events() -> dict[str, set[str]]:
                 fields = {keyword.arg for keyword in node.keywords if keyword.arg}
                 if node.func.attr == "exception":
                     fields.add("exception")
-                for text in ast.walk(node.args[0]):
-                    if isinstance(text, ast.Constant) and isinstance(text.value, str):
-                        events.setdefault(text.value, set()).update(fields)
+                event = node.args[1 if node.func.attr == "log" else 0]
+                for text in [event.body, event.orelse] if isinstance(event, ast.IfExp) else [event]:
+                    where = f"{file}:{node.lineno}"
+                    assert isinstance(text, ast.Constant), f"{where}: the event is not constant"
+                    assert isinstance(text.value, str), where
+                    events.setdefault(text.value, set()).update(fields)
     return events
 
 
-def test_the_page_lists_events_that_exist_with_their_fields() -> None:
-    """An event that was renamed is renamed on the page."""
-    events = logged_events()
-    rows = re.findall(r"^\| `([^`]+)` \| \w+ \| ([^|]*) \|", PAGE.read_text(), re.MULTILINE)
-    assert rows
-    for event, fields in rows:
-        assert set(re.findall(r"`(\w+)`", fields)) == events[event], event
+def test_the_page_lists_every_event_with_its_fields() -> None:
+    """An event that was added or renamed is on the page."""
+    rows = re.findall(r"^\| `([^`]+)` \| \w+ \|([^|]*)\|", PAGE.read_text(), re.MULTILINE)
+    listed = {event: set(re.findall(r"`(\w+)`", fields)) for event, fields in rows}
+    assert listed == logged_events()
+    assert len(listed) == len(rows)
 
 
 def test_the_page_lists_every_condition() -> None:

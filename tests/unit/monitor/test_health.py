@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,19 +12,8 @@ from hypothesis import strategies as st
 
 from consumer.errors import Condition
 from consumer.kafka.admin import GroupLag
-from consumer.monitor.drift.tracker import DriftSnapshot
-from consumer.monitor.health import (
-    STALLED_AFTER_S,
-    CauseCode,
-    HealthTracker,
-    Level,
-    assess,
-)
+from consumer.monitor.health import CauseCode, HealthTracker, Level, assess
 from consumer.monitor.metrics import HealthTelemetry
-from consumer.monitor.outcomes.join import OutcomesSnapshot
-from consumer.monitor.recent import HISTORY_S, RecentSnapshot
-from consumer.monitor.retraining import Recommendation
-from consumer.monitor.snapshot import ModelSnapshot, MonitorSnapshot
 from consumer.monitor.stream_status import Progress, StreamSnapshot
 from consumer.ops.doctor.check import CheckStatus
 from consumer.ops.doctor.local import examine_port
@@ -32,140 +21,37 @@ from consumer.roles.monitor import status_routes
 from consumer.runtime.http import HttpServer
 from consumer.runtime.readiness import ActiveCondition, Readiness
 from tests.support.clock import Clock
-
-NOW_S = 1_800_000_000.0
-BASELINE: Any = object()
-WELL = MonitorSnapshot(
-    at_s=NOW_S,
-    conditions={},
-    model=ModelSnapshot(
-        drift=DriftSnapshot(baseline=BASELINE),
-        outcomes=OutcomesSnapshot(),
-        recommendation=Recommendation("below_threshold"),
-        at_s=NOW_S,
-    ),
-    recent=RecentSnapshot(since_s=0.0, total=10_000, per_second=[10] * HISTORY_S, last=[], latency=None),
-    stream=StreamSnapshot(lag_events=0, members=2, progress_problem="", rejections_problem=""),
+from tests.support.health_states import (
+    NOW_S,
+    STATES,
+    WELL,
+    State,
+    with_model,
+    with_rejections,
+    with_stream,
 )
 
-
-def with_stream(**changes: Any) -> MonitorSnapshot:
-    """Return a snapshot that is well but for these changes of the stream."""
-    return replace(WELL, stream=replace(WELL.stream, **changes))
+RUNBOOKS = Path(__file__).parents[3] / "docs" / "runbooks"
 
 
-def with_model(reason: str, **drift: Any) -> MonitorSnapshot:
-    """Return a snapshot with this recommendation."""
-    model = replace(
-        WELL.model,
-        recommendation=Recommendation(reason),
-        drift=replace(WELL.model.drift, **drift),
-    )
-    return replace(WELL, model=model)
-
-
-def with_rejections(recent: int, before: int = 0, predicted: int = 10) -> MonitorSnapshot:
-    """Return a snapshot with dead letters in the last two minutes and before."""
-    recent_predictions = replace(WELL.recent, per_second=[predicted] * HISTORY_S)
-    changed = with_stream(rejections={"field_invalid": recent + before}, recent_rejections=recent)
-    return replace(changed, recent=recent_predictions)
-
-
-CASES = [
-    ("events flow", WELL, None, Level.WELL),
-    (
-        "a quiet night",
-        replace(
-            with_stream(idle_since_s=NOW_S - 3600), recent=replace(WELL.recent, per_second=[0] * HISTORY_S)
-        ),
-        None,
-        Level.WELL,
-    ),
-    ("a short wait", with_stream(lag_events=300, stuck_since_s=NOW_S - 5), None, Level.WELL),
-    (
-        "the only scorer was killed a moment ago",
-        with_stream(lag_events=300, stuck_since_s=NOW_S - STALLED_AFTER_S),
-        CauseCode.STALLED,
-        Level.NOT_WELL,
-    ),
-    (
-        "the group has noticed that its scorer is gone",
-        with_stream(lag_events=300, members=0, no_members_since_s=NOW_S - 3),
-        CauseCode.NO_SCORER,
-        Level.NOT_WELL,
-    ),
-    (
-        "no scorer, although nothing waits",
-        with_stream(members=0, no_members_since_s=NOW_S - 3),
-        CauseCode.NO_SCORER,
-        Level.NOT_WELL,
-    ),
-    (
-        "the lag grows",
-        with_stream(lag_events=50_000, growing_since_s=NOW_S - 90),
-        CauseCode.FALLING_BEHIND,
-        Level.NOT_WELL,
-    ),
-    (
-        "a backlog is drained",
-        with_stream(lag_events=50_000, stuck_since_s=NOW_S, drain_s=300.0),
-        CauseCode.CATCHING_UP,
-        Level.ATTENTION,
-    ),
-    ("a backlog is nearly drained", with_stream(lag_events=500, drain_s=5.0), None, Level.WELL),
-    (
-        "nobody knows the lag",
-        with_stream(lag_events=None, members=None, progress_problem="Kafka did not answer in time"),
-        CauseCode.PROGRESS_UNKNOWN,
-        Level.ATTENTION,
-    ),
-    ("a flood of rejections", with_rejections(1200), CauseCode.REJECTION_FLOOD, Level.NOT_WELL),
-    ("everything is rejected", with_rejections(500, 9_000, 0), CauseCode.REJECTION_FLOOD, Level.NOT_WELL),
-    ("the usual rejections", with_rejections(240, 3000), None, Level.WELL),
-    ("a few rejections at night", with_rejections(3, 0, 0), None, Level.WELL),
-    (
-        "the dead letters cannot be read",
-        with_stream(rejections_problem="no such topic"),
-        CauseCode.REJECTIONS_UNKNOWN,
-        Level.ATTENTION,
-    ),
-    (
-        "the disk is full",
-        replace(WELL, conditions={Condition.AUDIT_LOG: ActiveCondition("no space", NOW_S - 60)}),
-        CauseCode.NOT_READY,
-        Level.NOT_WELL,
-    ),
-    (
-        "Kafka is away",
-        replace(WELL, conditions={Condition.BROKER: ActiveCondition("no answer", NOW_S - 60)}),
-        CauseCode.NOT_READY,
-        Level.NOT_WELL,
-    ),
-    (
-        "the audit log is behind",
-        replace(WELL, log_backlog_since_s=NOW_S - 120),
-        CauseCode.AUDIT_LOG_BEHIND,
-        Level.ATTENTION,
-    ),
-    ("the audit log had a moment of backlog", replace(WELL, log_backlog_since_s=NOW_S - 2), None, Level.WELL),
-    ("no model", with_model("baseline_not_loaded", baseline=None), CauseCode.NO_MODEL, Level.ATTENTION),
-    ("drift", with_model("feature_distribution_drift"), CauseCode.RETRAIN, Level.ATTENTION),
-    ("predictions shifted", with_model("prediction_rate_shift"), CauseCode.RETRAIN, Level.ATTENTION),
-    ("decay", with_model("performance_decay"), CauseCode.RETRAIN, Level.ATTENTION),
-]
-
-
-@pytest.mark.parametrize(
-    ("snapshot", "code", "level"), [case[1:] for case in CASES], ids=[c[0] for c in CASES]
-)
-def test_each_state_has_its_verdict(snapshot: MonitorSnapshot, code: CauseCode | None, level: Level) -> None:
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+def test_each_state_has_its_verdict(state: State) -> None:
     """Each state gets its level, and its cause comes with a sentence and an existing runbook."""
-    health = assess(snapshot)
-    assert health.level == level
-    assert [cause.code for cause in health.causes] == ([code] if code else [])
+    health = assess(state.snapshot)
+    assert health.level == state.level
+    assert [cause.code for cause in health.causes] == ([state.code] if state.code else [])
     for cause in health.causes:
         assert cause.text.endswith(".")
-        assert cause.runbook.startswith("PurchaseStream")
+        assert (RUNBOOKS / f"{cause.runbook}.md").is_file()
+
+
+def test_every_condition_has_a_rule() -> None:
+    """A monitor that is not ready is not well, whatever the condition."""
+    for condition in Condition:
+        snapshot = replace(WELL, conditions={condition: ActiveCondition("some reason", NOW_S)})
+        (cause,) = assess(snapshot).causes
+        assert (cause.code, cause.level) == (CauseCode.NOT_READY, Level.NOT_WELL)
+        assert cause.text.endswith(": some reason.")
 
 
 def test_a_quiet_night_says_since_when() -> None:
@@ -175,10 +61,10 @@ def test_a_quiet_night_says_since_when() -> None:
     assert health.since_s == NOW_S - 3600
 
 
-@given(st.sets(st.sampled_from([case[1] for case in CASES if case[2] is not None]).map(id), min_size=1))
-def test_the_level_is_that_of_the_worst_cause(chosen: set[int]) -> None:
+@given(st.sets(st.sampled_from([state for state in STATES if state.code]), min_size=1))
+def test_the_level_is_that_of_the_worst_cause(chosen: set[State]) -> None:
     """However many causes meet, the level is the worst of theirs and the worst comes first."""
-    snapshots = [case[1] for case in CASES if id(case[1]) in chosen]
+    snapshots = [state.snapshot for state in STATES if state in chosen]
     merged = WELL
     for snapshot in snapshots:
         merged = replace(merged, conditions={**merged.conditions, **snapshot.conditions})

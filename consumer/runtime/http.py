@@ -35,7 +35,7 @@ REQUEST_TIMEOUT_S: Final = 10.0
 """How long a client may take to send one request, from the opening of the connection or the first byte."""
 _KEEP_ALIVE_S: Final = 5
 _MAX_CONNECTIONS: Final = 512
-"""Half of the usual limit of open files. Further connections are closed at once."""
+"""Half of the usual limit of open files."""
 _STOP_TIMEOUT_S: Final = 2
 _STOP_MARGIN_S: Final = 5
 
@@ -232,23 +232,49 @@ async def _internal_error(_: Request, _error: Exception) -> Response:
 
 
 class _Connection(H11Protocol):
-    """A connection that is closed unless each request arrives within :data:`REQUEST_TIMEOUT_S`."""
+    """A connection that is closed if its client is too slow.
+
+    Each request has to arrive within :data:`REQUEST_TIMEOUT_S`, and the client has to continue to read an
+    answer within the same time. If there are too many connections, the one that has waited longest for its
+    client is closed.
+    """
 
     _deadline: asyncio.TimerHandle | None = None
+    _write_deadline: asyncio.TimerHandle | None = None
+    waiting_since_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.waiting_since_s = self.loop.time()
+        self._set_deadline()
         if len(self.connections) > _MAX_CONNECTIONS:
-            transport.abort()
-        else:
-            self._set_deadline()
+            waiting = [c for c in self.connections if isinstance(c, _Connection) and c.is_waiting]
+            min(waiting, key=lambda connection: connection.waiting_since_s).transport.abort()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the client has to send the next bytes."""
+        return self.conn.their_state in {h11.IDLE, h11.SEND_BODY} and not self.transport.is_closing()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._set_deadline()
 
+    def on_response_complete(self) -> None:
+        self.waiting_since_s = self.loop.time()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_deadline = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._cancel_write_deadline()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_deadline()
+        self._cancel_write_deadline()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -269,7 +295,7 @@ class _Connection(H11Protocol):
         self.transport.close()
 
     def _set_deadline(self) -> None:
-        if self.conn.their_state not in {h11.IDLE, h11.SEND_BODY}:
+        if not self.is_waiting:
             self._cancel_deadline()
         elif self._deadline is None:
             self._deadline = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.abort)
@@ -278,3 +304,8 @@ class _Connection(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _cancel_write_deadline(self) -> None:
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+            self._write_deadline = None

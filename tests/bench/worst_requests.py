@@ -83,15 +83,15 @@ def sending(sent: bytes) -> Attack:
 
 
 async def hold_connections(port: int) -> None:
-    """Open 600 connections and send nothing."""
-    opened = [(await asyncio.open_connection(HOST, port))[1] for _ in range(600)]
+    """Open a quarter of 600 connections and send nothing."""
+    opened = [(await asyncio.open_connection(HOST, port))[1] for _ in range(600 // ATTACKERS)]
     await asyncio.sleep(1)
     for writer in opened:
         writer.close()
 
 
 async def send_slowly(port: int) -> None:
-    """Send 100 requests byte by byte, each announced with a large body."""
+    """Send 100 requests byte by byte, each announced with a body of a megabyte."""
     head = request("POST", "/batch_predict", b" " * MEGABYTE)[:-MEGABYTE]
     writers = [(await asyncio.open_connection(HOST, port))[1] for _ in range(100)]
     for writer in writers:
@@ -177,6 +177,8 @@ def attacked(name: str, port: int) -> Iterator[None]:
     try:
         time.sleep(2)  # its imports
         yield
+        if not attacker.is_alive():
+            raise RuntimeError(f"the attack has failed: {name}")
     finally:
         attacker.terminate()
         attacker.join()
@@ -233,8 +235,8 @@ async def small_requests(port: int, seconds: float) -> tuple[Felt, Felt]:
     )
 
 
-def measure(seconds: float) -> Table:
-    """Measure beside each bad request on one running API."""
+def measure(seconds: float, only: str = "") -> Table:
+    """Measure beside each bad request whose name contains a text, on one running API."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, available_kafka() as servers:
         bench, port = Bench(servers, Path(folder)), free_port()
@@ -244,7 +246,7 @@ def measure(seconds: float) -> Table:
         with process([*ROLE, "serve"], environment, bench.folder / "serve.log") as serve:
             await_ready(port, serve.check)
             asyncio.run(small_requests(port, 3))  # warm-up
-            for name in attacks():
+            for name in [name for name in attacks() if only in name]:
                 with attacked(name, port):
                     predict, live = asyncio.run(small_requests(port, seconds))
                 serve.check()
@@ -278,8 +280,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each bad request is sent")
     parser.add_argument("--record", action="store_true", help="fill docs/performance.md")
+    parser.add_argument("--only", default="", help="only bad requests whose name contains this")
     given = parser.parse_args()
-    table = measure(given.seconds)
+    table = measure(given.seconds, given.only)
     Console().print(table.rich())
     if given.record:
         fill_page("serve", datetime.now(UTC).date().isoformat(), [table])

@@ -218,6 +218,42 @@ def test_a_slow_sender_is_cut(process: Process, monkeypatch: pytest.MonkeyPatch,
     assert 0.4 < time.monotonic() - began_s < 3
 
 
+def test_silent_connections_keep_nobody_out(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit, the connection that has waited longest for its client is closed."""
+    monkeypatch.setattr(http, "_MAX_CONNECTIONS", 5)
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", process.server.port)
+        silent = [stack.enter_context(socket.create_connection(address, timeout=10)) for _ in range(8)]
+        assert process.json("/health/live") == (200, {"status": "ok"})
+        for connection in silent[:3]:
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+        silent[-1].sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert silent[-1].recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_reads_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that nobody reads does not occupy the server."""
+    monkeypatch.setattr(http, "REQUEST_TIMEOUT_S", 0.5)
+
+    async def large(_: Request) -> Response:
+        return Response(b"x" * 50_000_000)
+
+    server = HttpServer([Route("/large", large)], "127.0.0.1", 0)
+    server.start()
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            time.sleep(2)
+            received = 0
+            with contextlib.suppress(ConnectionResetError):
+                while chunk := connection.recv(1 << 20):
+                    received += len(chunk)
+        assert received < 50_000_000
+    finally:
+        server.stop()
+
+
 def test_a_failure_of_ours_is_answered_in_json() -> None:
     """500, and the traceback goes to the log."""
 

@@ -154,6 +154,13 @@ class AuditSettings(_Section):
     path: LocalPath = Path("artifacts/prediction_log.jsonl")
     rotate_bytes: int = Field(default=256 * 1024 * 1024, ge=1024)
     """The log is rotated when it reaches this size."""
+    retention_days: float | None = Field(default=None, gt=0)
+    """Remove closed segments whose last line is older than this. The log is then rotated daily as well."""
+    retention_bytes: int | None = Field(default=None, ge=1024)
+    """Remove the oldest closed segments while the log and its segments are larger than this."""
+    hash_ids_key_file: LocalPath | None = None
+    """A file with a secret key. The log then holds a keyed hash (HMAC-SHA-256) of every student id and
+    event id instead of the id. docs/privacy.md says what can no longer be done."""
 
 
 class HttpSettings(_Section):

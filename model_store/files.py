@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
@@ -48,11 +48,16 @@ def write_new(path: Path, content: bytes, mode: int) -> None:
     _fill(descriptor, content, mode)
 
 
-def replace_file(path: Path, content: bytes, mode: int) -> None:
+def replace_file(path: Path, content: bytes | Iterable[bytes], mode: int) -> None:
     """Replace a file atomically and durably: readers see the old content or the new, never a mixture.
 
     Only one process at a time may replace the file. The temporary file, ``.<name>.tmp``, always has the
     same name, so that a crash leaves at most one behind.
+
+    Args:
+        path: The file.
+        content: The content, as a whole or in parts.
+        mode: The file's mode.
 
     Raises:
         OSError: The disk is full or failing. The file may or may not have been replaced.
@@ -104,11 +109,12 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _fill(descriptor: int, content: bytes, mode: int) -> None:
+def _fill(descriptor: int, content: bytes | Iterable[bytes], mode: int) -> None:
     """Write an empty file durably and close it. On a full disk, give the space back."""
     try:
         try:
-            write_all(descriptor, content)
+            for part in [content] if isinstance(content, bytes) else content:
+                write_all(descriptor, part)
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, 0)

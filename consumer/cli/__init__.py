@@ -62,6 +62,7 @@ VERBS: Final = {
     "dlq": Verb("dlq", "Inspect dead letters, and replay their events."),
     "why": Verb("why", "Explain what happened to an event: its prediction or its rejection."),
     "audit": Verb("audit", "The audit log and the guarantees that it documents."),
+    "erase": Verb("erase", "Erase a student from the audit log, the monitor's state and compacted topics."),
     "report": Verb(
         "report", "Write a drift report of a span of the audit log, or of the topic, as one HTML file."
     ),

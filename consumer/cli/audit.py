@@ -63,7 +63,8 @@ def verify(
 def rebuild(context: typer.Context) -> None:
     """Write the audit log anew from the predictions topic, for example after it was damaged.
 
-    Stop the monitor and move the old log away first. Predictions whose retention is over cannot be
+    Stop the monitor and move the old log away first, but leave the .removals file: it names those who
+    were erased. Predictions whose retention is over cannot be
     brought back: keep the old log's segments.
     """
     given: Context = context.obj
@@ -76,6 +77,8 @@ def rebuild(context: typer.Context) -> None:
             settings, path, lambda lines: progress.update(task, description=f"rebuilding: {lines} lines")
         )
     typer.echo(f"{path}: {rebuilt.lines} lines; the monitor resumes after them")
+    if rebuilt.erased:
+        typer.echo(f"{rebuilt.erased} predictions are about erased students and have no line")
     if rebuilt.undecodable:
         typer.echo(f"{rebuilt.undecodable} records are not predictions and have no line")
     for partition, offset in rebuilt.expired.items():

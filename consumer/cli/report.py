@@ -16,8 +16,9 @@ from consumer.dashboard.view import render_report
 from consumer.errors import StartupError, UsageError
 from consumer.kafka.schema_registry import writer_schemas
 from consumer.monitor.audit.log import audit_log_lines
+from consumer.monitor.audit.removals import read_removals, removal_lines
+from consumer.monitor.audit.topic import read_topic_lines
 from consumer.monitor.drift import span
-from consumer.monitor.drift.span import topic_lines
 from consumer.monitor.drift.tracker import Baselines
 from consumer.monitor.view import report_view
 from model_store.countries import country_code
@@ -56,8 +57,11 @@ def report(
     if topic and log:
         raise UsageError("--topic and --log name two sources; give one of them")
     path = log or settings.audit.path
+    removals = read_removals(path)
     found = span.read_span(
-        topic_lines(settings, writer_schemas(settings), start) if topic else audit_log_lines(path),
+        read_topic_lines(settings, writer_schemas(settings), start, removals)
+        if topic
+        else audit_log_lines(path),
         f"the topic {settings.topics.predictions}" if topic else f"the audit log {path.name}",
         start,
         parse_time(until, now, "--until"),
@@ -72,6 +76,8 @@ def report(
     except OSError as error:
         raise StartupError(f"{out} cannot be written: {error.strerror}; name another with --out") from error
     typer.echo(f"{out}: {found.predictions} predictions of {len(found.versions)} model versions")
+    for line in removal_lines(removals):
+        typer.echo(line)
     if found.damaged:
         typer.echo(f"skipped {found.damaged} damaged lines, the first: {found.first_damaged}", err=True)
     for version in found.versions:

@@ -202,7 +202,7 @@ def _log_lines(trace: EventTrace) -> Iterator[str]:
     if trace.audit_line is None:
         yield f"audit log: {trace.audit_line_problem}"
         return
-    same = "" if trace.audit_line.fields == trace.predictions[0] else ", WHICH DIFFERS FROM THE PREDICTION"
+    same = "" if trace.audit_line_agrees else ", WHICH DIFFERS FROM THE PREDICTION"
     yield f"audit log: {trace.audit_line.path}, the line at byte {trace.audit_line.at_byte}{same}"
 
 

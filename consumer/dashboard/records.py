@@ -22,8 +22,10 @@ from consumer import timestamps
 from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.consumer import headers_of
 from consumer.kafka.reader import TopicReader
+from consumer.monitor.audit.hashed_ids import IdHasher
 from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.audit.log import segment_paths
+from consumer.monitor.audit.removals import Removals
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.rejections import Code
 from consumer.printable import hex_lines
@@ -166,21 +168,40 @@ class RecordPages:
         read: Reads a record.
         topics: The names of the topics.
         predictions: Decodes predictions.
+        removals: Says which students were erased; their records have no page.
     """
 
     read: ReadRecord
     topics: TopicSettings
     predictions: Decoder
+    removals: Removals = field(default_factory=Removals)
 
     def rejection(self, partition: int, offset: int) -> dict[str, Any] | None:
         """Return a dead letter by its position in the dead-letter topic, ``None`` if there is none."""
         record = self.read(self.topics.dead_letters, partition, offset)
-        return rejection_view(record) if record else None
+        if record is None or self._is_erased(record, _event_student(record)):
+            return None
+        return rejection_view(record)
 
     def prediction(self, partition: int, offset: int) -> dict[str, Any] | None:
         """Return a prediction by its position in the predictions topic, ``None`` if there is none."""
         record = self.read(self.topics.predictions, partition, offset)
-        return prediction_view(record, self.predictions, self.topics.events) if record else None
+        if record is None or self._is_erased(record, ""):
+            return None
+        view = prediction_view(record, self.predictions, self.topics.events)
+        erased = view is not None and self._is_erased(record, view["line"]["student_id"])
+        return None if erased else view
+
+    def _is_erased(self, record: StoredRecord, student_id: str) -> bool:
+        """Tell whether a record, by its key or by its content, is about an erased student."""
+        ids = {record.key or b"", student_id.encode()}
+        return any(self.removals.hides(id_, record.timestamp_ms) for id_ in ids)
+
+
+def _event_student(dead_letter: StoredRecord) -> str:
+    """Return the student id of a dead letter's event; empty if it has none."""
+    event = _mapping(_mapping(_json(dead_letter.value)).get("event"))
+    return str(event.get("student_id", ""))
 
 
 def _record_view(record: StoredRecord) -> dict[str, Any]:
@@ -271,15 +292,18 @@ _IDS: Final = ("event_id", "student_id")
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9]+")
 
 
-def find_predictions(log: Path, text: str) -> list[dict[str, Any]]:
+def find_predictions(log: Path, text: str, hasher: IdHasher | None = None) -> list[dict[str, Any]]:
     """Return the latest audit lines whose event id or student id is a text, newest first.
 
     Args:
         log: The audit log.
         text: The whole id.
+        hasher: Hashes the id as the log does; lines with the plain id are not found then.
     """
     found: list[dict[str, Any]] = []
     left = SEARCHED_BYTES
+    if hasher is not None:
+        text = hasher.hashed(text.encode(errors="replace"))
     for path in (log, *reversed(segment_paths(log))):
         for line in _candidates(path, left, text):
             if text in (line.get(name) for name in _IDS):

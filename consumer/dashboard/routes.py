@@ -14,6 +14,7 @@ from consumer.dashboard.records import RecordPages, find_predictions
 from consumer.dashboard.rendering import render, static_text
 from consumer.dashboard.view import page, series_cards
 from consumer.errors import ServiceError
+from consumer.monitor.audit.hashed_ids import id_hasher
 from consumer.monitor.recent import RecentRejection
 from consumer.settings import Settings
 
@@ -61,6 +62,7 @@ def page_routes(settings: Settings, data: DashboardData) -> list[BaseRoute]:
         data: The content.
     """
     contents = {name: static_text(name) for name in _MEDIA_TYPES}
+    hasher = id_hasher(settings.audit)
 
     async def answer_page(_: Request) -> Response:
         return _html("page.html", page(data.page(), settings))
@@ -77,7 +79,7 @@ def page_routes(settings: Settings, data: DashboardData) -> list[BaseRoute]:
 
     def answer_search(request: Request) -> Response:
         text = request.query_params.get("q", "").strip()
-        predictions = find_predictions(settings.audit.path, text) if text else []
+        predictions = find_predictions(settings.audit.path, text, hasher) if text else []
         rejections = data.find_rejections(text) if text else []
         return _html("search.html", {"text": text, "predictions": predictions, "rejections": rejections})
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NoReturn, TypeAlias
@@ -473,3 +473,32 @@ def _drop(producer: Producer) -> None:
     with contextlib.suppress(KafkaException):
         producer.purge()
         unwrap_callback_errors(producer.flush, 0)
+
+
+def write_tombstones(config: dict[str, Any], topic: str, keys: Iterable[tuple[int, bytes]]) -> int:
+    """Write a tombstone for each key, so that compaction deletes the key's records; return their number.
+
+    Args:
+        config: The configuration of a producer.
+        topic: A compacted topic.
+        keys: The partition and the key of each tombstone.
+
+    Raises:
+        StartupError: The right to write is missing.
+        Unavailable: The broker is away.
+    """
+    errors: list[KafkaError] = []
+    producer = Producer(config | {"on_delivery": lambda error, _: errors.append(error)})
+    found = list(keys)
+    partitions, keys_only = [partition for partition, _ in found], [key for _, key in found]
+    records = Records(topic, partitions, keys_only, [None] * len(found))
+    try:
+        produce_all(producer, records, lambda: None)
+        flush(producer, lambda: None)
+    except KafkaException as exception:
+        errors.append(kafka_error(exception))
+    if errors:
+        if missing := missing_right(errors[0], f"Write on topic {topic}", config):
+            raise StartupError(missing)
+        raise Unavailable(f"{topic}: tombstones were not written: {format_error(errors[0])}; try again")
+    return len(found)

@@ -19,15 +19,18 @@ from consumer.kafka.client_config import common
 from consumer.kafka.reader import PolledRecords, TopicFollower
 from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.audit.log import AuditLog
+from consumer.monitor.audit.removals import Removals
+from consumer.monitor.audit.retention import Retention
 from consumer.pipeline.batch import RecordBatch
 from consumer.pipeline.decode import Decoder
-from consumer.pipeline.rejections import Rejections
+from consumer.pipeline.rejections import Code, Rejections
 from consumer.runtime.inflight import InFlight
 from consumer.runtime.readiness import Readiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from consumer.monitor.audit.hashed_ids import IdHasher
     from consumer.settings import Settings, TopicSettings
 
 log = structlog.get_logger(__name__)
@@ -51,8 +54,9 @@ class CommittedBatch:
 
     Attributes:
         records: The records as read from the topic.
-        predictions: The decoded predictions; ``predictions.rows`` are indexes into ``records``.
-        undecodable: The records that are not predictions.
+        predictions: The decoded predictions, without those of erased students; ``predictions.rows`` are
+            indexes into ``records``.
+        undecodable: The records that are not predictions. Tombstones are none of them.
     """
 
     records: PolledRecords
@@ -112,6 +116,9 @@ class Monitor:
         topics: Names of the topics, for the log lines.
         readiness: The monitor's conditions.
         views: Other views of the predictions.
+        removals: Says which students were erased from the log.
+        hasher: Hashes the ids in the log; by default they are written as they are.
+        retention: Removes old segments of the log.
         on_batch: Called with the counts of every batch in the log.
         on_turn: Called after every turn of the loop; its argument tells whether there is a backlog.
         sleep: Pauses for seconds.
@@ -126,6 +133,9 @@ class Monitor:
         topics: TopicSettings,
         readiness: Readiness,
         views: Sequence[View] = (),
+        removals: Removals | None = None,
+        hasher: IdHasher | None = None,
+        retention: Retention | None = None,
         on_batch: Callable[[BatchStats], None] = lambda _: None,
         on_turn: Callable[[bool], None] = lambda _: None,
         sleep: Callable[[float], None] = time.sleep,
@@ -136,6 +146,9 @@ class Monitor:
         self._topics = topics
         self._readiness = readiness
         self._views = views
+        self._removals = removals or Removals()
+        self._hasher = hasher
+        self._retention = retention
         self._on_batch = on_batch
         self._on_turn = on_turn
         self._sleep = sleep
@@ -180,6 +193,7 @@ class Monitor:
         try:
             if records is None:
                 self._finish_append()
+                self._enforce_retention()  # no append is in flight
             else:
                 self._process(records)
         except Unavailable as outage:
@@ -210,20 +224,27 @@ class Monitor:
 
     def _prepare(self, records: PolledRecords) -> PendingAppend:
         """Decode a batch and format its lines."""
-        predictions, undecodable = self._decoder.decode(records.values)
+        decoded, rejections = self._decoder.decode(records.values)
         self._readiness.clear(Condition.SCHEMA_REGISTRY)
+        predictions = self._removals.without_erased(decoded, records.partitions, records.offsets)
         lines = audit_lines(
             predictions,
             source_topic=self._topics.events,
             output_topic=self._topics.predictions,
             partitions=records.partitions,
             offsets=records.offsets,
+            hasher=self._hasher,
         )
-        return PendingAppend(CommittedBatch(records, predictions, undecodable), lines)
+        return PendingAppend(CommittedBatch(records, predictions, _without_tombstones(rejections)), lines)
 
     def _append(self, pending: PendingAppend) -> None:
         """Append a batch to the log; runs in the background thread."""
         self._audit_log.append(pending.lines, pending.batch.records.next_offsets)
+        self._enforce_retention()
+
+    def _enforce_retention(self) -> None:
+        if self._retention is not None:
+            self._retention.enforce(self._audit_log)
 
     def _wait_for_append(self) -> PendingAppend | None:
         """Return the batch in flight once it is in the log, or ``None`` if there is no such batch.
@@ -295,6 +316,13 @@ def open_log_and_topic(settings: Settings, readiness: Readiness) -> tuple[AuditL
         audit_log.close()
         raise
     return audit_log, tail
+
+
+def _without_tombstones(rejections: Rejections) -> Rejections:
+    """Leave out the tombstones, which ``erase`` writes to a compacted topic."""
+    if not len(rejections):  # the usual case
+        return rejections
+    return Rejections.of(rejection for rejection in rejections if rejection.code != Code.TOMBSTONE)
 
 
 def _log_undecodable(batch: CommittedBatch, topic: str) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from consumer.monitor.audit.hashed_ids import IdHasher
 from consumer.monitor.drift.tracker import Drift
 from consumer.monitor.drift.window import decisions_of, naming_a_student, student_hashes, versions_of
 from consumer.monitor.loop import CommittedBatch
@@ -47,6 +48,7 @@ class ModelMonitor:
         state_path: The file that keeps the state across restarts.
         source: Identity of the predictions topic.
         champion_poll_s: Interval between reads of the champion alias, seconds.
+        hasher: Hashes student ids with a secret key.
         now_s: Wall clock, seconds since the epoch.
         clock_s: Monotonic clock, seconds.
     """
@@ -62,6 +64,7 @@ class ModelMonitor:
         state_path: Path,
         source: dict[str, str],
         champion_poll_s: float,
+        hasher: IdHasher | None = None,
         now_s: Callable[[], float] = time.time,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -72,6 +75,7 @@ class ModelMonitor:
         self._settings = settings
         self._state_path = state_path
         self._source = source
+        self._hasher = hasher
         self._now_s = now_s
         self._refresh_due = _Interval(BACKLOG_REFRESH_S, clock_s)
         self._champion_due = _Interval(champion_poll_s, clock_s)
@@ -116,7 +120,7 @@ class ModelMonitor:
         if not len(predictions):
             return
         self._changed = True
-        students, versions = student_hashes(predictions), versions_of(predictions)
+        students, versions = student_hashes(predictions, self._hasher), versions_of(predictions)
         self._drift.add(predictions, students, versions, counted=counted)
         if self._feed is not None:
             numbers = predictions.numbers

@@ -11,8 +11,10 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from consumer import timestamps
 from consumer.columnar.arrays import FloatArray, IntArray
 from consumer.monitor.audit.lines import audit_lines
+from consumer.monitor.audit.removals import Removals
 from consumer.monitor.loop import CommittedBatch
 from consumer.pipeline.batch import RecordBatch
 from consumer.pipeline.dead_letter import summarize_detail
@@ -205,10 +207,12 @@ class RejectionLog:
     """Counts dead letters by code and keeps the latest ones.
 
     Args:
+        removals: Says which students were erased; their dead letters are not kept.
         now_s: Wall clock, seconds since the epoch.
     """
 
-    def __init__(self, now_s: Callable[[], float] = time.time) -> None:
+    def __init__(self, removals: Removals | None = None, now_s: Callable[[], float] = time.time) -> None:
+        self._removals = removals or Removals()
         self._now_s = now_s
         self._counts: Counter[str] = Counter()
         self._seconds: deque[tuple[int, int]] = deque(maxlen=HISTORY_S + 1)
@@ -232,11 +236,20 @@ class RejectionLog:
         for value, position, counts in zip(values, positions, counted, strict=True):
             if value is None:
                 continue
-            rejections.append(_parse_rejection(value, *position))
+            rejection = _parse_rejection(value, *position)
+            if not self._is_erased(rejection):
+                rejections.append(rejection)
             if counts:
-                self._counts[rejections[-1].code] += 1
+                self._counts[rejection.code] += 1
         self._kept = [*reversed(rejections), *self._kept][:REJECTIONS_KEPT]
         _count_second(self._seconds, int(self._now_s()), sum(counted))
+
+    def _is_erased(self, rejection: RecentRejection) -> bool:
+        try:
+            at_ms = int(timestamps.parse(rejection.rejected_at).timestamp() * 1000)
+        except ValueError:
+            at_ms = 0  # another program's record: from before any erasure, to be safe
+        return self._removals.hides(rejection.student_id.encode(), at_ms)
 
     @property
     def counts(self) -> Mapping[str, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka.reader import TopicReader
 from consumer.monitor.audit.log import FILE_MODE
+from consumer.monitor.audit.removals import Removals
 from consumer.monitor.drift.tracker import SavedDrift
 from consumer.monitor.outcomes.join import SavedOutcomes
 from consumer.monitor.retraining import Announced, Recommendation
@@ -94,12 +95,10 @@ def read_state(
         log_offsets: Next offsets of the audit log; a state that is ahead of the log is not used.
     """
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        state = _ADAPTER.validate_json(arrays.pop(_DESCRIPTION).tobytes())
+        state, arrays = _load(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         log.warning("drift starts over: cannot read its state", path=str(path), reason=_one_line(error))
         return None
     if state.source != source:
@@ -111,12 +110,60 @@ def read_state(
     return state, arrays
 
 
+def erase_from_state(path: Path, students: Sequence[np.uint64], *, dry_run: bool) -> int:
+    """Remove students from the saved state; return in how many places they were.
+
+    The counts of the window being filled keep them, but no longer know whom they have counted. A file that
+    cannot be read is deleted: the monitor would not use it either.
+
+    Args:
+        path: The file.
+        students: The hashes of the students.
+        dry_run: Count, but change nothing.
+
+    Raises:
+        OSError: The disk is full or failing.
+    """
+    try:
+        state, arrays = _load(path)
+    except FileNotFoundError:
+        return 0
+    except _UNREADABLE:
+        if not dry_run:
+            path.unlink()
+        return 0
+    found = 0
+    if "seen" in arrays:
+        counted = np.isin(arrays["seen"], students)
+        found += int(counted.sum())
+        arrays["seen"] = arrays["seen"][~counted]
+    if "waiting" in arrays:
+        remembered = np.isin(arrays["waiting"]["student"], students)
+        found += int(remembered.sum())
+        # A row of zeros is an empty place of the ring.
+        arrays["waiting"][remembered] = np.zeros((), arrays["waiting"].dtype)
+    if found and not dry_run:
+        write_state(path, state, arrays)
+    return found
+
+
+def _load(path: Path) -> tuple[SavedState, Arrays]:
+    """Load the file; raise FileNotFoundError or one of :data:`_UNREADABLE`."""
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    return _ADAPTER.validate_json(arrays.pop(_DESCRIPTION).tobytes()), arrays
+
+
+_UNREADABLE: Final = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
 def catch_up(
     client_config: Mapping[str, Any],
     topic: str,
     start: Mapping[int, int],
     stop: Mapping[int, int],
     decoder: Decoder,
+    removals: Removals,
     ingest: Callable[[RecordBatch], None],
 ) -> bool:
     """Read the predictions that the audit log has and the saved state lacks.
@@ -128,6 +175,7 @@ def catch_up(
         stop: Offset to stop at, exclusive, by partition. The record before it was read earlier, so it
             exists.
         decoder: Decodes predictions.
+        removals: Says which students were erased from the log.
         ingest: Called with every batch, in order per partition.
 
     Returns:
@@ -140,7 +188,9 @@ def catch_up(
         ) as reader:
             for records in reader.read_ranges(ranges):
                 predictions, _ = decoder.decode([record.value() for record in records])
-                ingest(predictions)
+                partitions = np.array([record.partition() for record in records], np.int64)
+                offsets = np.array([record.offset() for record in records], np.int64)
+                ingest(removals.without_erased(predictions, partitions, offsets))
     except (StartupError, Unavailable) as error:
         log.warning("drift starts over: cannot catch up with the audit log", reason=str(error))
         return False

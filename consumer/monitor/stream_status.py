@@ -17,6 +17,7 @@ from consumer.errors import ServiceError, Unavailable
 from consumer.kafka.admin import ClusterAdmin, GroupLag, GroupMember
 from consumer.kafka.lag import LagReader
 from consumer.kafka.reader import TopicFollower
+from consumer.monitor.audit.removals import Removals
 from consumer.monitor.recent import RecentRejection, RejectionLog
 from consumer.runtime.readiness import Readiness
 
@@ -146,6 +147,7 @@ class StreamStatusPoller:
         group: The scorers' consumer group.
         events: Name of the events topic.
         dead_letters: Name of the dead-letter topic.
+        removals: Says which students were erased.
         now_s: Wall clock, seconds since the epoch.
     """
 
@@ -155,6 +157,7 @@ class StreamStatusPoller:
         group: str,
         events: str,
         dead_letters: str,
+        removals: Removals | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self._client_config = client_config
@@ -164,7 +167,7 @@ class StreamStatusPoller:
         self._now_s = now_s
         self._admin = ClusterAdmin(client_config)
         self._latest: tuple[float, StreamSnapshot] = (now_s(), StreamSnapshot())
-        self._rejections = RejectionLog(now_s)
+        self._rejections = RejectionLog(removals, now_s)
         self._rejections_problem = StreamSnapshot().rejections_problem
         self._count_from: Mapping[int, int] = {}
         self._next_offsets: Mapping[int, int] = {}

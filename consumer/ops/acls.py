@@ -34,6 +34,7 @@ class User(StrEnum):
     DLQ_REPLAY_SKIP_STALE = "dlq replay --skip-stale"
     DLQ_REPAIR = "dlq repair"
     DOCTOR = "doctor"
+    ERASE = "erase"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -105,6 +106,15 @@ def grants(settings: Settings, user: User) -> list[Grant]:
         User.DLQ_REPLAY: resend,
         User.DLQ_REPLAY_SKIP_STALE: [*resend, Grant("topic", topics.events, "Read")],
         User.DLQ_REPAIR: resend,
+        User.ERASE: [
+            *[
+                Grant("topic", topic, operation)
+                for topic in [topics.events, *outputs, topics.outcomes]
+                for operation in ("Read", "DescribeConfigs")
+            ],
+            # For tombstones, where the topic is compacted.
+            *[Grant("topic", topic, "Write") for topic in outputs],
+        ],
         User.DOCTOR: [
             *[Grant("topic", topic, "DescribeConfigs") for topic in topics.model_dump().values()],
             *[Grant("topic", topic, "Describe") for topic in topics.model_dump().values()],

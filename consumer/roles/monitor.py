@@ -17,7 +17,10 @@ from consumer.errors import Condition
 from consumer.kafka import client_config
 from consumer.kafka.background_producer import ControlProducer
 from consumer.kafka.schema_registry import writer_schemas
+from consumer.monitor.audit.hashed_ids import IdHasher, id_hasher
 from consumer.monitor.audit.log import AuditLog
+from consumer.monitor.audit.removals import Removals, read_removals
+from consumer.monitor.audit.retention import Retention
 from consumer.monitor.drift.tracker import Baselines, Drift
 from consumer.monitor.health import Health, HealthTracker, Level
 from consumer.monitor.loop import Monitor, open_log_and_topic
@@ -137,10 +140,14 @@ def build_monitor(
     telemetry = MonitorTelemetry(registry, settings.drift)
     store = ModelStore(settings.model_store.path, settings.model_store.model)
     control = ControlProducer(client_config.producer(settings.kafka), topics.control)
+    hasher = id_hasher(settings.audit)
     audit_log, tail = open_log_and_topic(settings, readiness)
-    model_monitor = open_model_monitor(settings, writers, audit_log, store, control, telemetry)
+    removals = read_removals(settings.audit.path)
+    model_monitor = open_model_monitor(
+        settings, writers, audit_log, removals, hasher, store, control, telemetry
+    )
     recent = RecentPredictions(topics.events, topics.predictions)
-    stream = StreamStatusPoller(kafka, settings.kafka.group_id, topics.events, topics.dead_letters)
+    stream = StreamStatusPoller(kafka, settings.kafka.group_id, topics.events, topics.dead_letters, removals)
     monitor = Monitor(
         tail=tail,
         audit_log=audit_log,
@@ -148,6 +155,9 @@ def build_monitor(
         topics=topics,
         readiness=readiness,
         views=[model_monitor, recent],
+        removals=removals,
+        hasher=hasher,
+        retention=Retention(settings.audit),
         on_batch=telemetry.batch_done,
         on_turn=lambda backlog: model_monitor.refresh(backlog=backlog),
     )
@@ -164,7 +174,7 @@ def build_monitor(
 
     health = HealthTracker(snapshot)
     registry.register(HealthTelemetry(health.current, stream.snapshot, topics.events))
-    records = RecordPages(RecordReader(kafka), topics, Decoder(purchase_prediction(), writers))
+    records = RecordPages(RecordReader(kafka), topics, Decoder(purchase_prediction(), writers), removals)
 
     def page() -> dict[str, Any]:
         now = snapshot()
@@ -192,6 +202,8 @@ def open_model_monitor(
     settings: Settings,
     writers: WriterSchemas,
     audit_log: AuditLog,
+    removals: Removals,
+    hasher: IdHasher | None,
     store: ModelStore,
     control: ControlProducer,
     telemetry: MonitorTelemetry,
@@ -212,6 +224,7 @@ def open_model_monitor(
             state_path=state_path,
             source=audit_log.source,
             champion_poll_s=settings.model_store.poll_s,
+            hasher=hasher,
         )
 
     feed = follow_outcomes(
@@ -220,6 +233,7 @@ def open_model_monitor(
         outcome_offsets,
         Decoder(purchase_outcome(), writers),
         OutcomeJoin(settings.outcomes),
+        hasher,
     )
     model_monitor = new_model_monitor(feed)
     if saved is not None:
@@ -231,6 +245,7 @@ def open_model_monitor(
             state.next_offsets,
             audit_log.next_offsets,
             Decoder(purchase_prediction(), writers),
+            removals,
             lambda predictions: model_monitor.ingest(predictions, counted=False),
         )
         if not caught_up:

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from consumer.monitor.audit.hashed_ids import id_hasher
+from consumer.monitor.audit.removals import read_removals
+from consumer.monitor.audit.retention import Retention
 from consumer.monitor.loop import Monitor, open_log_and_topic
 from consumer.pipeline.decode import Decoder
 from consumer.runtime.readiness import Readiness
@@ -93,6 +96,9 @@ def open_monitor(
         decoder=Decoder(purchase_prediction(), BundledSchemas()),
         topics=settings.topics,
         readiness=readiness,
+        removals=read_removals(settings.audit.path),
+        hasher=id_hasher(settings.audit),
+        retention=Retention(settings.audit),
         on_batch=on_batch,
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from consumer.columnar.arrays import DictionaryColumn, IntArray, select_rows
 from consumer.columnar.json import JsonColumn, join_rows_flat, json_escaped, json_numbers, json_strings
+from consumer.monitor.audit.hashed_ids import IdHasher
 from consumer.pipeline.batch import NUMERIC_INPUT_FIELDS, RecordBatch
 
 _YEAR_0001_MS: Final = -62_135_596_800_000
@@ -23,6 +24,7 @@ def audit_lines(
     output_topic: str,
     partitions: Sequence[int] | IntArray,
     offsets: Sequence[int] | IntArray,
+    hasher: IdHasher | None = None,
 ) -> bytes:
     """Format one line per prediction.
 
@@ -35,6 +37,7 @@ def audit_lines(
         output_topic: The predictions topic.
         partitions: Output partition of each row of the batch.
         offsets: Output offset of each row of the batch.
+        hasher: Hashes event ids and student ids; by default they are written as they are.
 
     Returns:
         M lines in UTF-8, each with a line feed at its end.
@@ -48,10 +51,13 @@ def audit_lines(
     def text(name: str) -> JsonColumn:
         return json_strings(predictions.data, characters, *predictions.span(name))
 
+    def id_(name: str) -> JsonColumn:
+        return text(name) if hasher is None else hasher.column(predictions.data, *predictions.span(name))
+
     pieces: list[JsonColumn] = [
         '{"timestamp_utc":', _times(columns["scored_at"]),
-        ',"event_id":"', text("event_id"),
-        '","student_id":"', text("student_id"),
+        ',"event_id":"', id_("event_id"),
+        '","student_id":"', id_("student_id"),
         '","occurred_at":', _times(columns["occurred_at"]),
         ',"predicted_purchase_probability":', json_numbers(columns["predicted_purchase_probability"]),
         ',"predicted_purchase":', json_numbers(columns["predicted_purchase"]),

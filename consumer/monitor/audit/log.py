@@ -3,8 +3,9 @@
 Files, all in one folder and owned by one process at a time::
 
     <path>              the log; lines beyond the checkpoint may be cut off again
-    <path>.000001 …     closed segments, oldest first; never changed, may be moved away
+    <path>.000001 …     closed segments, oldest first; they may be moved away
     <path>.checkpoint   how much of the log counts (see :class:`Checkpoint`)
+    <path>.removals     what was removed on purpose (see :mod:`consumer.monitor.audit.removals`)
     <path>.lock         locked with flock while a process writes the log
 
 To append, write the lines, fsync, replace the checkpoint. To rotate a full log before an append, rename
@@ -14,6 +15,9 @@ length, and read the remaining records from the topic again.
 
 A line is in the log once the checkpoint covers it. The checkpoint is written after the lines that it
 covers are durable, never before.
+
+Closed segments change only when a student is erased or when their retention is over. The checkpoint says
+nothing about their content, so replacing or deleting one is atomic by itself.
 """
 
 from __future__ import annotations
@@ -176,6 +180,11 @@ class AuditLog:
         return dict(self._checkpoint.next_offsets)
 
     @property
+    def path(self) -> Path:
+        """The log."""
+        return self._path
+
+    @property
     def source(self) -> dict[str, str]:
         """The identity of the topic that the log is a view of."""
         return dict(self._checkpoint.source)
@@ -214,6 +223,17 @@ class AuditLog:
                 f"audit log {self._path} cannot be written: {error.strerror}; retrying until it can",
                 Condition.AUDIT_LOG,
             ) from error
+
+    def close_segment(self) -> None:
+        """Close the log as a segment and continue with an empty one, unless it is empty.
+
+        Raises:
+            OSError: The disk is full or failing; the next open finishes the rotation.
+        """
+        if self._log is None or not self._is_as_left(self._log):
+            self._recover()
+        if self._checkpoint.length_bytes:
+            self._rotate()
 
     def close(self) -> None:
         """Release the files and the lock. Everything that was appended is durable already."""

@@ -6,7 +6,6 @@ source, and as one window over the whole span, in which each student counts once
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,19 +18,12 @@ import orjson
 
 from consumer import timestamps
 from consumer.errors import BadInputError
-from consumer.kafka.admin import ClusterAdmin
-from consumer.kafka.client_config import common
-from consumer.kafka.reader import TopicReader
-from consumer.monitor.audit.lines import audit_lines
 from consumer.monitor.drift.tracker import Baselines, ModelBaseline, WindowSequence
 from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict, judge
 from consumer.monitor.drift.window import SCORE, Window, WindowCounts, sample_of
-from consumer.pipeline.decode import Decoder
-from consumer.pipeline.framing import WriterSchemas
-from consumer.settings import DriftSettings, Settings
+from consumer.settings import DriftSettings
 from model_store.errors import ModelStoreError
 from model_store.inputs import INPUT_NAMES
-from schemas.repository import purchase_prediction
 
 _COUNTRY: Final = INPUT_NAMES[0]
 _HASH_BYTES: Final = 8
@@ -217,19 +209,12 @@ def _batches(
         for n, text in enumerate(texts, first):
             try:
                 line = orjson.loads(text)
-                time_s = _time_s(line["timestamp_utc"])
+                time_s = timestamps.seconds(line["timestamp_utc"])
                 if start_s <= time_s < stop_s and _names_a_student(line):
                     by_version.setdefault(line["model_version"], []).append((time_s, line))
             except (ValueError, KeyError, TypeError):
                 on_damaged(f"{name}, line {n}")
         yield by_version
-
-
-def _time_s(timestamp: str | int) -> float:
-    """Return seconds since the epoch; a time outside the years 1 to 9999 is written in milliseconds."""
-    if isinstance(timestamp, int):
-        return timestamp / 1000
-    return timestamps.parse(timestamp).timestamp()
 
 
 def _names_a_student(line: Line) -> bool:
@@ -240,50 +225,3 @@ def _names_a_student(line: Line) -> bool:
 def _student_hash(student_id: str) -> int:
     digest = hashlib.blake2b(student_id.encode(), digest_size=_HASH_BYTES).digest()
     return int.from_bytes(digest, "little")
-
-
-_MAX_CLOCK_SKEW_MS: Final = 60_000
-"""Maximum difference between the clocks of scorer and broker. A record is produced after its prediction."""
-
-
-def topic_lines(
-    settings: Settings, writers: WriterSchemas, since: datetime | None
-) -> Iterator[tuple[str, int, list[bytes]]]:
-    """Read the predictions topic as lines of an audit log, for a report without a complete log.
-
-    Args:
-        settings: The broker and the topics.
-        writers: Resolves writer schemas.
-        since: Skip predictions made well before this time.
-
-    Yields:
-        The topic, the number of the batch's first line (from 1), and the lines. Records that are not
-        predictions have no line.
-
-    Raises:
-        StartupError: There is no such topic.
-        Unavailable: The broker does not answer.
-    """
-    topic, client_config = settings.topics.predictions, common(settings.kafka)
-    admin = ClusterAdmin(client_config)
-    ranges = admin.committed_ranges(topic)
-    if since is not None:
-        start_ms = int(since.timestamp() * 1000) - _MAX_CLOCK_SKEW_MS
-        starts = admin.offsets_since(topic, ranges, max(start_ms, 0))
-        ranges = {
-            partition: (max(first, starts.get(partition, stop)), stop)
-            for partition, (first, stop) in ranges.items()
-        }
-    decoder, number = Decoder(purchase_prediction(), writers), 1
-    with contextlib.closing(TopicReader(client_config, topic)) as reader:
-        for records in reader.read_ranges(ranges):
-            predictions, _ = decoder.decode([record.value() for record in records])
-            lines = audit_lines(
-                predictions,
-                source_topic=settings.topics.events,
-                output_topic=topic,
-                partitions=np.array([record.partition() for record in records], np.int64),
-                offsets=np.array([record.offset() for record in records], np.int64),
-            ).splitlines()
-            yield topic, number, lines
-            number += len(lines)

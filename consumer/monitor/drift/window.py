@@ -18,6 +18,7 @@ from pydantic import PlainValidator
 
 from consumer.columnar.arrays import DictionaryColumn, FloatArray, IntArray
 from consumer.columnar.text import all_equal, hash_strings
+from consumer.monitor.audit.hashed_ids import IdHasher
 from consumer.monitor.drift.statistics import digitize, not_in_sorted, previous_occurrence
 from consumer.pipeline.batch import RecordBatch
 from model_store.baseline import Baseline, NumericBins
@@ -302,9 +303,15 @@ class Countries:
         return numbers
 
 
-def student_hashes(predictions: RecordBatch) -> NDArray[np.uint64]:
-    """Return a hash of each prediction's student id, uint64 (m,)."""
-    return hash_strings(predictions.data, *predictions.span("student_id"))
+def student_hashes(records: RecordBatch, hasher: IdHasher | None = None) -> NDArray[np.uint64]:
+    """Return a hash of each prediction's or outcome's student id, uint64 (m,).
+
+    Args:
+        records: Predictions or outcomes.
+        hasher: Hashes with a secret key, so that the saved state does not reveal who was in it.
+    """
+    hashes = hash_strings if hasher is None else hasher.numbers
+    return hashes(records.data, *records.span("student_id"))
 
 
 def naming_a_student(predictions: RecordBatch) -> RecordBatch:

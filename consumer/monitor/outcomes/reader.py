@@ -14,9 +14,10 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from consumer.columnar.text import hash_strings
 from consumer.errors import FatalError, StartupError, Unavailable
 from consumer.kafka.reader import PolledRecords, TopicFollower
+from consumer.monitor.audit.hashed_ids import IdHasher
+from consumer.monitor.drift.window import student_hashes
 from consumer.monitor.outcomes.join import OutcomeJoin, OutcomesSnapshot, SavedOutcomes
 from consumer.pipeline.batch import RecordBatch
 from consumer.pipeline.decode import Decoder
@@ -53,6 +54,7 @@ class OutcomesFeed:
         tail: Reader of the outcomes topic.
         decoder: Decodes outcomes.
         join: What the outcomes are joined to.
+        hasher: Hashes student ids as those of the predictions are hashed.
         clock_s: Monotonic clock, seconds.
 
     Attributes:
@@ -65,12 +67,14 @@ class OutcomesFeed:
         tail: Tail,
         decoder: Decoder,
         join: OutcomeJoin,
+        hasher: IdHasher | None = None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.join = join
         self.state = "on"
         self._tail = tail
         self._decoder = decoder
+        self._hasher = hasher
         self._clock_s = clock_s
         self._poll_at_s = clock_s()
         self._unavailable = False
@@ -119,7 +123,7 @@ class OutcomesFeed:
 
     def _join_outcomes(self, outcomes: RecordBatch) -> None:
         self.join.join(
-            hash_strings(outcomes.data, *outcomes.span("student_id")),
+            student_hashes(outcomes, self._hasher),
             outcomes.numbers["purchased"].astype(np.int8),
             outcomes.numbers["observed_at"],
         )
@@ -131,6 +135,7 @@ def follow_outcomes(
     start_offsets: Mapping[int, int],
     decoder: Decoder,
     join: OutcomeJoin,
+    hasher: IdHasher | None = None,
 ) -> OutcomesFeed | None:
     """Return the feed of a topic, or ``None`` if the topic does not exist or cannot be read.
 
@@ -141,4 +146,4 @@ def follow_outcomes(
     except (StartupError, Unavailable) as error:
         log.info("outcomes are not read", reason=str(error))
         return None
-    return OutcomesFeed(tail, decoder, join)
+    return OutcomesFeed(tail, decoder, join, hasher)

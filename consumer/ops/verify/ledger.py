@@ -1,7 +1,7 @@
 """Count how often, and in what order, a view of a topic shows each of the topic's offsets. Pure.
 
 There are two ledgers: one of the events, shown by predictions and dead letters, and one of the
-predictions, shown by the audit log. A ledger takes six bytes per offset and keeps no record.
+predictions, shown by the audit log. A ledger takes seven bytes per offset and keeps no record.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ class _PartitionOffsets:
     Attributes:
         start: The first offset that the topic still has.
         expected: Bool, whether there is a record (a transaction marker is not one).
+        excused: Bool, whether the view need not show it: it was removed on purpose.
         times_seen: Uint8, how often the view shows it.
         digests: Uint32, the digest that the view must repeat.
     """
 
     start: int
     expected: NDArray[np.bool_]
+    excused: NDArray[np.bool_]
     times_seen: NDArray[np.uint8]
     digests: NDArray[np.uint32]
 
@@ -63,6 +65,7 @@ class OffsetLedger:
             partition: _PartitionOffsets(
                 start,
                 np.zeros(stop - start, np.bool_),
+                np.zeros(stop - start, np.bool_),
                 np.zeros(stop - start, np.uint8),
                 np.zeros(stop - start, np.uint32),
             )
@@ -81,6 +84,11 @@ class OffsetLedger:
         ledger = self._partitions[partition]
         ledger.expected[offsets - ledger.start] = True
         ledger.digests[offsets - ledger.start] = digests
+
+    def excuse(self, partition: int, offsets: NDArray[np.int64]) -> None:
+        """Note that a view need not show these records of the topic, int64 (n,), all within its range."""
+        ledger = self._partitions[partition]
+        ledger.excused[offsets - ledger.start] = True
 
     def record_seen(
         self,
@@ -144,7 +152,13 @@ class OffsetLedger:
 
     def missing(self, limit: int) -> tuple[int, list[tuple[int, int]]]:
         """Return the number of records in no view, and the first positions (partition, offset)."""
-        return self._select(limit, lambda ledger: ledger.expected & (ledger.times_seen == 0))
+        return self._select(
+            limit, lambda ledger: ledger.expected & (ledger.times_seen == 0) & ~ledger.excused
+        )
+
+    def excused_missing(self) -> int:
+        """Return the number of excused records in no view."""
+        return self._select(0, lambda ledger: ledger.expected & (ledger.times_seen == 0) & ledger.excused)[0]
 
     def doubled(self, limit: int) -> tuple[int, list[tuple[int, int]]]:
         """Return the number of records seen more than once, and the first positions (partition, offset)."""
@@ -155,7 +169,8 @@ class OffsetLedger:
         total = 0
         for ledger in self._partitions.values():
             seen = np.flatnonzero(ledger.times_seen)
-            total += int(ledger.expected[seen[-1] + 1 if len(seen) else 0 :].sum())
+            after = slice(seen[-1] + 1 if len(seen) else 0, None)
+            total += int((ledger.expected[after] & ~ledger.excused[after]).sum())
         return total
 
     def _select(

@@ -19,6 +19,7 @@ from fastavro import parse_schema, schemaless_reader
 from numpy.typing import NDArray
 
 from consumer.kafka.reader import Record
+from consumer.monitor.audit.hashed_ids import IdHasher, is_hashed
 from schemas.repository import (
     CONFLUENT_HEADER_BYTES,
     CONFLUENT_MARKER,
@@ -31,7 +32,13 @@ from schemas.repository import (
 _NO_KEY_DIGEST: Final = 1
 """Differs from the CRC-32 of an empty key, which is 0."""
 
-_FIELDS: Final = ("source_partition", "source_offset", "event_id", "predicted_purchase_probability")
+_FIELDS: Final = (
+    "source_partition",
+    "source_offset",
+    "event_id",
+    "student_id",
+    "predicted_purchase_probability",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,9 @@ class Observed:
         codes: For dead letters: their codes.
         keyed: For dead letters: bool, whether they have kept their event's key. Large ones may drop it.
         contents: For predictions: uint32, the digest of what their audit line must repeat.
+        students: For predictions: the student ids in UTF-8.
+        comparable: For lines: bool, whether the digest can be compared. It cannot if the ids are hashed
+            with another key than the configured one.
     """
 
     rows: NDArray[np.int64]
@@ -57,6 +67,8 @@ class Observed:
     codes: list[str] = field(default_factory=list)
     keyed: NDArray[np.bool_] | None = None
     contents: NDArray[np.uint32] | None = None
+    students: list[bytes] = field(default_factory=list)
+    comparable: NDArray[np.bool_] | None = None
 
 
 def key_digest(key: bytes | None) -> int:
@@ -74,8 +86,14 @@ def observe_events(records: Sequence[Record]) -> Observed:
     )
 
 
-def observe_predictions(records: Sequence[Record]) -> Observed:
-    """Read the event's position from each prediction."""
+def observe_predictions(records: Sequence[Record], hasher: IdHasher | None = None) -> Observed:
+    """Read the event's position from each prediction.
+
+    Args:
+        records: The records.
+        hasher: Hashes event ids as the log does.
+    """
+    students: list[bytes] = []
     found: list[tuple[int, int, int, int, int]] = []
     unreadable: list[tuple[int, str]] = []
     for row, record in enumerate(records):
@@ -85,11 +103,19 @@ def observe_predictions(records: Sequence[Record]) -> Observed:
             unreadable.append((row, str(error)))
             continue
         partition, offset = fields["source_partition"], fields["source_offset"]
-        content = _content(fields["event_id"], fields["predicted_purchase_probability"], partition, offset)
+        event_id = _logged_id(fields["event_id"], hasher)
+        content = _content(event_id, fields["predicted_purchase_probability"], partition, offset)
+        students.append(fields["student_id"].encode())
         found.append((row, partition, offset, key_digest(record.key()), content))
     rows, partitions, offsets, keys, contents = _columns(found, 5)
     return Observed(
-        rows, partitions, offsets, keys.astype(np.uint32), unreadable, contents=contents.astype(np.uint32)
+        rows,
+        partitions,
+        offsets,
+        keys.astype(np.uint32),
+        unreadable,
+        contents=contents.astype(np.uint32),
+        students=students,
     )
 
 
@@ -119,9 +145,15 @@ def observe_dead_letters(records: Sequence[Record], events_topic: str) -> Observ
     )
 
 
-def observe_lines(lines: Sequence[bytes], predictions_topic: str) -> Observed:
-    """Read the prediction's position from each audit line."""
-    found: list[tuple[int, int, int, int]] = []
+def observe_lines(lines: Sequence[bytes], predictions_topic: str, hasher: IdHasher | None = None) -> Observed:
+    """Read the prediction's position from each audit line.
+
+    Args:
+        lines: The lines.
+        predictions_topic: The topic that they must be of.
+        hasher: Hashes event ids, so that lines with plain ids are compared as well.
+    """
+    found: list[tuple[int, int, int, int, int]] = []
     unreadable: list[tuple[int, str]] = []
     for row, line in enumerate(lines):
         try:
@@ -130,18 +162,31 @@ def observe_lines(lines: Sequence[bytes], predictions_topic: str) -> Observed:
             if output["topic"] != predictions_topic:
                 raise ValueError(f"it is of topic {output['topic']}")  # noqa: TRY301 - handled like the other faults
             partition, offset = int(output["partition"]), int(output["offset"])
+            event_id = entry["event_id"]
+            own = not is_hashed(event_id) or (hasher is not None and event_id.startswith(hasher.prefix))
             content = _content(
-                entry["event_id"],
+                event_id if is_hashed(event_id) else _logged_id(event_id, hasher),
                 entry["predicted_purchase_probability"],
                 source["partition"],
                 source["offset"],
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             unreadable.append((row, f"no audit line: {error}"))
             continue
-        found.append((row, partition, offset, content))
-    rows, partitions, offsets, contents = _columns(found, 4)
-    return Observed(rows, partitions, offsets, contents.astype(np.uint32), unreadable)
+        found.append((row, partition, offset, content, own))
+    rows, partitions, offsets, contents, comparable = _columns(found, 5)
+    return Observed(
+        rows,
+        partitions,
+        offsets,
+        contents.astype(np.uint32),
+        unreadable,
+        comparable=comparable.astype(np.bool_),
+    )
+
+
+def _logged_id(id_: str, hasher: IdHasher | None) -> str:
+    return id_ if hasher is None else hasher.hashed(id_.encode())
 
 
 def _content(event_id: str, probability: float, partition: int, offset: int) -> int:

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from consumer.kafka.admin import ClusterAdmin, Ranges
 from consumer.kafka.client_config import common
 from consumer.kafka.reader import Record, TopicReader
+from consumer.monitor.audit.hashed_ids import id_hasher
 from consumer.monitor.audit.log import audit_log_lines, log_bytes
+from consumer.monitor.audit.removals import read_removals, removal_lines
 from consumer.ops.verify.ledger import OffsetLedger
 from consumer.ops.verify.observations import (
     Observed,
@@ -42,6 +44,7 @@ MEANINGS: Final = {
     "log_altered": "lines that differ from their prediction",
     "log_foreign": "lines of predictions that the topic does not have",
     "log_unreadable": "lines that are no valid audit line",
+    "unfinished_erasure": "erasures that were interrupted; run erase for these students again",
 }
 """The violations of the guarantees."""
 
@@ -227,6 +230,9 @@ class _Verification:
         self._client = common(settings.kafka)
         self._topics = topics = settings.topics
         self._log_path = settings.audit.path
+        self._removals = read_removals(settings.audit.path)
+        self._hasher = id_hasher(settings.audit)
+        self._tombstones = 0
         self._report = VerifyReport(examples=examples)
         admin = ClusterAdmin(self._client)
         self._ranges = {
@@ -256,21 +262,56 @@ class _Verification:
             observed = observe_events(records)
             self._report.events += len(records)
             _expect(self._events, observed.partitions, observed.offsets, observed.digests)
+            self._excuse_erased_events(records)
+
+    def _excuse_erased_events(self, records: Sequence[Record]) -> None:
+        """Tombstones in compacted topics have deleted the outputs of erased students."""
+        if not self._removals.erasures:
+            return
+        for record in records:
+            if self._removals.hides(record.key() or b"", record.timestamp()[1]):
+                self._events.excuse(record.partition(), np.array([record.offset()]))
+
+    def _without_tombstones(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Leave out the tombstones of erased students."""
+        if not self._removals.erasures:
+            return records
+        kept = [
+            record
+            for record in records
+            if record.value() is not None or self._removals.erased_at_ms(record.key() or b"") is None
+        ]
+        self._tombstones += len(records) - len(kept)
+        return kept
+
+    def _excuse_removed_lines(self, own: Observed, students: Sequence[bytes]) -> None:
+        """Excuse predictions of erased students, and those whose line retention has removed."""
+        removals = self._removals
+        if not removals.erasures and not removals.expired.segments:
+            return
+        for student, partition, offset in zip(
+            students, own.partitions.tolist(), own.offsets.tolist(), strict=True
+        ):
+            if removals.is_expired(partition, offset) or removals.is_erased(student, partition, offset):
+                self._predictions.excuse(partition, np.array([offset]))
 
     def _read_predictions(self) -> None:
         topic, report = self._topics.predictions, self._report
-        for records in self._records(topic):
-            observed = observe_predictions(records)
+        for found in self._records(topic):
+            records = self._without_tombstones(found)
+            observed = observe_predictions(records, self._hasher)
             report.prediction_records += len(observed.rows)
             report.http_predictions += int((observed.partitions < 0).sum())
             report.predictions += len(self._record_outputs(topic, records, observed))
             assert observed.contents is not None  # noqa: S101 - predictions have them
             own = observe_events([records[row] for row in observed.rows.tolist()])
             _expect(self._predictions, own.partitions, own.offsets, observed.contents)
+            self._excuse_removed_lines(own, observed.students)
 
     def _read_dead_letters(self) -> None:
         topic, report = self._topics.dead_letters, self._report
-        for records in self._records(topic):
+        for found in self._records(topic):
+            records = self._without_tombstones(found)
             observed = observe_dead_letters(records, self._topics.events)
             for index in self._record_outputs(topic, records, observed):
                 code = observed.codes[index]
@@ -308,6 +349,12 @@ class _Verification:
 
     def _report_events(self) -> None:
         self._report_ledger(self._events, self._topics.events, missing="missing", doubled="doubled")
+        if self._tombstones:
+            self._report.notes.append(f"{self._tombstones} tombstones of erased students")
+        if excused := self._events.excused_missing():
+            self._report.notes.append(
+                f"{excused} events of erased students are without an output: a tombstone has deleted it"
+            )
         if at_end := self._events.missing_at_end():
             self._report.notes.append(
                 f"{at_end} of the missing are the last events of their partitions: not decided yet, or lost"
@@ -320,12 +367,15 @@ class _Verification:
 
     def _read_log(self) -> None:
         report, topic, report.log_lines = self._report, self._topics.predictions, 0
+        incomparable = 0
         for name, number, lines in audit_log_lines(self._log_path):
-            observed = observe_lines(lines, topic)
+            observed = observe_lines(lines, topic, self._hasher)
+            assert observed.comparable is not None  # noqa: S101 - lines have it
+            incomparable += int((~observed.comparable).sum())
             for row, reason in observed.unreadable:
                 report.add("log_unreadable", 1, [f"{name}:{number + row} ({reason})"])
             seen = self._predictions.record_seen(
-                "log", observed.partitions, observed.offsets, observed.digests
+                "log", observed.partitions, observed.offsets, observed.digests, observed.comparable
             )
             report.log_lines += len(seen.known)
             violations: Mapping[str, list[int]] = {
@@ -336,10 +386,21 @@ class _Verification:
             for kind, rows in violations.items():
                 first = observed.rows[rows[: report.examples]].tolist()
                 report.add(kind, len(rows), [f"{name}:{number + row}" for row in first])
+        if incomparable:
+            report.notes.append(
+                f"{incomparable} lines have ids hashed with another key; their content was not compared"
+            )
 
     def _report_log(self) -> None:
         topic = self._topics.predictions
         self._report_ledger(self._predictions, topic, missing="log_missing", doubled="log_doubled")
+        self._report.notes += removal_lines(self._removals)
+        if excused := self._predictions.excused_missing():
+            self._report.notes.append(
+                f"{excused} predictions that the topic still has are without a line for it"
+            )
+        for erasure in self._removals.unfinished:
+            self._report.add("unfinished_erasure", 1, [erasure.erased_at])
         if at_end := self._predictions.missing_at_end():
             self._report.notes.append(
                 f"{at_end} of the predictions without a line are the last of their partitions: "

@@ -13,6 +13,8 @@ from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.consumer import headers_of
 from consumer.kafka.reader import Record
+from consumer.monitor.audit.hashed_ids import id_hasher
+from consumer.monitor.audit.removals import read_removals
 from consumer.ops.dlq.dead_letter import DeadLetterRecord
 from consumer.ops.dlq.plan import ReplayPosition
 from consumer.ops.dlq.replay import group_of
@@ -92,6 +94,7 @@ class EventTrace:
         replayed: For each dead letter, whether `dlq replay` has handled it.
         scoring: The first prediction's inputs, scored again.
         audit_line: The first prediction's audit line.
+        audit_line_agrees: Whether that line has the prediction's fields, its ids plain or hashed.
         audit_line_problem: The reason why there is no audit line.
         events_before: For an undecided event, the number of undecided offsets before it.
         outputs_expired: Whether the retention of some outputs is over.
@@ -106,6 +109,7 @@ class EventTrace:
     replayed: list[bool] = field(default_factory=list)
     scoring: Scoring | None = None
     audit_line: FoundLine | None = None
+    audit_line_agrees: bool = True
     audit_line_problem: str | None = None
     events_before: int | None = None
     outputs_expired: bool = False
@@ -151,22 +155,37 @@ class EventTracer:
         self._store = ModelStore(settings.model_store.path, settings.model_store.model)
         self._event_decoder = Decoder(engagement_event(), writers, keep_nulls=True)
         self._prediction_decoder = Decoder(purchase_prediction(), writers)
+        self._removals = read_removals(settings.audit.path)
+        self._hasher = id_hasher(settings.audit)
 
     def trace(self, partition: int, offset: int) -> EventTrace:
         """Return the trace of an event.
 
         Raises:
-            BadInputError: There is no event at this offset.
+            BadInputError: There is no event at this offset, or its student was erased.
             StartupError: A topic is missing.
             Unavailable: The broker is down.
         """
         event = self._find_event(partition, offset)
+        self._refuse_erased(event)
         trace = self._find_outputs(EventTrace(self._topics.events, partition, offset, event))
         if trace.outcome == "missing":
             # An open transaction of another producer may hide an output that was committed just now.
             time.sleep(_RETRY_AFTER_S)
             trace = self._find_outputs(EventTrace(self._topics.events, partition, offset, event))
         return trace
+
+    def _refuse_erased(self, event: FoundEvent | None) -> None:
+        if event is None:
+            return
+        student = (event.fields or {}).get("student_id")
+        ids = {event.key or b"", b"" if student is None else str(student).encode()}
+        if any(self._removals.hides(id_, event.timestamp_ms) for id_ in ids):
+            raise BadInputError("this event's student was erased; nothing about it is shown")
+
+    def _is_erased(self, prediction: Mapping[str, Any]) -> bool:
+        output, student = prediction["output"], prediction["student_id"].encode()
+        return self._removals.is_erased(student, output["partition"], output["offset"])
 
     def _find_event(self, partition: int, offset: int) -> FoundEvent | None:
         topic = self._topics.events
@@ -214,6 +233,8 @@ class EventTracer:
         trace.predictions = [
             prediction_fields(self._prediction_decoder, record, topics.events) for record in predictions
         ]
+        if any(self._is_erased(prediction) for prediction in trace.predictions):
+            raise BadInputError("this event's student was erased; nothing about it is shown")
         dead_letters = find_outputs(
             self._client, topics.dead_letters, source, dead_letter_source(topics.events)
         )
@@ -222,7 +243,7 @@ class EventTracer:
         if trace.predictions:
             prediction = trace.predictions[0]
             trace.scoring = rescore(self._store, prediction["model_version"], prediction["features"])
-            self._find_audit_line(trace, prediction["output"])
+            self._find_audit_line(trace, prediction)
         elif not trace.dead_letters:
             next_offset = lag.next_offsets.get(trace.partition, 0)
             trace.events_before = trace.offset - next_offset if trace.offset >= next_offset else None
@@ -239,7 +260,8 @@ class EventTracer:
         position = ReplayPosition.parse(*committed[partition])
         return not position.is_due(dead_letter.code, dead_letter.offset)
 
-    def _find_audit_line(self, trace: EventTrace, output: Mapping[str, Any]) -> None:
+    def _find_audit_line(self, trace: EventTrace, prediction: Mapping[str, Any]) -> None:
+        output = prediction["output"]
         try:
             trace.audit_line = find_line(
                 self._settings.audit.path, output["topic"], output["partition"], output["offset"]
@@ -247,10 +269,21 @@ class EventTracer:
         except StartupError as error:
             trace.audit_line_problem = str(error)
             return
-        if trace.audit_line is None:
+        if trace.audit_line is not None:
+            trace.audit_line_agrees = trace.audit_line.fields in (prediction, self._hashed(prediction))
+        elif self._removals.is_expired(output["partition"], output["offset"]):
+            trace.audit_line_problem = "the retention of its line is over (audit.retention_days or _bytes)"
+        else:
             trace.audit_line_problem = (
                 "the audit log does not have it: the monitor is behind, or its log started later"
             )
+
+    def _hashed(self, prediction: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a prediction as the log has it if ids are hashed."""
+        if self._hasher is None:
+            return dict(prediction)
+        ids = {name: self._hasher.hashed(prediction[name].encode()) for name in ("event_id", "student_id")}
+        return {**prediction, **ids}
 
     def _outputs_expired(self) -> bool:
         return any(

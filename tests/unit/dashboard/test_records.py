@@ -13,13 +13,16 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from consumer.dashboard.records import RAW_SHOWN_BYTES, StoredRecord
+from consumer.dashboard.records import RAW_SHOWN_BYTES, RecordPages, StoredRecord
 from consumer.dashboard.routes import page_routes
 from consumer.errors import Unavailable
+from consumer.monitor.audit.removals import Erasure, Removals
 from consumer.monitor.recent import RejectionLog
 from consumer.monitor.view import window_answer
-from consumer.settings import AuditSettings, Settings
+from consumer.pipeline.decode import Decoder
+from consumer.settings import AuditSettings, Settings, TopicSettings
 from model_store.inputs import INPUT_NAMES
+from schemas.repository import BundledSchemas, purchase_prediction
 from tests.support.events import prediction
 from tests.unit.dashboard.test_page import DRIFT_SETTINGS, EVIL, data_of, letter, model_snapshot
 from tests.unit.dashboard.test_search import lines
@@ -219,3 +222,43 @@ def test_a_past_window_has_a_page(trained: Any, predict: Any) -> None:
     assert client.get("/windows/2").text.count("<article") == 9
     for number in (0, 3, 10**30):
         assert client.get(f"/windows/{number}").status_code == 404
+
+
+def test_records_of_an_erased_student_have_no_page() -> None:
+    """Neither by their key nor by their content, and the list of dead letters leaves them out."""
+    removals = Removals()
+    removals = removals.with_erasure(
+        Erasure(student=removals.hashed(b"s-9"), erased_at="2026-01-31T12:00:00.000Z", before={}, lines=1)
+    )
+
+    def pages(key: bytes, value: bytes, timestamp_ms: int) -> RecordPages:
+        def read(topic: str, partition: int, offset: int) -> StoredRecord:
+            return StoredRecord(
+                topic=topic,
+                partition=partition,
+                offset=offset,
+                timestamp_ms=timestamp_ms,
+                key=key,
+                value=value,
+                headers=[],
+            )
+
+        decoder = Decoder(purchase_prediction(), BundledSchemas())
+        return RecordPages(read, TopicSettings(), decoder, removals)
+
+    dead_letter = letter(event={"student_id": "s-9"}, rejected_at="2026-01-31T11:00:00.000Z")
+    erased_at_ms = removals.erased_at_ms(b"s-9")
+    assert erased_at_ms is not None
+    for key, student, at_ms, shown in [
+        (b"s-9", "s-1", erased_at_ms, False),
+        (b"k", "s-9", erased_at_ms, False),
+        (b"s-9", "s-9", erased_at_ms + 1, True),
+        (b"s-1", "s-1", 0, True),
+    ]:
+        prediction_page = pages(key, prediction(student_id=student), at_ms).prediction(0, 1)
+        assert (prediction_page is not None) == shown, (key, student)
+    assert pages(b"k", dead_letter, erased_at_ms).rejection(0, 1) is None
+    assert pages(b"k", dead_letter, erased_at_ms + 1).rejection(0, 1) is not None
+    rejections = RejectionLog(removals)
+    rejections.add([dead_letter], [(0, 1)], counted=[True])
+    assert (rejections.find("s-9"), sum(rejections.counts.values())) == ([], 1)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from consumer.columnar.arrays import DictionaryColumn
-from consumer.monitor.drift.tracker import Baselines, Drift, governing_version
+from consumer.monitor.drift.tracker import Baselines, Drift, SavedDrift, governing_version
 from consumer.monitor.drift.verdict import DriftStatus
 from consumer.monitor.drift.window import SERIES, Countries, columns_of, student_hashes, versions_of
 from consumer.monitor.outcomes.join import OutcomeJoin
 from consumer.monitor.retraining import Announced, Recommendation
-from consumer.monitor.state import SavedState, read_state, write_state
+from consumer.monitor.state import SavedState, erase_from_state, read_state, write_state
 from consumer.settings import DriftSettings, OutcomeSettings
 from model_store.countries import country_code
 from model_store.errors import ModelStoreError
@@ -214,3 +214,33 @@ def test_a_state_that_does_not_fit_the_log_is_not_used(
     write_state(tmp_path / "state", state, {"seen": seen})
     assert read_state(tmp_path / "state", source, log_offsets) is None
     assert read_state(tmp_path / "state", {"topic": "t"}, {0: 9}) is not None
+
+
+def test_an_erased_student_leaves_the_state(tmp_path: Any) -> None:
+    """The hash goes from the window and from the ring; the others stay where they are."""
+    path, students = tmp_path / "state", np.array([1, 5, 9], np.uint64)
+    join = OutcomeJoin(OutcomeSettings(max_predictions=4))
+    versions = DictionaryColumn(["v"], np.zeros(3, np.int64))
+    join.remember(students, np.full(3, 0.5), np.zeros(3, np.int64), np.arange(3), versions)
+    saved, arrays = join.saved({})
+    state = SavedState(source={}, next_offsets={}, drift=SavedDrift(), outcomes=saved)
+    write_state(path, state, {"seen": students, **arrays})
+    assert erase_from_state(path, [np.uint64(5), np.uint64(7)], dry_run=True) == 2
+    assert erase_from_state(path, [np.uint64(5), np.uint64(7)], dry_run=False) == 2
+    assert erase_from_state(path, [np.uint64(5)], dry_run=False) == 0
+    found = read_state(path, {}, {})
+    assert found is not None
+    assert found[1]["seen"].tolist() == [1, 9]
+    assert found[1]["waiting"]["student"].tolist() == [1, 0, 9, 0]
+    join.restore(saved, found[1]["waiting"], found[1]["immature"])
+    assert join.snapshot("on").pending == 2
+
+
+def test_a_state_that_cannot_be_read_is_deleted_by_an_erasure(tmp_path: Any) -> None:
+    """The monitor would not use it, and nobody can say who is in it."""
+    path = tmp_path / "state"
+    path.write_bytes(b"damaged")
+    assert erase_from_state(path, [np.uint64(1)], dry_run=True) == 0
+    assert path.exists()
+    assert erase_from_state(path, [np.uint64(1)], dry_run=False) == 0
+    assert not path.exists()

@@ -202,6 +202,13 @@ class LogSettings(_Section):
     """``auto`` is ``console`` on a terminal and ``json`` elsewhere."""
 
 
+class TracingSettings(_Section):
+    """OpenTelemetry spans (docs/tracing.md)."""
+
+    exporter: Literal["none", "otlp"] = "none"
+    """``otlp`` sends a span per batch, as the standard variables ``OTEL_EXPORTER_OTLP_…`` say."""
+
+
 class BatchSettings(_Section):
     """Limits of one batch, which is one transaction. docs/performance.md explains the defaults."""
 
@@ -296,6 +303,7 @@ class Settings(BaseSettings):
     serve: ServeSettings = ServeSettings()
     links: LinkSettings = LinkSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
     batch: BatchSettings = BatchSettings()
     breaker: BreakerSettings = BreakerSettings()
     training: TrainingSettings = TrainingSettings()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
-from consumer.errors import Condition
+from consumer.errors import Condition, StartupError
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.consumer import EventConsumer
@@ -28,6 +29,9 @@ from consumer.scorer.outputs import OutputTopics
 from consumer.scorer.processing import BatchProcessor
 from consumer.scorer.resume import OffsetMarker, start_resolver
 from consumer.settings import ResumeFrom, Settings
+
+if TYPE_CHECKING:
+    from consumer.scorer.tracing import BatchTracer
 
 
 def run_scorer(settings: Settings, worker: int = 0, *, resume_from: ResumeFrom | None = None) -> None:
@@ -59,6 +63,7 @@ def run_scorer(settings: Settings, worker: int = 0, *, resume_from: ResumeFrom |
         settings, common_config, marker, writer_schemas(settings), heartbeat, resume_from
     )
     session = open_session(settings, readiness, telemetry, heartbeat, marker, resolver)
+    tracer = batch_tracer(settings)
     committer = Committer(
         session=session,
         processor=BatchProcessor(pipeline(settings, models)),
@@ -79,6 +84,7 @@ def run_scorer(settings: Settings, worker: int = 0, *, resume_from: ResumeFrom |
             watchdog.limited, client_config.transaction_timeout_s(settings.kafka) + COMMIT_MARGIN_S
         ),
         breaker=None if settings.breaker.action == "off" else Breaker(settings.breaker, telemetry),
+        on_committed=(lambda _: None) if tracer is None else tracer.batch_committed,
     )
     scorer = Scorer(
         session=session,
@@ -92,9 +98,26 @@ def run_scorer(settings: Settings, worker: int = 0, *, resume_from: ResumeFrom |
     http = HttpServer(routes, settings.http.host, port, allowed_hosts=settings.http.allowed_hosts)
     tune_gc_and_malloc()
     secrets = secret_files(settings, heartbeat.stop)
-    with stopping_on_signals(heartbeat.stop), running(http, watchdog, models, secrets):
+    tracers = [] if tracer is None else [tracer]
+    with stopping_on_signals(heartbeat.stop), running(http, watchdog, models, secrets, *tracers):
         scorer.run()
     secrets.raise_if_changed()
+
+
+def batch_tracer(settings: Settings) -> BatchTracer | None:
+    """Return what makes the spans that the settings ask for.
+
+    Raises:
+        StartupError: OpenTelemetry is not installed.
+    """
+    if settings.tracing.exporter == "none":
+        return None
+    try:
+        from consumer.scorer.tracing import BatchTracer  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise StartupError("tracing.exporter needs: pip install 'purchase-stream[otel]'") from error
+    kafka = settings.kafka
+    return BatchTracer.over_otlp(settings.topics.events, kafka.group_id, kafka.instance_id)
 
 
 def open_session(

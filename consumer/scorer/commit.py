@@ -30,7 +30,7 @@ from consumer.runtime.readiness import Readiness
 from consumer.scorer.breaker import Breaker
 from consumer.scorer.metrics import ScorerTelemetry
 from consumer.scorer.outputs import OutputBatch, OutputTopics
-from consumer.scorer.processing import BatchProcessor
+from consumer.scorer.processing import BatchProcessor, ProcessedBatch
 
 T = TypeVar("T")
 
@@ -109,6 +109,7 @@ class Committer:
         heartbeat: Called before every wait. It may raise in order to stop.
         limit_commit: Entered while a batch is committed; limits how long that may take.
         breaker: Holds batches of a schema whose events are rejected.
+        on_committed: Called with every committed batch.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Committer:
         heartbeat: Callable[[], None],
         limit_commit: Callable[[], AbstractContextManager[None]] = nullcontext,
         breaker: Breaker | None = None,
+        on_committed: Callable[[ProcessedBatch], None] = lambda _: None,
     ) -> None:
         self._session = session
         self._processor = processor
@@ -133,6 +135,7 @@ class Committer:
         self._heartbeat = heartbeat
         self._limit_commit = limit_commit
         self._breaker = breaker
+        self._on_committed = on_committed
         self._next_offsets: dict[int, int] = {}
 
     @property
@@ -180,6 +183,7 @@ class Committer:
             self._breaker.note_committed(outputs.processed)
         report = outputs.processed.report({**outputs.durations_s, "commit": commit_s})
         self._telemetry.batch_committed(report, self._processor.now_s())
+        self._on_committed(outputs.processed)
 
     def commit_with_retry(
         self, raw: RawBatch, failure: BatchAborted | CommitOutcomeUnknown | Unavailable | None = None

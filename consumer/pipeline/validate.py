@@ -11,7 +11,8 @@ Property tests compare both steps with pydantic alone.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,27 @@ from consumer.columnar.arrays import DictionaryColumn, IntArray
 from consumer.pipeline.batch import NUMERIC_INPUT_FIELDS, RecordBatch
 from consumer.pipeline.rejections import NONE_REJECTED, Code, Reason, Rejections
 
-CROSS_FIELD_DETAIL: Final = "practice_exams_passed cannot exceed practice_exams_started."
+
+class CrossFieldRule(NamedTuple):
+    """A rule about several numbers of an event.
+
+    Attributes:
+        detail: What is said of an event that breaks it.
+        is_broken: Takes the numbers by field name, those of one event or the columns of many, and returns a
+            bool or a bool array (m,).
+    """
+
+    detail: str
+    is_broken: Callable[[Mapping[str, Any]], Any]
+
+
+CROSS_FIELD_RULES: Final = (
+    CrossFieldRule(
+        "practice_exams_passed cannot exceed practice_exams_started.",
+        lambda numbers: numbers["practice_exams_passed"] > numbers["practice_exams_started"],
+    ),
+)
+"""Checked in this order, and only when every field is valid, as in FastAPI."""
 
 _ID_MAX_CHARACTERS: Final = 128
 _COUNTRY_MIN_CHARACTERS, _COUNTRY_MAX_CHARACTERS = 2, 64
@@ -77,8 +98,6 @@ _EVENT: Final = TypeAdapter(EngagementEvent)
 def broken_rule(event: dict[str, Any]) -> Reason | None:
     """Validate one event.
 
-    As in FastAPI, the cross-field rule is checked only when every field is valid.
-
     Returns:
         Why the event is rejected, or ``None``.
     """
@@ -88,9 +107,13 @@ def broken_rule(event: dict[str, Any]) -> Reason | None:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         detail = [{"type": p["type"], "loc": ["event", *p["loc"]], "msg": p["msg"]} for p in problems]
         return Reason(Code.FIELD_INVALID, detail)
-    if event["practice_exams_passed"] > event["practice_exams_started"]:
-        return Reason(Code.RULE_VIOLATED, CROSS_FIELD_DETAIL)
-    return None
+    broken = broken_cross_field_rule(event)
+    return None if broken is None else Reason(Code.RULE_VIOLATED, broken)
+
+
+def broken_cross_field_rule(fields: Mapping[str, Any]) -> str | None:
+    """Return the detail of the first cross-field rule that valid fields break, or ``None``."""
+    return next((rule.detail for rule in CROSS_FIELD_RULES if rule.is_broken(fields)), None)
 
 
 def validate(events: RecordBatch) -> tuple[RecordBatch, Rejections]:
@@ -121,9 +144,9 @@ def _violation_signatures(events: RecordBatch) -> IntArray:
     """Number the ways in which events violate rules: events with the same number share their reason.
 
     pydantic's words depend on which limit a value exceeds, never on the value. So the number has one
-    base-4 digit per field, 0 for valid, 1 and 2 for either limit and 3 for null, and a last base-2 digit
-    for the cross-field rule. Of four fields a, b, c, d, an event with c below its limit and d above has
-    ``0012`` in base 4, and its number is ``2 * 6 + 0 = 12`` if the cross-field rule holds.
+    base-4 digit per field, 0 for valid, 1 and 2 for either limit and 3 for null, and then one base-2
+    digit per cross-field rule. Of four fields a, b, c, d, an event with c below its limit and d above has
+    ``0012`` in base 4, and its number is ``2 * 6 + 0 = 12`` if there is one such rule and it holds.
     """
     signatures = np.zeros(len(events), np.int64)
     for name, min_characters, max_characters in _TEXT_LIMITS:
@@ -137,8 +160,9 @@ def _violation_signatures(events: RecordBatch) -> IntArray:
         column = events.numbers[name]
         digit = np.where(np.isfinite(column), column < 0, 2)
         signatures = 4 * signatures + np.where(_is_null(events, name), 3, digit)
-    more_passed = events.numbers["practice_exams_passed"] > events.numbers["practice_exams_started"]
-    return 2 * signatures + more_passed
+    for rule in CROSS_FIELD_RULES:
+        signatures = 2 * signatures + rule.is_broken(events.numbers)
+    return signatures
 
 
 def _is_null(events: RecordBatch, name: str) -> NDArray[np.bool_]:
@@ -187,5 +211,6 @@ def _violation_candidates(events: RecordBatch) -> NDArray[np.bool_]:
         candidates |= ~(column >= 0)  # true for NaN, too
         if column.dtype == np.float64:
             candidates |= column == np.inf
-    candidates |= events.numbers["practice_exams_passed"] > events.numbers["practice_exams_started"]
+    for rule in CROSS_FIELD_RULES:
+        candidates |= rule.is_broken(events.numbers)
     return candidates

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic.json_schema import models_json_schema
 
-from consumer.pipeline.validate import CROSS_FIELD_DETAIL
+from consumer.pipeline.validate import CROSS_FIELD_RULES
 from consumer.serve.requests import EXAMPLE, BatchRequest, PredictionRequest
 from consumer.settings import ServeSettings
 
@@ -107,7 +107,8 @@ def document(limits: ServeSettings) -> dict[str, Any]:
                 "post": {
                     "operationId": "predict",
                     "summary": "Predict for one student",
-                    "description": f"Also refused: `{CROSS_FIELD_DETAIL}`",
+                    "description": "Also refused: "
+                    + " ".join(f"`{rule.detail}`" for rule in CROSS_FIELD_RULES),
                     "parameters": [
                         {
                             "name": "Idempotency-Key",

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticKnownError, from_json
 
 from consumer.pipeline.batch import NUMERIC_INPUT_FIELDS
-from consumer.pipeline.validate import CROSS_FIELD_DETAIL, StudentInputs
+from consumer.pipeline.validate import StudentInputs, broken_cross_field_rule
 
 MAX_LISTED_ERRORS: Final = 20
 """Further errors are not listed, so that an answer is never much larger than its request."""
@@ -74,10 +74,6 @@ class PredictionRequest(StudentInputs):
             raise PydanticKnownError("int_type" if is_integer else "float_type")
         return value
 
-    def breaks_rule(self) -> bool:
-        """Tell whether the valid fields contradict each other."""
-        return self.practice_exams_passed > self.practice_exams_started
-
 
 class BatchRequest(BaseModel):
     """The inputs of several predictions."""
@@ -116,8 +112,8 @@ def parse_one(body: bytes) -> PredictionRequest:
     request = _validate(_parse_json(body), ["body"], errors)
     if request is None:
         raise InvalidRequest(_bounded(errors))
-    if request.breaks_rule():
-        raise InvalidRequest(CROSS_FIELD_DETAIL)
+    if detail := broken_cross_field_rule(vars(request)):
+        raise InvalidRequest(detail)
     return request
 
 
@@ -141,8 +137,8 @@ def parse_many(body: bytes, max_records: int) -> Batch:
         request = _validate(record, [*location, i], errors)
         if request is not None:
             requests.append(request)
-            if request.breaks_rule():
-                errors.append(_error([*location, i], "value_error", CROSS_FIELD_DETAIL))
+            if detail := broken_cross_field_rule(vars(request)):
+                errors.append(_error([*location, i], "value_error", detail))
         if len(errors) > MAX_LISTED_ERRORS:
             break
     if errors:

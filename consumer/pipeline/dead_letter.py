@@ -29,8 +29,8 @@ _HEADER_OVERHEAD_BYTES: Final = 2 * 5
 """The longest encoding of a header's two lengths."""
 
 _SHORT_DETAIL_BYTES: Final = 100
-_HEADERS_FOR_SORTING: Final = 2
-"""Our last headers, code and status, by which tools sort dead letters."""
+_HEADERS_FOR_SORTING: Final = frozenset({"dlq.error.code", "dlq.error.status"})
+"""The headers that tools sort dead letters by. They stay where there is room for no other."""
 
 DROPPED_HEADER: Final = "dlq.error.dropped"
 """Names the parts of the original record that did not fit, apart from the end of its value. Such a dead
@@ -223,7 +223,7 @@ class _Renderer:
             (fragments, key, original.headers + own),
             (fragments, key, without_headers + own),
             (fragments, None, without_key + own),
-            (short, None, without_key + own[-_HEADERS_FOR_SORTING:]),
+            (short, None, without_key + [header for header in own if header[0] in _HEADERS_FOR_SORTING]),
         ):
             kept = original if kept_key is key else original._replace(key_json=b"null")
             smallest = _render_value(kept, parts, None, value and b"")

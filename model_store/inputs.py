@@ -103,7 +103,7 @@ def numeric_features(
     Counts and minutes are heavy-tailed, hence log(1 + x).
 
     Args:
-        inputs: Float64 (m, 7), as :func:`input_matrix` returns it.
+        inputs: The inputs as :func:`input_matrix` returns them, float64 (m, 7).
         weights: The weights of the engagement score, a weighted sum of minutes, days and courses.
     """
     days, minutes, courses, started, passed, exam_minutes = inputs.T[1:]

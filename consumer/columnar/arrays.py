@@ -42,7 +42,7 @@ class DictionaryColumn(Generic[_T]):
 
     Attributes:
         dictionary: The values; it may contain duplicates and unused entries.
-        indices: Int64 (m,), the index of each row's value in ``dictionary``.
+        indices: The index of each row's value in ``dictionary``, int64 (m,).
     """
 
     dictionary: Sequence[_T]

@@ -58,13 +58,13 @@ class Columns:
     Attributes:
         data: The buffer that all positions refer to.
         fields: The names of the k fields in wire order (nested: ``outer.inner``).
-        starts: Int64 (m, k + 1): where each field starts, and where the record stops.
-        numbers: Int64 (m,) for ``int`` and ``long``, float64 (m,) for ``float`` and ``double``,
-            bool (m,) for ``boolean``, by field name.
+        starts: Where each field starts, and where the record stops, int64 (m, k + 1).
+        numbers: The numeric columns by field name: int64 (m,) for ``int`` and ``long``, float64
+            (m,) for ``float`` and ``double``, bool (m,) for ``boolean``.
         texts: Where the text of each string starts, behind its length: int64 (m,) by field name.
-        malformed: Bool (m,), records that break the encoding; their other values are meaningless.
-        ended_in: Int64 (m,), the index of the field in which a malformed record ended early, else -1.
-        trailing: Bool (m,), records with bytes left over.
+        malformed: Records that break the encoding, bool (m,). Their other values are meaningless.
+        ended_in: The index of the field in which a malformed record ended early, else -1, int64 (m,).
+        trailing: Records with bytes left over, bool (m,).
     """
 
     data: bytes
@@ -111,8 +111,8 @@ def decode_columns(fields: list[tuple[str, str]], data: bytes, starts: IntArray,
     Args:
         fields: The schema's :func:`field_plan`.
         data: The buffer, ended by :data:`PAD`.
-        starts: Int64 (m,), where each record starts.
-        stops: Int64 (m,), where each record must stop.
+        starts: The start of each record, int64 (m,).
+        stops: The position where each record must stop, int64 (m,).
     """
     reader = _Reader(data, starts, stops)
     field_starts = np.empty((len(fields) + 1, len(starts)), np.int64)  # a row per field: written as a whole
@@ -147,7 +147,7 @@ def decode_columns(fields: list[tuple[str, str]], data: bytes, starts: IntArray,
 
 
 class _Reader:
-    """m cursors that advance together. The cursor of a malformed record is meaningless."""
+    """One cursor per record; all advance together. The cursor of a malformed record is meaningless."""
 
     def __init__(self, data: bytes, starts: IntArray, stops: IntArray) -> None:
         self._bytes = np.frombuffer(data, np.uint8)

@@ -18,16 +18,16 @@ from consumer.columnar.arrays import DictionaryColumn, IntArray
 from consumer.columnar.text import all_equal, encode_two_byte_strings
 
 _SMALL_NUMBERS: Final = [str(n) for n in range(1024)]
-"""Most counts, days and partitions are below; a look-up is faster than formatting."""
+"""Most counts, days and partitions are below this; a look-up is faster than formatting."""
 
 _FIRST_UNESCAPED: Final = 0x20
-"""JSON escapes every character below (RFC 8259, section 7)."""
+"""JSON must escape every character below this one (RFC 8259, section 7)."""
 
 _LINE_SEPARATORS: Final = {ord(char): f"\\u{ord(char):04x}" for char in "\u0085\u2028\u2029"}
 """Escapes of Unicode's line separators. JSON does not require them, but some readers split lines there."""
 
 JsonColumn: TypeAlias = str | DictionaryColumn[str] | list[str]
-"""One piece of JSON per row: the same in all rows, one of few, or a text for each."""
+"""One piece of JSON per row: one text for all rows, a dictionary column, or one text per row."""
 
 
 def join_rows_flat(pieces: list[JsonColumn], m: int) -> str:
@@ -95,8 +95,8 @@ def json_strings(data: bytes, characters: str, starts: IntArray, stops: IntArray
     Args:
         data: The buffer; the texts must be valid UTF-8.
         characters: ``data`` as Latin-1.
-        starts: Int64 (m,).
-        stops: Int64 (m,).
+        starts: The start of each text, int64 (m,).
+        stops: The stop of each text, int64 (m,).
     """
     if len(starts) > 1 and all_equal(data, starts, stops):
         return json_escaped(data[starts[0] : stops[0]].decode())

@@ -62,10 +62,10 @@ def shares(
     """Draw the share of students in each bin: a narrow live bar before a wide one of training.
 
     Args:
-        live: B shares, 0 to 1; ``None`` while nobody is in the window.
-        training: B shares.
+        live: The share of students in each bin, 0 to 1; ``None`` while nobody is in the window.
+        training: The share of training rows in each bin, 0 to 1.
         label: What the chart shows.
-        tooltips: B texts.
+        tooltips: One text per bin.
     """
     top = max([*training, *(live or ()), 1e-9])
     rects = []

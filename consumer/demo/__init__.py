@@ -1,1 +1,1 @@
-"""Run the whole stream on one machine: a Kafka, generated students, progress, a verified result."""
+"""Run the whole stream on one machine: Kafka, generated students, live progress and a verified result."""

@@ -58,7 +58,7 @@ def overrides(folder: Path, bootstrap_servers: str, workers: int) -> list[str]:
 
 
 def _free_ports(count: int) -> int:
-    """Return the first of this many consecutive free ports."""
+    """Return the first of ``count`` consecutive free ports."""
     while True:
         first = free_port()
         with contextlib.ExitStack() as stack:
@@ -131,7 +131,7 @@ def start_environment(
         options: The same settings for the command lines of the roles.
         folder: The folder of the roles' log file.
         workers: The number of scorers.
-        shared_kafka: Whether Kafka outlives the demo, so that it is worth waiting to delete the group.
+        shared_kafka: Whether Kafka outlives the demo; if so, wait until the group can be deleted.
 
     Raises:
         StartupError: A topic cannot be created, or existed before.
@@ -152,7 +152,7 @@ def start_environment(
             finally:
                 supervisor.stop()
     finally:
-        # A broker that is gone has taken its topics with it.
+        # The topics disappear with their broker.
         with contextlib.suppress(ServiceError):
             admin.delete_topics(list(admin.describe_topics(topics)))
             if shared_kafka:

@@ -124,7 +124,7 @@ _WAIT_S: Final = 0.1
 
 
 class OutputProbe:
-    """Counts predictions and dead letters on threads of its own, and measures latency on request.
+    """Counts predictions and dead letters in its own threads, and measures latency on request.
 
     Args:
         client_config: The configuration of every client.
@@ -138,7 +138,7 @@ class OutputProbe:
         self._latencies_ms: list[int] = []
         self._since_ms: int | None = None
         self.last_at_s = 0.0
-        """Arrival of the newest record, in seconds of the monotonic clock."""
+        """The arrival time of the newest record, in monotonic seconds."""
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(

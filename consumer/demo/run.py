@@ -28,13 +28,13 @@ from model_store.synthetic import generate_students
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The outcome of a demo.
+    """The result of a demo.
 
     Attributes:
-        sent: The events that were sent, by phase.
+        sent: The sent events, by phase.
         burst_events: The number of events in the burst.
-        burst_s: Seconds from the burst's first event sent to its last output read.
-        latencies_ms: Milliseconds from event to readable prediction in the paced phase.
+        burst_s: Seconds from sending the first event of the burst to reading its last output.
+        latencies_ms: Milliseconds from each event to its readable prediction, in the paced phase.
         paced_rate: Events per second in the paced phase.
         workers: The number of scorers.
         report: The result of the verification.
@@ -63,7 +63,7 @@ class Summary:
 
     @property
     def holds(self) -> bool:
-        """Whether the guarantees hold and the topics hold what was sent."""
+        """Whether the guarantees hold and the topics contain exactly what was sent."""
         return self.problem() is None
 
     def problem(self) -> str | None:
@@ -104,7 +104,7 @@ _SEED: Final = 2
 _POLL_S: Final = 0.1
 _READY_TIMEOUT_S: Final = 60.0
 _STALL_TIMEOUT_S: Final = 60.0
-"""Longer than any recovery takes, so that progress has really stopped."""
+"""The demo gives up after this time without progress. It is longer than any recovery takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class DemoPlan:
     Attributes:
         events: The number of good events in the burst.
         rate: Events per second in the burst; ``None`` is as fast as possible.
-        broken_ratio: The number of broken events per good one, in addition, in all phases.
+        broken_ratio: The number of additional broken events per good event, in all phases.
         paced_events: The number of good events in each of the two paced phases.
     """
 
@@ -161,7 +161,7 @@ class DemoRun:
             began_s = time.monotonic()
             self._phase("burst", self._plan.events, self._plan.rate)
             burst_s = self._probe.last_at_s - began_s
-            # The JVM of a new broker still compiles hot code: let it finish before measuring.
+            # The JVM of a new broker is still compiling its hot code: let it finish before measuring.
             self._phase("settling", self._plan.paced_events, PACED_RATE)
             self._probe.start_latency()
             self._phase("paced", self._plan.paced_events, PACED_RATE)

@@ -57,7 +57,7 @@ def available_kafka() -> Iterator[str]:
 
 
 def docker_answers() -> bool:
-    """Tell whether testcontainers is installed and a Docker daemon answers."""
+    """Return whether testcontainers is installed and a Docker daemon answers."""
     if importlib.util.find_spec("testcontainers") is None or importlib.util.find_spec("docker") is None:
         return False
     with warnings.catch_warnings():
@@ -105,7 +105,7 @@ def _start_container(stack: contextlib.ExitStack) -> str | None:
         KAFKA_AUTO_CREATE_TOPICS_ENABLE="false",
         KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS="0",
         KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS="1000",
-        # One broker cannot hold the three replicas that these topics have by default.
+        # These topics have three replicas by default, which one broker cannot hold.
         KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR="1",
         KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS="5",
         KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR="1",

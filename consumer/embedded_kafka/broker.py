@@ -1,6 +1,6 @@
 """Run Apache Kafka on this machine from its jars, for ``demo`` and the tests.
 
-It is one node or a cluster, on loopback ports that stay the same across restarts. Each node can be
+A cluster of one or more nodes uses loopback ports that stay the same across restarts. Each node can be
 stopped, killed, paused and restarted on its own. Every Java process runs under runtime/lifeline.py, which
 kills it when this process is gone.
 
@@ -134,7 +134,7 @@ def server_properties(
         "transaction.state.log.min.isr": in_sync,
         "share.coordinator.state.topic.replication.factor": replicas,
         "share.coordinator.state.topic.min.isr": in_sync,
-        # Assign partitions to a consumer at once instead of after 3 s.
+        # Assign partitions to a consumer at once, not after 3 s.
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
         # With the protocol of KIP-848 the broker sets these times. Its default session is 45 s.
@@ -145,7 +145,7 @@ def server_properties(
         # A killed broker cannot restart before its old registration expires (9 s by default).
         "broker.session.timeout.ms": "2000",
         "broker.heartbeat.interval.ms": "400",
-        # Fewer and smaller files make the first use of groups and transactions quick.
+        # Fewer and smaller files speed up the first use of groups and transactions.
         "offsets.topic.num.partitions": "5",
         "transaction.state.log.num.partitions": "5",
         "log.segment.bytes": str(128 * 1024 * 1024),
@@ -172,7 +172,7 @@ class EmbeddedKafka:
     recovers its log at the next start with the same folder.
 
     Args:
-        data_dir: Has a folder per node with its data, ``server.properties`` and ``kafka.log``.
+        data_dir: A folder with one folder per node: its data, ``server.properties`` and ``kafka.log``.
         brokers: 1, or 3 for replication factor 3 and two in-sync replicas.
         heap_mb: The Java heap of each node.
         properties: Broker properties to add or override.
@@ -251,7 +251,7 @@ class EmbeddedKafka:
     def restart(self, *nodes: int) -> None:
         """Start the nodes with their data, stopping those that run first, and wait until they answer.
 
-        If a single node has no quorum, name all nodes that are down.
+        If a node alone has no quorum, restart all nodes that are down in one call.
         """
         self.stop(*(node for node in nodes if self.is_running(node)))
         try:
@@ -264,7 +264,7 @@ class EmbeddedKafka:
             raise
 
     def is_running(self, node: int) -> bool:
-        """Tell whether the node's Java process runs, paused or not."""
+        """Return whether the node's Java process exists, paused or not."""
         return node in self._processes and self._processes[node].poll() is None
 
     def stop(self, *nodes: int) -> None:
@@ -338,7 +338,7 @@ class EmbeddedKafka:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                # Ctrl-C in the terminal must not reach the broker: its owner stops it last.
+                # Ctrl-C in the terminal must not reach the broker. Its owner stops it last.
                 start_new_session=True,
             )
         assert process.stdout is not None  # noqa: S101 - stdout=PIPE above

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BROKER_FOLDER: Final = Path(consumer.__file__).parent.parent / "deploy" / "embedded-broker"
-"""Beside the package, in a clone and in an installed wheel alike."""
+"""Next to the package, both in a clone and in an installed wheel."""
 POM: Final = BROKER_FOLDER / "pom.xml"
 INSTALL_ADVICE: Final = (
     "install Java 17 and Maven (Debian: apt install openjdk-17-jre-headless maven), or start Docker, "

@@ -50,9 +50,9 @@ _NEW_LEADER_CODES: Final = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEAD
 _BROKER_DEFAULT: Final = -1
 _ASK_AGAIN_S: Final = 0.05
 _COMMITTED_SLICE_S: Final = 2.0
-"""How long a request for committed offsets may take before it is repeated: a coordinator is loaded within."""
+"""How long a request for committed offsets may take before it is repeated; coordinators load faster."""
 _SLICE_S: Final = 0.2
-"""How often a wait looks for a refusal."""
+"""How often a wait checks whether the brokers refuse the client."""
 
 Ranges = dict[int, tuple[int, int]]
 """First offset and end (exclusive) by partition."""
@@ -88,7 +88,7 @@ class Topic:
     """A topic and the health of its partitions.
 
     Attributes:
-        topic_id: Unique; a topic that is deleted and created again has another one.
+        topic_id: The unique id; a topic that is deleted and created again has another one.
         partitions: The number of partitions, which are numbered from 0.
         replicas: The smallest number of replicas of a partition.
         without_leader: The number of partitions that nobody can read or write now.
@@ -108,7 +108,7 @@ class TopicSetup(Topic):
 
     Attributes:
         cleanup_policy: ``delete``, ``compact`` or both.
-        retention_ms: -1 is for ever.
+        retention_ms: How long records are kept; -1 keeps them forever.
         max_message_bytes: The largest record batch.
         min_insync_replicas: The replicas that must have a record before it is acknowledged.
     """
@@ -120,7 +120,7 @@ class TopicSetup(Topic):
 
 
 class Cluster(NamedTuple):
-    """The cluster's id and the ids of the brokers that are up."""
+    """The id of the cluster, and the ids of the brokers that are up."""
 
     cluster_id: str
     broker_ids: frozenset[int]
@@ -184,7 +184,7 @@ class ClusterAdmin:
 
     Args:
         client_config: The configuration of every client (see :mod:`consumer.kafka.client_config`).
-        timeout_s: How long the brokers may take to answer. The default is above the seconds that a
+        timeout_s: How long the brokers may take to answer. The default exceeds the time that a
             change of leaders takes.
 
     Raises:
@@ -255,7 +255,7 @@ class ClusterAdmin:
             time.sleep(_ASK_AGAIN_S)
 
     def _created(self, name: str, answer: Future[None]) -> bool:
-        """Tell whether a topic was created; false if it existed."""
+        """Return whether a topic was created; false if it existed."""
         try:
             self._wait(answer, f"Create on topic {name}")
         except StartupError as error:
@@ -293,7 +293,7 @@ class ClusterAdmin:
         return self._ask_topics([name])[name]
 
     def topic_identity(self, name: str) -> dict[str, str]:
-        """Return what identifies a topic: ``cluster_id``, ``topic`` and ``topic_id``."""
+        """Return a topic's identity: ``cluster_id``, ``topic`` and ``topic_id``."""
         return {
             "cluster_id": self.cluster().cluster_id,
             "topic": name,
@@ -467,7 +467,7 @@ class ClusterAdmin:
             return self._offset_readers[group]
 
     def lag(self, group: str, topic: str) -> GroupLag:
-        """Return how far a group has come in a topic."""
+        """Return a group's committed offsets in a topic, and the end offsets."""
         partitions = range(self.describe_topic(topic).partitions)
         # In this order: events that arrive in between make the lag too large, never negative.
         committed = {part: at for part, (at, _) in self.committed_offsets(group, topic, partitions).items()}
@@ -500,7 +500,7 @@ class ClusterAdmin:
         Args:
             answer: The client's future.
             right: The right that the request needs, such as ``Describe on topic t``.
-            topic: The topic that does not exist if a broker does not know it.
+            topic: The topic to name in the error if a broker does not know it.
         """
         deadline_s = time.monotonic() + self._timeout_s + 1.0
         while not futures.wait([answer], _SLICE_S).done:
@@ -530,7 +530,7 @@ class ClusterAdmin:
         return StartupError(missing or f"{right} fails: {format_error(error)}")
 
     def _is_refused(self) -> bool:
-        """Tell whether all brokers refuse this client, so that waiting is useless."""
+        """Return whether all brokers refuse this client, so that waiting is useless."""
         return self._all_down and self._log.refusal is not None and self._log.refusal.is_lasting
 
     def _on_error(self, error: KafkaError) -> None:
@@ -555,7 +555,7 @@ class PendingTopic:
     _wait: Callable[[Future[Any]], Any]
 
     def done(self) -> bool:
-        """Tell whether :meth:`wait` returns at once."""
+        """Return whether :meth:`wait` returns at once."""
         return self._future.done()
 
     def wait(self) -> Topic:

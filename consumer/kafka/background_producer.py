@@ -1,4 +1,4 @@
-"""Producers outside the stream: predictions of the HTTP API, retraining events, simulated events."""
+"""Produce records outside the stream: predictions of the HTTP API, retraining events, simulated events."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ OnDelivered = Callable[[str | None], None]
 """Called with the reason why a record was not delivered, or ``None`` if it was."""
 
 _DELIVERY_TIMEOUT_S: Final = 300.0
-"""How long a prediction is retried. The client keeps its sequence number, so the topic has it once, even if
-the broker took it before. A new prediction after this time may be a second one."""
+"""How long a prediction is retried. The client retries it under the same sequence number, so the topic has it
+once even if an acknowledgement was lost. A new prediction after this time may be a duplicate."""
 _LATE_AFTER_S: Final = 3.0
-"""Age of an unacknowledged prediction from which Kafka is away."""
+"""Kafka counts as away once a prediction has been unacknowledged for this long."""
 _FLUSH_TIMEOUT_S: Final = 3.0
 _PROBE_INTERVAL_S: Final = 1.0
 _PROBE_TIMEOUT_S: Final = 2.5
@@ -113,14 +113,14 @@ class ControlProducer(TopicProducer):
         super().__init__(config | {"topic.metadata.propagation.max.ms": 0}, topic)
 
     def send(self, key: bytes, value: bytes | None, on_delivered: OnDelivered) -> None:
-        """Queue a record. :meth:`TopicProducer.poll` calls ``on_delivered``, or this does if refused."""
+        """Queue a record. If it is refused, call ``on_delivered`` at once."""
         try:
             super().send(key, value, on_delivered)
         except ServiceError as error:
             on_delivered(str(error))
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Deliver the queued records, as far as that is possible in time."""
+        """Deliver as many of the queued records as possible within the timeout."""
         self.flush(timeout_s)
 
 
@@ -200,7 +200,7 @@ class PredictionProducer(TopicProducer):
         self._stopped.set()
 
     def check(self) -> None:
-        """Check that Kafka was not away at the last question or delivery.
+        """Check that Kafka was not away at the last probe or delivery.
 
         Raises:
             Unavailable: It was.
@@ -236,7 +236,7 @@ class PredictionProducer(TopicProducer):
         for key, value in zip(keys, values, strict=True):
             try:
                 self.send(key, value, on_delivered)
-            except ServiceError as error:  # counted, so that the reports of those before it do not get lost
+            except ServiceError as error:  # ``on_done`` still waits for the others
                 on_delivered(str(error))
 
     def ask_leaders(self) -> None:

@@ -39,7 +39,7 @@ MAX_POLL_INTERVAL_MS: Final = 300_000
 (``STALL_LIMIT_S`` in watchdog.py)."""
 
 METADATA_REFRESH_MS: Final = 30_000
-"""How long a partition that is added while a client runs can go unnoticed."""
+"""The longest time until a running client notices a partition that was added."""
 
 STATISTICS_INTERVAL_MS: Final = 1_000
 """How often the consumer reports how far it has fetched, from which its lag is computed."""
@@ -47,7 +47,7 @@ STATISTICS_INTERVAL_MS: Final = 1_000
 FETCH: Final = {
     "queued.min.messages": 20_000,  # Several batches ahead, in bounded memory.
     "queued.max.messages.kbytes": 32 * 1024,
-    # The limit of a partition in one response, compressed. The two limits above do not count what comes out.
+    # The limit of a partition in one response, compressed. The two limits above count compressed bytes, too.
     "fetch.message.max.bytes": 256 * 1024,
     # How long a partition is not fetched after its queue was full. With the default of a second, a consumer
     # that drains the queue faster starves: it read 170,000 instead of 770,000 records/s.
@@ -123,7 +123,7 @@ def common(kafka: KafkaSettings) -> dict[str, Any]:
         "socket.timeout.ms": SOCKET_TIMEOUT_MS,
         "socket.keepalive.enable": True,
         "topic.metadata.refresh.interval.ms": METADATA_REFRESH_MS,
-        "reconnect.backoff.max.ms": 2_000,  # Resume soon after the broker is back.
+        "reconnect.backoff.max.ms": 2_000,  # Reconnect soon after the broker is back.
         "enable.metrics.push": False,  # Do not send client metrics to the broker.
         "allow.auto.create.topics": False,
         "logger": ClientLog(),
@@ -173,10 +173,10 @@ def producer(kafka: KafkaSettings) -> dict[str, Any]:
         "acks": "all",
         # The client accepts no transaction timeout below it.
         "message.timeout.ms": int(1000 * transaction_timeout_s(kafka)),
-        "delivery.report.only.error": True,  # The flush reports success; one callback each would be slow.
+        "delivery.report.only.error": True,  # flush() reports success; a callback per record is slow.
         "queue.buffering.max.messages": 1_000_000,  # One batch must fit; batch.max_events limits it.
-        # It saves half of a batch's bytes, and nine tenths of dead letters. Every client can read it, and it
-        # costs less time than moving the bytes that it saves.
+        # Compression saves half of a batch's bytes and nine tenths of a dead letter's, and takes less time
+        # than moving those bytes. Every client can read it.
         "compression.type": "lz4",
         **common(kafka),
     }
@@ -196,7 +196,7 @@ def transactional_producer(kafka: KafkaSettings) -> dict[str, Any]:
     """Return the configuration of the exactly-once producer."""
     return {
         **producer(kafka),
-        # The same after a restart, so that a restart aborts the open transaction of the earlier run.
+        # The same id after a restart, so that a restart aborts the open transaction of the earlier run.
         "transactional.id": f"{kafka.group_id}-{kafka.instance_id}",
         "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
         # With the default, rebootstrap, the client forgets a broker whose connections all broke, but keeps

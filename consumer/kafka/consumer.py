@@ -98,7 +98,7 @@ class EventConsumer:
     Args:
         config: The configuration of the client.
         topic: The events topic.
-        readiness: Where an outage or a stuck partition is reported.
+        readiness: Receives outages and stuck partitions.
         consumer_factory: Creates the client.
         on_rebalance: Called whenever partitions are assigned or revoked.
         before_start: Called after partitions were assigned, before their committed offsets are read.
@@ -139,7 +139,7 @@ class EventConsumer:
         )
         self._config = config
         self._missing_right = False
-        """Whether the broker refuses the right to be in the group."""
+        """Whether the broker refuses this member the right to join the group."""
         self._was_member = False
         self.offset_metadata = offset_metadata
         self._starts = StartingOffsets(
@@ -187,7 +187,7 @@ class EventConsumer:
 
         Raises:
             FatalError: The broker does not accept this member any more.
-            StartupError: It cannot be told where to start a partition; a person has to choose.
+            StartupError: The starting offset of a partition is unclear; a person has to choose.
         """
         self._resume()
         self._start_partitions()
@@ -227,7 +227,7 @@ class EventConsumer:
     def lag(self, next_offsets: Mapping[int, int]) -> dict[int, int]:
         """Return how many events this member has to process in each of its partitions.
 
-        Partitions that the client knows too little of yet are left out.
+        Partitions whose offsets the client does not know yet are left out.
 
         Args:
             next_offsets: The offset to resume from after the last commit, by partition.
@@ -249,7 +249,7 @@ class EventConsumer:
         """Start owned partitions that could not be started when they were assigned.
 
         Raises:
-            StartupError: It cannot be told where to start a partition; a person has to choose.
+            StartupError: The starting offset of a partition is unclear; a person has to choose.
         """
         if self._unstarted:
             try:
@@ -273,7 +273,7 @@ class EventConsumer:
 
     @contextlib.contextmanager
     def _hold_revocation_until(self, commit: Future[Any] | None) -> Iterator[None]:
-        """Let revoked partitions go only after the commit in flight has ended, with or without success."""
+        """Give up revoked partitions only after the commit in flight has ended, with or without success."""
         self._commit = commit
         try:
             yield
@@ -281,9 +281,10 @@ class EventConsumer:
             self._commit = None
 
     def _consume_until_committed(self, n: int, commit: Future[Any] | None) -> list[Message]:
-        """Return up to n more events that arrive while the batch before is committed.
+        """Return up to n more events that arrive while the previous batch is being committed.
 
-        This batch cannot be committed sooner, and an event that is left behind waits for its commit, too.
+        This batch cannot be committed before that one, and an event left behind would wait for this batch's
+        commit, too.
         """
         if not n or commit is None or commit.done():
             return []
@@ -342,7 +343,7 @@ class EventConsumer:
         """Join the group again after it has fenced this member.
 
         A broker that was restarted may fence a member in favour of its own earlier incarnation. Another
-        process with the same instance id would fence us again within seconds; then one has to stop.
+        process with the same instance id would fence us again within seconds; then one of them has to stop.
 
         Raises:
             FatalError: The group has fenced this member twice in a short time.
@@ -393,7 +394,7 @@ class EventConsumer:
         }
 
     def _probe_after_outage(self, *, received: bool) -> None:
-        """Clear the outage once the broker is heard from again. Where no events flow, ask it."""
+        """Clear the outage once the broker is heard from again. If no events arrive, ask the broker."""
         if Condition.BROKER not in self._readiness.active():
             return
         try:
@@ -410,7 +411,7 @@ class EventConsumer:
         """Start each partition at its committed offset, or at its beginning if it has none."""
         assigned = {tp.partition for tp in partitions}
         self._assigned |= assigned
-        # What these say is older than the assignment.
+        # The statistics are older than the assignment.
         self._progress.clear()
         self._polled.clear()
         self._on_rebalance()
@@ -458,7 +459,7 @@ class StuckPartitions:
     """The partitions that cannot be read until a person helps. While there are any, the role is not ready.
 
     Args:
-        readiness: Where the latest reason is reported.
+        readiness: Receives the latest reason.
     """
 
     def __init__(self, readiness: Readiness) -> None:
@@ -487,7 +488,7 @@ class StuckPartitions:
         return True
 
     def clear_read(self, read: AbstractSet[int | None], assigned: AbstractSet[int | None]) -> None:
-        """Remove partitions that were read, or that the member does not own any more."""
+        """Remove partitions that were read again, and partitions that the member no longer owns."""
         if self._partitions:
             self._partitions = (self._partitions - read) & assigned
             if not self._partitions:
@@ -508,7 +509,7 @@ def headers_of(message: Message | Record) -> Headers:
 
 
 def headers_of_all(messages: Sequence[Message]) -> list[Headers]:
-    """Return the headers of each record. Records without any, the usual case, take one quick pass."""
+    """Return the headers of each record. Usually no record has any, which one quick pass finds out."""
     with contextlib.suppress(UnicodeDecodeError):
         if not any(map(Message.headers, messages)):
             return [[]] * len(messages)

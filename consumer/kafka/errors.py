@@ -54,7 +54,7 @@ _OUTAGE_REASONS: Final = {
     KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND: "The same, noticed after the leader had written.",
     KafkaError.NETWORK_EXCEPTION: "The broker lost a connection while it served the request.",
 }
-"""Error codes of an outage, with why each passes without anybody's help."""
+"""The error codes of an outage, and why each goes away without anybody's help."""
 
 
 def kafka_error(exception: KafkaException) -> KafkaError:
@@ -226,7 +226,7 @@ def refusal_in(line: str) -> Refusal | None:
 
 
 def missing_right(error: KafkaError, right: str, client_config: Mapping[str, Any]) -> str | None:
-    """Return that a right is missing, or ``None`` if the error says something else.
+    """Explain which right is missing, or return ``None`` if the error has another cause.
 
     Args:
         error: The error.
@@ -249,7 +249,7 @@ def outage_reason(error: KafkaError, client_config: Mapping[str, Any]) -> str:
 
 
 def explain_settings(message: str, client_config: Mapping[str, Any]) -> str:
-    """Return why the client refuses its settings. It names a property, but not the file in it.
+    """Explain why the client refuses its settings. The client names the property, but not the file.
 
     Args:
         message: The client's message.
@@ -283,7 +283,7 @@ def examine(refusal: Refusal, server: str | None, client_config: Mapping[str, An
         client_config: The client's settings.
 
     Returns:
-        The exact reason; the refusal itself if it is exact already, or nothing more can be found out.
+        The exact reason, or the refusal itself if nothing more can be found out.
     """
     protocol = str(client_config.get("security.protocol", "plaintext")).lower()
     if server is None or refusal not in (_UNVERIFIED, _DROPPED):
@@ -319,7 +319,7 @@ def _speaks_tls(address: tuple[str, int]) -> bool:
     try:
         _shake_hands(address, context)
     except ssl.SSLError as error:
-        return "ALERT" in (error.reason or "")  # such as one that asks for a client certificate
+        return "ALERT" in (error.reason or "")  # such as an alert that asks for a client certificate
     except OSError:
         return False
     return True

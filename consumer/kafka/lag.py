@@ -1,4 +1,4 @@
-"""Count the events that a consumer group has still to process."""
+"""Count the events that a consumer group still has to process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from consumer.kafka.reader import TopicReader
 log = structlog.get_logger(__name__)
 
 _MAX_OFFSETS: Final = 100_000
-"""A partition with a larger lag is not read: its lag is the difference of the offsets."""
+"""A partition with a larger lag is not read; its lag is the difference of the offsets."""
 
 _MAX_EVENTS: Final = 1_000
 """If a partition has more events than this, its lag is the difference of the offsets."""
@@ -26,7 +26,7 @@ _SILENCE_LIMIT_S: Final = 5.0
 
 
 class Offsets(Protocol):
-    """What is asked of the brokers; :class:`ClusterAdmin` answers it."""
+    """The requests that :class:`LagReader` makes; :class:`ClusterAdmin` implements them."""
 
     def lag(self, group: str, topic: str) -> GroupLag:
         """Return the group's offsets and the ends of the partitions."""
@@ -36,12 +36,12 @@ class Offsets(Protocol):
 
 
 class LagReader:
-    """Measures the lag of a group, without offsets that hold no event.
+    """Measures the lag of a group, excluding offsets that hold no event.
 
     If the producers of a topic use transactions, an offset may be a transaction marker or an aborted record,
-    and records of an open transaction are not events yet. The group's offset then stays below the end of the
-    partition for ever. So the reader looks at the records between the two, once for each pair of offsets and
-    only while they do not move. While they do, the difference of the offsets is close enough.
+    and records of an open transaction are not events yet. Counted by offsets alone, the lag of an idle group
+    would then stay above zero forever. So the reader counts the records between the two offsets, once for
+    each pair of offsets and only while neither moves. While they move, the difference is close enough.
 
     ::
 
@@ -66,7 +66,7 @@ class LagReader:
         self._admin = ClusterAdmin(client_config) if admin is None else admin
         self._before: Mapping[int, tuple[int, int]] = {}
         self._events: dict[int, tuple[tuple[int, int], int]] = {}
-        """The range that was last read of a partition, and its number of events."""
+        """The range that was read last and its number of events, by partition."""
         self._may_read = True
 
     def read(self) -> GroupLag:

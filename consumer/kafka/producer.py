@@ -48,7 +48,7 @@ ProducerFactory: TypeAlias = Callable[[dict[str, Any]], Producer]
 """Creates a client from its configuration. Fault tests pass one that dies at a chosen step."""
 
 _OPEN_TIMEOUT_S: Final = 5.0
-"""The limit of each step of getting a producer id. The caller repeats all steps while an outage lasts."""
+"""The time limit of each step to get a producer id. The caller repeats all steps while an outage lasts."""
 
 _RETRY_PAUSE_S: Final = 0.1
 
@@ -61,7 +61,7 @@ REJECTION_CODES: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECO
 
 _MAX_FATAL_ERRORS: Final = 5
 """This many fatal errors without a commit in between mean that another process uses our transactional id,
-or that the broker refuses us. A single one is survived: a broker that aborted a transaction while this
+or that the broker refuses us. A single one is harmless: a broker that aborted a transaction while this
 process was suspended causes one, too."""
 
 _GENERATION_CODES: Final = (
@@ -71,12 +71,12 @@ _GENERATION_CODES: Final = (
     KafkaError.FENCED_INSTANCE_ID,
     KafkaError._STATE,
 )
-"""The group has rebalanced, so that an offset commit may or may not have been accepted."""
+"""The group has rebalanced; the offset commit may or may not have been accepted."""
 
 _COMMIT_RIGHTS: Final = "to commit a batch: Write on the output topics, Read on the group"
 
 _ID_LOOKUP_TOPIC: Final = "__transaction_state"
-"""Any topic would do; asking for one costs less than asking for all."""
+"""Asking for any one topic costs less than asking for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,10 @@ class Records:
 
     Attributes:
         topic: The topic.
-        partitions: N target partitions.
-        keys: N keys.
-        values: N values.
-        headers: N lists of headers, or ``None`` if no record has headers.
+        partitions: The target partition of each record.
+        keys: The key of each record.
+        values: The value of each record.
+        headers: The headers of each record, or ``None`` if no record has any.
     """
 
     topic: str
@@ -108,8 +108,8 @@ class SourceOffsets:
     Attributes:
         consumer: The group member that read the events.
         next_offsets: The offset to resume from, for each partition of the batch.
-        group_metadata: The member's identity and generation when the batch was begun. Taken at that time,
-            because after the next poll it may be that of a generation in which the partitions are not ours.
+        group_metadata: The member's identity and generation when the batch was begun. After the next
+            poll it may belong to a later generation, in which the partitions are not ours.
     """
 
     consumer: Consumer
@@ -274,7 +274,7 @@ class TransactionalProducer:
         """
         unwrap_callback_errors(
             producer.poll, 0
-        )  # Hear of broken connections now, not in the next transaction.
+        )  # Learn of broken connections now, not in the next transaction.
         took_s = time.monotonic() - started_s
         if self._connection_error is not None or took_s > MAY_BE_SENT_TWICE_AFTER_S:
             log.info(
@@ -285,7 +285,7 @@ class TransactionalProducer:
             self.close()
 
     def _fail(self, producer: Producer, exception: KafkaException) -> NoReturn:
-        """Abort the transaction if that is possible, and raise what happened to the batch."""
+        """Abort the transaction if possible, and raise the error that says what happened to the batch."""
         error = kafka_error(exception)
         if policy_of(error) is Policy.ABORT:
             started_s = time.monotonic()
@@ -348,7 +348,7 @@ class AtLeastOnceProducer:
         self._delivery_errors: list[KafkaError] = []
 
     def open(self) -> None:
-        """Create the client, which connects by itself."""
+        """Create the client. It connects in the background."""
         self._open_producer()
 
     def begin(self, records: Sequence[Records], offsets: SourceOffsets) -> OpenTransaction:
@@ -450,7 +450,7 @@ def flush(producer: Producer, heartbeat: Callable[[], None]) -> None:
 def acquire_producer_id(producer: Producer, timeout_s: float) -> None:
     """Get a new producer its id without an avoidable wait.
 
-    ``init_transactions`` of a producer without a connection often waits half a second before it looks for
+    ``init_transactions`` of a producer without a connection often waits half a second before it searches for
     its coordinator again: librdkafka drops the connection to the bootstrap server once it knows the
     brokers' names, and connects to none of them before it has a request to send. Two requests ensure a
     connection: the bootstrap server may answer the first of them, but not the second.

@@ -55,7 +55,7 @@ class PolledRecords:
     Attributes:
         partitions: The partition of each record, int64 (n,).
         offsets: The offset of each record, int64 (n,); rising within a partition.
-        values: N record values; ``None`` is a tombstone.
+        values: The value of each record; ``None`` is a tombstone.
         next_offsets: The next offset to read after these, for every partition of the topic.
     """
 
@@ -69,7 +69,7 @@ class PolledRecords:
 
 
 class TopicFollower:
-    """Follow all partitions of a topic, including partitions that are added later.
+    """Follows all partitions of a topic, including partitions that are added later.
 
     Args:
         client_config: The configuration of every client (see :mod:`consumer.kafka.client_config`).
@@ -77,7 +77,7 @@ class TopicFollower:
         start_offsets: The first offset to read, by partition. If it is empty, every partition is read from
             the first record that the topic still has. Otherwise a partition that it does not name is read
             from offset 0.
-        readiness: Where an outage or a stuck partition is noted.
+        readiness: Receives outages and stuck partitions.
 
     Raises:
         Unavailable: No broker answered in time.
@@ -100,7 +100,7 @@ class TopicFollower:
         self._next_offsets = self._starts(description.partitions, start_offsets)
         self._stuck: set[int] = set()
         self._lacks_right = False
-        """Whether the broker has refused a record since the last record that was read."""
+        """Whether the broker has refused a fetch since the last record was read."""
         self._pending: PendingTopic | None = None
         self._describe_at_s = time.monotonic() + DESCRIBE_EVERY_S
         self._consumer = _consumer({**FETCH, **client_config}, error_cb=self._on_error)
@@ -147,7 +147,7 @@ class TopicFollower:
         partitions = np.fromiter(map(Message.partition, messages), np.int64, len(messages))
         offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
         last_offsets = np.full(int(partitions.max()) + 1, -1)
-        last_offsets[partitions] = offsets  # of several offsets of a partition, the last one stays
+        last_offsets[partitions] = offsets  # the last offset of each partition wins
         read = {part: offset + 1 for part, offset in enumerate(last_offsets.tolist()) if offset >= 0}
         self._next_offsets |= read
         self._stuck -= read.keys()
@@ -256,14 +256,14 @@ class TopicFollower:
 
 
 class TopicReader:
-    """Read ranges of a topic.
+    """Reads ranges of a topic.
 
     Args:
         client_config: The configuration of every client (see :mod:`consumer.kafka.client_config`).
         topic: The topic.
         fetch_ahead: The number of records that the client fetches ahead. Small is better for a caller that
             needs a few records from many offsets.
-        silence_limit_s: Without a record for this long, the broker is taken to be away.
+        silence_limit_s: After this time without a record, the broker counts as away.
     """
 
     def __init__(
@@ -333,7 +333,7 @@ class TopicReader:
         self._consumer.close()
 
     def _is_record(self, message: Message) -> bool:
-        """Tell a record from an end of a partition or a passing error; raise any other error."""
+        """Return whether this is a record; false for the end of a partition or a passing error."""
         error = message.error()
         if error is None:
             return True
@@ -360,7 +360,7 @@ def _consumer(client_config: Mapping[str, Any], **callbacks: Any) -> Consumer:
             "isolation.level": "read_committed",
             "auto.offset.reset": "error",
             "check.crcs": True,
-            # The end of a range may be a transaction marker. Then only the end behind it is reported.
+            # The end of a range may be a transaction marker. Then the client reports only the end after it.
             "enable.partition.eof": True,
             **callbacks,
         }
@@ -390,9 +390,9 @@ def _raise_if_lasting(where: str, error: KafkaError) -> None:
 
 
 def _finished(messages: Sequence[Message], stops: Mapping[int, int]) -> list[int]:
-    """Return the partitions that are read up to their end.
+    """Return the partitions that have been read to the end of their range.
 
-    The client reports an end by itself, with its offset, if only transaction markers come before it.
+    The client reports the end of a partition, with its offset, even if only transaction markers precede it.
     """
     next_offsets = {m.partition(): (m.offset() or 0) + (m.error() is None) for m in messages}
     return [partition for partition, stop in stops.items() if next_offsets.get(partition, -1) >= stop]

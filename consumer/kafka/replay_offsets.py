@@ -1,4 +1,4 @@
-"""A consumer group with one member that stores a replay's progress: offsets with a metadata text.
+"""Store a replay's progress as the committed offsets, with metadata, of a group that has one member.
 
 The member is static. A new run takes the place of a killed run at once, and fences a run that is still
 alive. A fenced run cannot commit, so no two runs publish the same event.
@@ -24,7 +24,7 @@ _POLL_S: Final = 0.1
 
 
 class ReplayOffsets:
-    """The group's only member. It reads no records; the replay reads them without a group.
+    """The group's only member. It reads no records; the replay reads them outside the group.
 
     Args:
         config: The configuration of a consumer (see :mod:`consumer.kafka.client_config`).
@@ -81,7 +81,7 @@ class ReplayOffsets:
         self._poll(0)
 
     def offsets(self, next_offsets: Mapping[int, tuple[int, str]]) -> list[TopicPartition]:
-        """Return offsets and metadata texts as the client commits them."""
+        """Return offsets and metadata texts in the form that the client commits."""
         return [TopicPartition(self.topic, part, at, text) for part, (at, text) in next_offsets.items()]
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Writer schemas from a Confluent Schema Registry, and the ids of the schemas that we write with.
+"""Writer schemas from a Confluent Schema Registry, and the ids of the schemas with which we write.
 
 :func:`writer_schemas` chooses between the registry and the schemas in this package.
 """
@@ -20,7 +20,7 @@ from schemas.avro import AvroSchema, SchemaError, json_of
 from schemas.repository import BundledSchemas, RegistryId, UnusableSchema
 
 UNKNOWN_FOR_S: Final = 60.0
-"""How long an id stays unknown before the registry is asked again. A flood of made-up ids must not become a
+"""How long an id stays unknown before the registry is asked again. A flood of invented ids must not become a
 flood of requests, and a schema that is registered late must still be found."""
 
 _MAX_CACHED: Final = 10_000
@@ -29,7 +29,7 @@ _MAX_REFERENCES: Final = 100
 _TIMEOUT_S: Final = 5
 _NOT_FOUND: Final = 404
 _SCHEMA_NOT_FOUND: Final = (40401, 40402, 40403)
-"""The registry's own codes: a 404 without one of them means that the URL is not a registry's."""
+"""The registry's own codes: a 404 without one of them means that the URL does not belong to a registry."""
 
 
 class RegistrySchemas:
@@ -100,7 +100,7 @@ class RegistrySchemas:
             raise StartupError(
                 f"the schema registry refuses {schema.name} for {topic}-value: {error.error_message}"
             ) from error
-        except Exception as error:  # the HTTP library's own, of many kinds
+        except Exception as error:  # the HTTP library raises many kinds
             raise self._unavailable(error) from error
 
     def _look_up(self, schema_id: RegistryId) -> AvroSchema | UnusableSchema | None:
@@ -116,7 +116,7 @@ class RegistrySchemas:
             raise self._unavailable(error) from error
         except SchemaError as error:
             return UnusableSchema(str(error))
-        except Exception as error:  # the HTTP library's own, of many kinds
+        except Exception as error:  # the HTTP library raises many kinds
             raise self._unavailable(error) from error
         if schema.schema_type != "AVRO" or schema.schema_str is None:
             return UnusableSchema(f"it is a {schema.schema_type} schema, and only AVRO is read")
@@ -126,7 +126,7 @@ class RegistrySchemas:
             return UnusableSchema(str(error))
 
     def _references(self, schema: Schema, found: list[tuple[str, int]]) -> list[Any]:
-        """Return the definitions of the schemas that a schema refers to, each before those that use it."""
+        """Return the definitions of the schemas that a schema refers to, in dependency order."""
         definitions: list[Any] = []
         for reference in schema.references or ():
             key = (reference.subject or "", reference.version or 0)
@@ -152,7 +152,7 @@ class RegistrySchemas:
 
 
 def _remember(cache: dict[RegistryId, Any], schema_id: RegistryId, value: Any) -> None:
-    """Cache a value. A full cache is emptied: ids that are in use come back at once."""
+    """Cache a value. A full cache is emptied: ids that are in use are looked up again."""
     if len(cache) >= _MAX_CACHED:
         cache.clear()
     cache[schema_id] = value

@@ -1,4 +1,4 @@
-"""Consumer and producer as one: a batch is published and committed together, or not at all.
+"""Join consumer and producer: a batch is published and committed together, or not at all.
 
 :meth:`Session.begin` takes the records of a batch together with its next offsets, so that no caller can
 publish records without advancing, or advance without publishing.
@@ -37,7 +37,7 @@ class Publisher(Protocol):
     """Publishes records and commits offsets: ``TransactionalProducer`` or ``AtLeastOnceProducer``."""
 
     def open(self) -> None:
-        """Get ready to publish."""
+        """Prepare to publish."""
 
     def begin(self, records: Sequence[Records], offsets: SourceOffsets) -> OpenTransaction:
         """Produce records."""
@@ -102,7 +102,7 @@ class Session:
         return self._publisher.begin(records, offsets)
 
     def uncommitted_rows(self, raw: RawBatch, *, commit_outcome_unknown: bool) -> RawBatch:
-        """Return the rows that still have to be committed of a batch whose commit failed.
+        """Return the rows of a failed batch that still have to be committed.
 
         Rows of partitions that were revoked since the last poll belong to another member.
 
@@ -131,7 +131,7 @@ class Session:
         self._consumer.pause_and_poll(seconds)
 
     def reconnect(self) -> None:
-        """Get ready to publish again after a failure.
+        """Prepare to publish again after a failure.
 
         Raises:
             Unavailable: The broker is still away.
@@ -157,8 +157,8 @@ class Session:
 log = structlog.get_logger(__name__)
 
 _TIMEOUT_S: Final = 2.0
-"""The limit of each call, which usually takes milliseconds. A broker that is away delays a rebalance by
-this, once."""
+"""The time limit of each call, which usually takes milliseconds. If a broker is away, a rebalance takes this
+much longer, once."""
 
 
 class ZombieFencer:
@@ -186,10 +186,10 @@ class ZombieFencer:
         self._other_ids: set[str] = set()
 
     def abort_transactions(self) -> None:
-        """Note who is in the group now, and abort what members that have gone may have left open.
+        """Note the group's current members, and abort the open transactions of members that have left.
 
-        The answer is waited for only if other members were known before, so that a first start and a
-        restart lose no time. Without an answer only time is lost: the next rebalance tries again.
+        It waits for the answer only if other members were known before, so that neither a first start nor a
+        restart loses time. Without an answer, the next rebalance tries again.
         """
         previous, self._last_answer = self._last_answer, self._list_members()
         if previous is not None:

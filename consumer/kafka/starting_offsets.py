@@ -48,7 +48,7 @@ class StartingOffsets:
         incremental: Whether the group's protocol adds and removes single partitions. Otherwise every
             assignment replaces all of them.
         choose: Chooses the starting offsets.
-        metadata: Committed with every starting offset that the group does not have with this text.
+        metadata: The text to commit with a starting offset, unless the group has committed it so.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class StartingOffsets:
         """Read newly assigned partitions from their starting offsets.
 
         Raises:
-            StartupError: It cannot be told where to start; a person has to choose.
+            StartupError: The starting offset is unclear; a person has to choose.
             Unavailable: The broker did not answer.
         """
         for partition in partitions:
@@ -98,7 +98,7 @@ class StartingOffsets:
     def start_again(
         self, consumer: Consumer, partitions: AbstractSet[int], started: AbstractSet[int]
     ) -> AbstractSet[int]:
-        """Read partitions again from where they were started; nothing of them was committed since.
+        """Read partitions again from their starting offsets; none of their events was committed since.
 
         Args:
             consumer: The member that owns the partitions.
@@ -111,7 +111,7 @@ class StartingOffsets:
         if not partitions:
             return partitions
         if not self._incremental:
-            partitions = started  # One assignment covers all of them.
+            partitions = started  # One assignment replaces all of them.
         starts = {partition: self._starts[partition] for partition in sorted(partitions)}
         if self._incremental:
             consumer.incremental_unassign([TopicPartition(self._topic, p) for p in starts])
@@ -142,7 +142,7 @@ class StartingOffsets:
     ) -> None:
         """Commit the starting offsets that the group does not have with our metadata.
 
-        So a decision is made once, and a partition that never gets an event has an offset, too.
+        The decision is thus made only once, and even a partition without events has an offset.
         """
         offsets = [
             TopicPartition(self._topic, partition, start, self._metadata)

@@ -1,4 +1,4 @@
-"""Try out what a scorer does to Kafka, under names of its own, and read the broker's clock from it."""
+"""Try a commit as the scorer makes it, under its own names, and compare the broker's clock with ours."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Trial:
 
     Attributes:
         took_s: The duration of the transaction or the commit.
-        broker_ahead_s: How far, at least, the broker's clock is ahead of this machine's; negative if it is
-            behind, 0 if no difference can be seen, ``None`` if it may not be read.
+        broker_ahead_s: The least difference by which the broker's clock is ahead of this machine's; negative
+            if it is behind, 0 if no difference is visible, ``None`` if the timestamp may not be read.
     """
 
     took_s: float
@@ -41,7 +41,7 @@ def try_commit(config: Mapping[str, Any], topic: str, name: str, *, exactly_once
     Args:
         config: The configuration of the scorer's producer.
         topic: The events topic.
-        name: The group and the transactional id to use. Nobody else may use them.
+        name: The group and the transactional id to use. No other client may use them.
         exactly_once: Commit in a transaction.
 
     Raises:
@@ -72,7 +72,7 @@ def try_commit(config: Mapping[str, Any], topic: str, name: str, *, exactly_once
         consumer.close()
     admin = ClusterAdmin(common, _TIMEOUT_S)
     ahead_s = _broker_ahead_s(admin, name, began_ms, ended_ms)
-    with contextlib.suppress(ServiceError):  # the group would expire anyway
+    with contextlib.suppress(ServiceError):  # the group expires anyway
         admin.delete_group(name)
     return Trial((ended_ms - began_ms) / 1000, ahead_s)
 

@@ -71,7 +71,7 @@ class RawBatch:
 
     @cached_property
     def next_offsets(self) -> dict[int, int]:
-        """The offset to resume from for each partition: one past its last in this batch."""
+        """The offset to resume from for each partition: one past its last offset in this batch."""
         last = dict(zip(self.partitions, self.offsets, strict=True))
         return {partition: offset + 1 for partition, offset in last.items()}
 
@@ -93,15 +93,15 @@ class RecordBatch:
     """m decoded records of one schema (events, predictions or outcomes), as columns over one buffer.
 
     Attributes:
-        rows: Int64 (m,), the row of each record in its :class:`RawBatch`, sorted.
+        rows: The row of each record in its :class:`RawBatch`, sorted, int64 (m,).
         data: The buffer that holds the records in the reader's encoding.
         fields: The names of the k primitive fields in wire order; those of a nested record are
             ``outer.inner``.
-        starts: Int64 (m, k + 1); ``starts[:, j]`` is where field j of each record starts in ``data``, and
+        starts: int64 (m, k + 1): ``starts[:, j]`` is where field j of each record starts in ``data``, and
             ``starts[:, k]`` is where the record stops. There are no gaps between fields.
         numbers: The numeric columns by field name: int64, float64 or bool, (m,).
         texts: Where the text of each string field starts, behind its length: int64 (m,) by field name.
-        nulls: Bool (m,), the records in which a field is null, by field name; only fields that are null in a
+        nulls: The records in which a field is null, bool (m,) by field name; only fields that are null in a
             record. Their columns hold an empty value there.
     """
 
@@ -202,7 +202,7 @@ def _value_json(value: Any) -> str:
 
 
 def _numbers(column: NDArray[Any]) -> JsonColumn:
-    """Return numbers as JSON, and those that JSON lacks as strings."""
+    """Return numbers as JSON; NaN and the infinities, which JSON lacks, become strings."""
     if column.dtype != np.float64 or (finite := np.isfinite(column)).all():
         return json_numbers(column)
     texts = orjson.dumps(column.tolist()).decode()[1:-1].split(",")

@@ -23,7 +23,7 @@ from consumer.pipeline.rejections import Detail, Reason, Rejections
 
 _RECORD_OVERHEAD_BYTES: Final = 61 + 36
 """The longest record batch header around a single record, and the record's own length, timestamp, counts
-and lengths at their longest (Kafka protocol, "Record Batch")."""
+and lengths at their largest (Kafka protocol, "Record Batch")."""
 
 _HEADER_OVERHEAD_BYTES: Final = 2 * 5
 """The longest encoding of a header's two lengths."""
@@ -192,7 +192,7 @@ class _Renderer:
     def longest_bytes(
         self, letters: DeadLetters, fragments: Iterable[_ReasonFragments], originals: Sequence[_Original]
     ) -> int:
-        """Return an upper bound of the longest dead letter's size: much faster than the size of each."""
+        """Return an upper bound of the largest dead letter's size. Much faster than computing each size."""
         return (
             max(map(len, letters.values))
             + max(map(len, filter(None, letters.keys)), default=0)

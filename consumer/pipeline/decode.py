@@ -42,9 +42,9 @@ class Records(NamedTuple):
 
     Attributes:
         data: The buffer, ended by :data:`PAD`.
-        rows: Int64 (m,), sorted.
-        starts: Int64 (m,), where each record starts.
-        stops: Int64 (m,), where each record must stop.
+        rows: Row numbers, sorted, int64 (m,).
+        starts: The start of each record, int64 (m,).
+        stops: The position where each record must stop, int64 (m,).
         nulls: The rows in which a field is null, by field name.
     """
 
@@ -95,7 +95,7 @@ class Decoder:
         return batch, Rejections.merged([unframed, unresolved, malformed])
 
     def _resolve(self, joined: JoinedValues, framed: Sequence[FramedRows]) -> tuple[Records, Rejections]:
-        """Locate records in the reader's encoding, and convert the others to it."""
+        """Locate the records that are in the reader's encoding, and convert the others to it."""
         data, starts, stops = joined
         parts: list[tuple[IntArray, IntArray, IntArray]] = []
         converted: list[bytes] = []

@@ -40,11 +40,11 @@ def encode_predictions(
     """Encode one framed ``PurchasePrediction`` per scored event.
 
     Args:
-        scored: M events with their predictions.
+        scored: The m events with their predictions.
         header: The frame before each record.
         scored_at_ms: Milliseconds since the epoch.
         partitions: Source partition of each scored event, length m.
-        offsets: Int64 (m,), source offset of each scored event.
+        offsets: Source offset of each scored event, int64 (m,).
     """
     events, data = scored.events, scored.events.data
     scores = _scores(scored)
@@ -101,7 +101,7 @@ def encode_varints(values: IntArray) -> list[bytes]:
     ['01', '02', '8001']
 
     Args:
-        values: Int64 (m,).
+        values: The numbers, int64 (m,).
     """
     rest = ((values << 1) ^ (values >> 63)).view(np.uint64)
     septets = np.empty((len(values), _VARINT_MAX_BYTES), np.uint8)

@@ -56,8 +56,8 @@ class JoinedValues(NamedTuple):
 
     Attributes:
         data: The values end to end, then :data:`PAD`.
-        starts: Int64 (n,), where each value starts.
-        stops: Int64 (n,), where each value stops.
+        starts: The start of each value, int64 (n,).
+        stops: The stop of each value, int64 (n,).
     """
 
     data: bytes
@@ -70,7 +70,7 @@ class FramedRows(NamedTuple):
 
     Attributes:
         schema: The writer's schema.
-        rows: Int64 (k,), sorted.
+        rows: Row numbers, sorted, int64 (k,).
         header_bytes: The length of the frame's header; the record follows it.
     """
 
@@ -163,7 +163,7 @@ def _find_schemas(
     find: Callable[[Any], AvroSchema | UnusableSchema | None],
     unknown: Callable[[Any], str],
 ) -> tuple[list[FramedRows], Rejections]:
-    """Look each distinct id up once, and reject the rows of unknown ones."""
+    """Look up each distinct id once, and reject the rows of unknown ones."""
     schemas = ids.map(find)
     framed = [
         FramedRows(schema, rows[schemas.indices == k], header_bytes)

@@ -18,8 +18,8 @@ from consumer.pipeline.score import Model, Scored, score
 from consumer.pipeline.validate import validate
 
 Stage: TypeAlias = str
-Lap: TypeAlias = Callable[[Stage], None]
-"""Called with the name of each stage when it ends; the caller owns the clock."""
+OnStageEnd: TypeAlias = Callable[[Stage], None]
+"""Called with the name of each stage when it ends. The caller measures the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Models(Protocol):
     """Provides the active model, which may change between batches."""
 
     def current(self) -> Model:
-        """Return the active model; raises if there is none."""
+        """Return the active model; raise if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +74,22 @@ class Pipeline:
     countries: Mapping[bytes, int]
     header: bytes
 
-    def run(self, raw: RawBatch, *, scored_at_ms: int, lap: Lap = lambda _: None) -> PipelineResult:
+    def run(
+        self, raw: RawBatch, *, scored_at_ms: int, on_stage_end: OnStageEnd = lambda _: None
+    ) -> PipelineResult:
         """Score or reject every row of a batch.
 
         Args:
             raw: The batch.
             scored_at_ms: Milliseconds since the epoch, written to the predictions.
-            lap: Called with ``decode``, ``validate``, ``score`` and ``encode`` as each ends.
+            on_stage_end: Called with ``decode``, ``validate``, ``score`` and ``encode`` as each ends.
         """
         decoded, undecodable = self.decoder.decode(raw.values, raw.headers)
-        lap("decode")
+        on_stage_end("decode")
         valid, invalid = validate(decoded)
-        lap("validate")
+        on_stage_end("validate")
         scored, failed = score(valid, self.models.current(), self.countries)
-        lap("score")
+        on_stage_end("score")
         rows = scored.events.rows.tolist()
         predictions = encode_predictions(
             scored,
@@ -96,5 +98,5 @@ class Pipeline:
             partitions=select_rows(raw.partitions, rows),
             offsets=select_rows(np.asarray(raw.offsets, np.int64), scored.events.rows),
         )
-        lap("encode")
+        on_stage_end("encode")
         return PipelineResult(rows, predictions, Rejections.merged([undecodable, invalid, failed]), scored)

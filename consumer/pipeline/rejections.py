@@ -31,7 +31,7 @@ class Code(StrEnum):
 
     @property
     def status(self) -> int:
-        """The HTTP status that an API would answer: 422 for a fault of the event, 500 for one of ours."""
+        """The HTTP status that an API would answer: 422 if the event is at fault, 500 if we are."""
         return 500 if self in (Code.MODEL_FAILED, Code.PUBLISH_REFUSED) else 422
 
 
@@ -72,7 +72,7 @@ class Rejections:
     """k rejected rows.
 
     Attributes:
-        rows: Int64 (k,), rows of the poll batch, sorted.
+        rows: Rows of the poll batch, sorted, int64 (k,).
         reasons: The reason of each row.
         events: The decoded fields of each row as JSON, or ``None`` if the record could not be decoded.
     """
@@ -134,4 +134,4 @@ class Rejections:
 
 
 NONE_REJECTED = Rejections.of(())
-"""The rejections of a batch without any."""
+"""The rejections of a batch in which no row is rejected."""

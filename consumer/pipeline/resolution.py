@@ -2,7 +2,7 @@
 
 Resolving two schemas gives a plan: what happens to each field of the writer, for each branch of a union.
 The stream executes the plan, and ``schemas check`` shows it, so both say the same. A record is converted to
-the reader's encoding in one strict walk over its bytes; no value is built that is not read.
+the reader's encoding in one strict walk over its bytes. Values that are not read are not built.
 
 Beyond the specification, a time in a known unit becomes milliseconds where the reader wants
 ``timestamp-millis``, and a value that is a time, a decimal or a duration is refused where the reader wants a
@@ -45,7 +45,7 @@ _MEASURES: Final = {
     "local-timestamp-nanos": "long",
     "decimal": "bytes",
 }
-"""Logical types whose values are no plain numbers or text, and the type that each belongs to."""
+"""Logical types whose values are not plain numbers or text, and the primitive type that each annotates."""
 
 _PROMOTIONS: Final = {
     "long": ("int",),
@@ -54,11 +54,11 @@ _PROMOTIONS: Final = {
     "string": ("bytes",),
     "bytes": ("string",),
 }
-"""What each of the reader's types is promoted from (Avro 1.12, "Schema Resolution")."""
+"""The writer types that Avro promotes to each of the reader's types (Avro 1.12, "Schema Resolution")."""
 
 
 class DecodeError(Exception):
-    """The bytes are no record of the schema, or cannot be read as ours; the message says why."""
+    """The bytes are not a record of the schema, or cannot be read as ours; the message says why."""
 
 
 class ResolutionError(DecodeError):
@@ -80,7 +80,7 @@ class Converted(NamedTuple):
 
 
 def explain_decode_error(schema: AvroSchema, record: bytes) -> str:
-    """Return at which field and why these bytes are no record of a schema."""
+    """Explain why these bytes are not a record of a schema, and at which field they differ."""
     try:
         Walk(record, schema).skip(schema.parsed, 0)
     except DecodeError as error:
@@ -89,7 +89,7 @@ def explain_decode_error(schema: AvroSchema, record: bytes) -> str:
 
 
 class Walk:
-    """Steps over the values of a record without building them, and accepts only what Avro allows.
+    """A strict cursor: skips the values of a record without building them, and rejects what Avro forbids.
 
     Args:
         data: The buffer.
@@ -270,7 +270,7 @@ class Resolution:
 
     Args:
         writer: The schema that records were written with.
-        reader: A record of primitive fields and of records of such.
+        reader: A record whose fields are primitives, or records of primitives.
 
     Attributes:
         is_union: Whether the writer's schema is a union.
@@ -298,7 +298,7 @@ class Resolution:
 
     @property
     def problem(self) -> str:
-        """Why no record can be read; empty if records can be read, or some of them."""
+        """Why no record can be read; empty if at least some records can be read."""
         return self._problems[0] if all(self._problems) else ""
 
     def _problem(self, index: int) -> str:
@@ -314,7 +314,7 @@ class Resolution:
         """Convert one record to the reader's encoding.
 
         Raises:
-            DecodeError: The bytes are no such record, or it cannot be read as ours.
+            DecodeError: The bytes are not a record of the writer, or it cannot be read as ours.
         """
         walk, index, at = Walk(data, self._writer), 0, start
         if self.is_union:
@@ -334,7 +334,7 @@ class Resolution:
         """Return where the record that starts there stops.
 
         Raises:
-            DecodeError: The bytes are no record of the writer.
+            DecodeError: The bytes are not a record of the writer.
         """
         return Walk(data, self._writer).skip(self._writer.parsed, start)
 
@@ -364,7 +364,7 @@ def _run(steps: Sequence[Step], walk: Walk, at: int, values: dict[str, bytes | N
 
 
 def _hopeless(steps: Sequence[Step]) -> Iterator[str]:
-    """Yield why each field cannot be read that never can, unless it is null."""
+    """Yield a problem for each field whose values can never be read, except null."""
     for step in steps:
         if step.target and all(branch.problem and not branch.is_null for branch in step.branches):
             yield f"{step.name}: {step.branches[0].problem}"

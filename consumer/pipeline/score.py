@@ -38,9 +38,9 @@ class Scored:
 
     Attributes:
         events: The events.
-        features: Float64 (m, 7), the model's inputs (the country as a number).
-        probabilities: Float64, 0 to 1.
-        decisions: Bool, whether the probability is at or above the threshold.
+        features: The model's inputs (the country as a number), float64 (m, 7).
+        probabilities: The predicted probabilities, 0 to 1, float64.
+        decisions: Whether the probability is at or above the threshold, bool.
         threshold: The model's threshold.
         model_version: The model's version.
     """
@@ -97,7 +97,7 @@ def score(events: RecordBatch, model: Model, countries: Mapping[bytes, int]) -> 
     return Scored(events, features, probabilities, decisions, model.threshold, model.version), rejections
 
 
-class ModelFails(Exception):  # noqa: N818 - a verdict on the model
+class ModelFails(Exception):  # noqa: N818 - named after what happens
     """The model fails on so many events that the model must be at fault, not the events."""
 
 

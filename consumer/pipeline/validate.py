@@ -4,7 +4,7 @@ Validation has two steps, so that good events cost next to nothing, and ten thou
 broken alike cost as much as one:
 
 1. Array comparisons find the candidates: all events that could violate a rule, and perhaps others.
-2. The candidates are grouped by the limits that they exceed, and pydantic validates one of each group.
+2. Candidates that exceed the same limits form a group, and pydantic validates one event of each group.
 
 Property tests compare both steps with pydantic alone.
 """
@@ -49,10 +49,10 @@ _COUNTRY_MIN_CHARACTERS, _COUNTRY_MAX_CHARACTERS = 2, 64
 OCCURRED_AT_MIN_MS: Final = 946_684_800_000
 """2000-01-01T00:00:00.000Z: seconds that are sent as milliseconds lie before it."""
 OCCURRED_AT_MAX_MS: Final = 253_402_300_799_999
-"""9999-12-31T23:59:59.999Z: microseconds lie behind it, and so does what calendars cannot hold."""
+"""9999-12-31T23:59:59.999Z: microseconds lie after it, and so do years that most calendars cannot hold."""
 
 _UTF8_MAX_BYTES: Final = 4
-"""The most bytes that one character takes."""
+"""The largest number of bytes of one character in UTF-8."""
 _ASCII_END: Final = 0x80
 
 _Id = Annotated[str, Field(min_length=1, max_length=_ID_MAX_CHARACTERS)]
@@ -183,7 +183,7 @@ def _count_characters(events: RecordBatch, name: str, max_characters: int) -> In
 
 
 def _starts_above_ascii(events: RecordBatch, name: str) -> NDArray[np.bool_]:
-    """Return which texts start with a byte above ASCII: bool (m,). Of an empty text, the next byte counts."""
+    """Return which texts start with a byte above ASCII: bool (m,). The byte after an empty text counts."""
     starts, _ = events.span(name)
     above: NDArray[np.bool_] = np.frombuffer(events.data, np.uint8)[starts] >= _ASCII_END
     return above

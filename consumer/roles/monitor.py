@@ -1,4 +1,4 @@
-"""The ``monitor`` role: the audit log, model monitoring and the dashboard, and how they are opened."""
+"""Build and run the ``monitor`` role: the audit log, model monitoring and the dashboard."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ class MonitorRole:
     Attributes:
         monitor: The loop.
         model_monitor: Drift, outcomes and the recommendation.
-        stream: Polls the scorers' progress; start and stop it beside the loop.
-        health: Judges the stream; start and stop it beside the loop.
+        stream: Polls the scorers' progress in its own thread.
+        health: Judges the stream in its own thread.
         control: Producer of the control topic.
         routes: The monitoring endpoints and the dashboard.
     """
@@ -108,7 +108,7 @@ class MonitorRole:
         """Run the loop until it is stopped, then save the state and disconnect.
 
         Raises:
-            StartupError: The topic or the log is not the same as before; a person has to decide.
+            StartupError: The topic or the log is not the one from before; a person has to decide.
             FatalError: The Kafka client cannot continue.
         """
         try:
@@ -121,7 +121,7 @@ class MonitorRole:
 def build_monitor(
     settings: Settings, writers: WriterSchemas, readiness: Readiness, registry: CollectorRegistry
 ) -> MonitorRole:
-    """Open the role's parts, each where the previous run left it.
+    """Open the parts of the role. Each continues where the previous run stopped.
 
     The saved state of drift and outcomes is never ahead of the audit log. Drift first catches up with
     the log; from then on both get the same batches.
@@ -267,7 +267,7 @@ def ready_answer(active: Mapping[Condition, ActiveCondition], verdict: Health) -
 def status_routes(
     readiness: Readiness, health: Callable[[], Health], model: Callable[[], ModelSnapshot]
 ) -> list[BaseRoute]:
-    """Return the routes of ``/health`` and of ``/health/ready`` with the verdict on the stream.
+    """Return the routes of ``/health`` and of ``/health/ready`` with the health of the stream.
 
     The monitor's own conditions decide whether it is ready: a stream that is not well must not take the
     dashboard that explains it out of service.

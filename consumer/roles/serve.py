@@ -1,4 +1,4 @@
-"""The ``serve`` role."""
+"""Build and run the ``serve`` role."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_serve(settings: Settings) -> None:
     """Run the ``serve`` role until it is stopped. Without a model it answers 503 until there is one.
 
     Args:
-        settings: All settings.
+        settings: The settings.
 
     Raises:
         StartupError: The topic does not exist or the port is in use.

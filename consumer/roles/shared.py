@@ -1,4 +1,4 @@
-"""Parts that several roles are built from."""
+"""Build the parts that several roles share."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def role_registry(readiness: Readiness) -> CollectorRegistry:
 
 
 def secret_files(settings: Settings, stop: Callable[[], None]) -> SecretFiles:
-    """Return what stops the role when a file of the secrets folder, or one of the Kafka client, changes."""
+    """Return the watcher that stops the role when a secret or a file of the Kafka client changes."""
     folder = os.environ.get(SECRETS_DIR_VARIABLE)
     paths = [path for path in Path(folder).iterdir() if path.is_file()] if folder else []
     paths += [Path(str(value)) for key, value in settings.kafka.client.items() if key.endswith(".location")]

@@ -32,7 +32,7 @@ from consumer.errors import StartupError
 from consumer.runtime.readiness import Readiness
 
 REQUEST_TIMEOUT_S: Final = 10.0
-"""How long a client may take to send one request, from the opening of the connection or the first byte."""
+"""How long a client may take to send one request, from the start of the connection or from its first byte."""
 _KEEP_ALIVE_S: Final = 5
 _MAX_CONNECTIONS: Final = 512
 """Half of the usual limit of open files."""
@@ -52,7 +52,7 @@ def health_routes(
     Args:
         readiness: The conditions that ``/health/ready`` reports.
         registry: The metrics that ``/metrics`` exports.
-        stalled_for_s: Returns for how long the main loop has been silent, if that is too long.
+        stalled_for_s: Returns how long the main loop has been silent if that is too long, else ``None``.
     """
 
     async def live(_: Request) -> Response:
@@ -93,9 +93,9 @@ class HttpServer:
         routes: The routes.
         host: The address to bind to.
         port: The port to bind to; 0 takes a free one.
-        allowed_hosts: Host names under which clients reach this machine, separated by commas; ``*`` allows
+        allowed_hosts: Host names by which clients reach this machine, separated by commas; ``*`` allows
             any. Loopback names, IP addresses and ``host`` are always allowed.
-        middleware: Wraps every route, and the answers to unknown paths.
+        middleware: Wraps every route, and the answers for unknown paths.
         stop_timeout_s: How long requests in flight may take after :meth:`stop`.
     """
 
@@ -141,7 +141,7 @@ class HttpServer:
         """Close the port, answer the requests in flight, and stop."""
         self._server.should_exit = True
         self._thread.join(self._stop_timeout_s + _STOP_MARGIN_S)
-        if not self._thread.is_alive():  # the event loop fails on a socket that is closed under it
+        if not self._thread.is_alive():  # the event loop fails if its socket is closed while it runs
             self._socket.close()
 
     def _run(self) -> None:
@@ -150,7 +150,7 @@ class HttpServer:
 
 
 def is_allowed_host(host: str, names: frozenset[str]) -> bool:
-    """Tell whether requests may name this host.
+    """Return whether requests may name this host.
 
     A web page can make its own domain resolve to this machine (DNS rebinding). The browser then treats our
     answers as the page's own, but it still sends the page's host name.
@@ -177,7 +177,7 @@ def json_error(status: int, detail: Any, headers: Mapping[str, str] | None = Non
 
 
 class RequestGuard:
-    """Refuses requests that no route may see, and answers in JSON whatever happens.
+    """Refuses requests that no route may see, and answers in JSON even after an internal error.
 
     Args:
         app: The application.

@@ -1,7 +1,7 @@
 """A two-deep pipeline: one item is finished in the background while its owner prepares the next.
 
 The scorer commits a batch this way while it polls and processes the next one, and the monitor writes a
-batch to the audit log while it reads the next one. Both steps wait more than they compute.
+batch to the audit log while it reads the next one. Both spend more time waiting than computing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Finished(Generic[Item, Result]):
 
     Attributes:
         item: The item as it was given to :meth:`InFlight.start`.
-        future: The outcome of the work; always done.
+        future: The future of the work; always done.
     """
 
     item: Item
@@ -41,8 +41,8 @@ class InFlight(Generic[Item, Result]):
 
         in_flight = InFlight("commit")
         while running:
-            batch = prepare()                        # runs beside the commit of the batch before
-            finished = in_flight.wait()              # that commit has now ended
+            batch = prepare()                        # runs during the commit of the previous batch
+            finished = in_flight.wait()              # the previous commit has ended
             if finished is not None:
                 finished.result()                    # raises what the commit raised
             in_flight.start(batch, commit)
@@ -59,7 +59,7 @@ class InFlight(Generic[Item, Result]):
 
     @property
     def future(self) -> Future[Result] | None:
-        """The outcome of the item in flight, done or not; ``None`` if there is no item."""
+        """The future of the item in flight, done or not; ``None`` if there is no item."""
         return None if self._current is None else self._current.future
 
     def start(self, item: Item, work: Callable[[Item], Result]) -> None:
@@ -73,7 +73,7 @@ class InFlight(Generic[Item, Result]):
         self._current = Finished(item, self._executor.submit(work, item))
 
     def wait(self) -> Finished[Item, Result] | None:
-        """Wait for the item in flight and take it out; return ``None`` if there is no item.
+        """Wait for the item in flight and remove it; return ``None`` if there is no item.
 
         An exception of the work is raised by :meth:`Finished.result`, not here, so that the caller has the
         item when it handles the exception.

@@ -1,4 +1,4 @@
-"""Starts and stops what runs beside a main loop, and turns signals into a stop."""
+"""Start and stop background threads of a role, and stop it on a signal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Background(Protocol):
-    """Something with its own thread."""
+    """A part of a role that has its own thread."""
 
     def start(self) -> None:
         """Start the thread."""

@@ -1,4 +1,4 @@
-"""Processes that end with their parent, however the parent ends.
+"""Make a process end when its parent ends, however the parent ends.
 
 The parent holds the write end of the child's standard input and never writes to it. End of file on
 standard input therefore means that the parent is gone, even after SIGKILL. This works on every Unix.
@@ -21,7 +21,7 @@ import threading
 import time
 
 STOP_TIMEOUT_S = 15.0
-"""Longer than a role takes to stop. The broker aborts what a killed role leaves open."""
+"""Longer than a role takes to stop. The broker aborts the open transaction of a killed role."""
 
 _POLL_INTERVAL_S = 0.1
 
@@ -42,7 +42,7 @@ def _await_parent_exit() -> None:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run a command until it ends or the parent does. Return its exit status."""
+    """Run a command until it or the parent ends. Return its exit status."""
     split = arguments.index("--")
     options, command = arguments[:split], arguments[split + 1 :]
     parent_pid = os.getppid()

@@ -1,12 +1,12 @@
-"""Tunes CPython's garbage collector and glibc's malloc for batches.
+"""Tune CPython's garbage collector and glibc's malloc for batches.
 
 A batch is tens of thousands of small objects and some megabytes of arrays and texts. All are freed together
 and allocated again for the next batch. docs/performance.md has the measurements.
 
-* None of the objects is part of a cycle, so frequent collections find nothing. They are made rare.
-* glibc returns large freed blocks to the kernel, which must map and clear them again. They are kept.
+* None of the objects is part of a cycle, so frequent collections find nothing. Collect rarely.
+* glibc returns large freed blocks to the kernel, which must map and clear them again. Keep them.
 * glibc defers the merging of small freed blocks to whichever thread allocates next. The Kafka client frees
-  thousands of them in its own thread, so they are merged there at once.
+  thousands of them in its own thread. Merge them there at once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def tune_gc_and_malloc() -> None:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 10, 10)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # only glibc has it
+    if mallopt is not None:  # only in glibc
         mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
         mallopt(_M_MXFAST, 0)

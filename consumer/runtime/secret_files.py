@@ -42,7 +42,7 @@ class SecretFiles:
         self._thread = threading.Thread(target=self._watch, name="secret-files", daemon=True)
 
     def start(self) -> None:
-        """Start to watch."""
+        """Start watching the files."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -50,7 +50,7 @@ class SecretFiles:
         self._stopping.set()
 
     def raise_if_changed(self) -> None:
-        """Raise what ends the process after the role was stopped.
+        """Raise the error that ends the process if a change has stopped the role.
 
         Raises:
             FatalError: A file has changed.
@@ -59,7 +59,7 @@ class SecretFiles:
             raise FatalError(f"{self._changed} has changed; start again to use its new content")
 
     def check(self) -> Path | None:
-        """Return a file whose content has changed, and is the same as at the check before."""
+        """Return a file whose content has changed, and was the same at the previous check."""
         for path, before in self._digests.items():
             now = _digest(path)
             if now is None or now == before:

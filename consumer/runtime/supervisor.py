@@ -1,4 +1,4 @@
-"""Runs the roles of one machine as child processes and stops them in order.
+"""Run the roles of one machine as child processes and stop them in order.
 
 Scorers stop first, then the API, then the monitor, so that the monitor still reads what they committed.
 When one child exits, the others are stopped too. The outer supervisor then sees one exit code and restarts
@@ -19,8 +19,8 @@ from typing import IO, Final, TextIO
 from consumer.runtime.lifeline import STOP_TIMEOUT_S
 
 ROLE_COMMAND: Final = (sys.executable, "-P", "-m", "consumer", "--lifeline")
-"""Starts this product as a child process. Without ``-P`` Python would look for modules in the working
-directory first and run a ``consumer.py`` that lies there."""
+"""Starts this product as a child process. Without ``-P``, Python would search the working directory first
+and run a ``consumer.py`` that it finds there."""
 
 _POLL_INTERVAL_S: Final = 0.1
 _SIGNAL_EXIT_CODE: Final = 128

@@ -1,10 +1,10 @@
-"""Ends a process whose main loop no longer turns.
+"""End a process whose main loop hangs.
 
 A call into librdkafka can block forever without raising: for example ``send_offsets_to_transaction`` while
 the group coordinator is down (librdkafka issue 5456). The supervisor then restarts the process, and the
 restart fences what was left open.
 
-The watchdog measures silence in ticks of its own thread, one per second, and not with a clock. A process
+The watchdog measures silence in ticks of its own thread, one per second, not with a clock. A process
 that was suspended or got no CPU has missed those ticks as well, so it is not ended.
 """
 
@@ -26,13 +26,13 @@ takes 10 s, and a rebalance may need two of them in a row."""
 
 COMMIT_MARGIN_S: Final = 5.0
 """How much longer than the transaction timeout a commit or abort may take. By then the broker has aborted
-the transaction or is about to, so nothing is left to wait for. The cost of a wrong guess is one restart."""
+the transaction or soon will, so waiting longer is useless. If that is wrong, it costs one restart."""
 
 _TICK_S: Final = 1.0
 
 
 class Watchdog:
-    """Ends the process after too long a silence of its main loop.
+    """Ends the process when its main loop is silent for too long.
 
     Args:
         limit_s: The longest silence.
@@ -47,12 +47,12 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def beat(self) -> None:
-        """Report that the main loop turns."""
+        """Report that the main loop runs."""
         self._ticks_at_beat = self._ticks
 
     @contextmanager
     def limited(self, limit_s: float) -> Iterator[None]:
-        """Replace the limit inside the block. Only one thread at a time may do so; any thread may beat."""
+        """Replace the limit inside the block. Only one thread at a time may use it; any may beat."""
         self._current_limit_s = limit_s
         self.beat()
         try:
@@ -67,7 +67,7 @@ class Watchdog:
         return silent_s if silent_s > max(self._limit_s, self._current_limit_s) / 2 else None
 
     def start(self) -> None:
-        """Start to watch."""
+        """Start watching."""
         self.beat()
         self._thread.start()
 

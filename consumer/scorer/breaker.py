@@ -1,11 +1,11 @@
 """Notice a writer schema whose events are rejected, and hold its batches if the settings say so.
 
 A platform that deploys a faulty producer turns every one of its events into a dead letter. The breaker
-compares, for each schema, how many of its latest events were rejected. With ``breaker.action=alert`` it only
-counts and logs. With ``pause`` the batch is held before its transaction begins: nothing of it is published
-and no offset advances. The scorer processes the held batch again and again, and continues once the events
-are accepted, for example because their schema was registered. A restart with another setting lets them
-become dead letters.
+computes, for each schema, the share of its latest events that were rejected. With ``breaker.action=alert``
+it only counts and logs a share that is too large. With ``pause`` it holds the batch before its transaction
+begins: nothing of it is published and no offset advances. The scorer processes the held batch again and
+again, and continues once the events are accepted, for example because their schema was registered. A
+restart with ``breaker.action=alert`` lets them become dead letters.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from schemas.repository import SCHEMA_ID_HEADER, SINGLE_OBJECT_HEADER_BYTES, SIN
 log = structlog.get_logger(__name__)
 
 _MAX_SCHEMAS: Final = 1000
-"""The largest number of schemas that are followed. Frames of random bytes look like ever new schemas."""
+"""The largest number of schemas that are tracked. In frames of random bytes, each looks like a new schema."""
 
 _EVENT_AT_FAULT: Final = 422
 
@@ -38,8 +38,8 @@ class Tally(NamedTuple):
     """The events of one schema in one batch.
 
     Attributes:
-        n_events: Their number.
-        n_rejected: The number of those that were rejected for a fault of their own.
+        n_events: The number of events.
+        n_rejected: The number of events that were rejected through a fault of their own.
     """
 
     n_events: int
@@ -47,7 +47,7 @@ class Tally(NamedTuple):
 
 
 def latest_batches(tallies: Iterable[Tally], minimum_events: int) -> tuple[Tally, ...]:
-    """Return the first of the tallies that together have enough events.
+    """Return the latest tallies that together have enough events.
 
     Args:
         tallies: The batches of one schema, the latest first.
@@ -71,7 +71,7 @@ class Breaker:
 
     Args:
         settings: The tolerated share, and what happens beyond it.
-        telemetry: Counts the batches that are published although their schema is beyond the share.
+        telemetry: Counts the batches that are published although a schema exceeds the share.
     """
 
     def __init__(self, settings: BreakerSettings, telemetry: ScorerTelemetry) -> None:
@@ -80,10 +80,10 @@ class Breaker:
         self._latest: OrderedDict[str, tuple[Tally, ...]] = OrderedDict()
         """The latest committed batches of each schema; the schema of the last batch is at the end."""
         self._reported: set[str] = set()
-        """The schemas that are beyond the share and have been logged."""
+        """The schemas that exceed the share and have been logged."""
 
     def check(self, processed: ProcessedBatch) -> None:
-        """Hold a batch if the setting is ``pause`` and it takes a schema beyond the share.
+        """Hold a batch if the setting is ``pause`` and a schema exceeds the share with it.
 
         Raises:
             Unavailable: The batch is held. Process it again later.
@@ -102,7 +102,7 @@ class Breaker:
                 )
 
     def note_committed(self, processed: ProcessedBatch) -> None:
-        """Remember a committed batch; report the schemas that it takes beyond the share."""
+        """Remember a committed batch; report the schemas that exceed the share with it."""
         schemas = schema_names(processed.raw)
         is_beyond = False
         for schema, tally in tallies(schemas, processed.rejections).items():

@@ -1,8 +1,8 @@
 """Commit batches, and retry until every row is committed or belongs to another member of the group.
 
-What is left of a batch whose commit failed is kept as a stack of pending batches. A batch with a record
-that the broker refuses is split in two, until that record is alone; it is then dead-lettered, with ever
-less of the event.
+The rest of a batch whose commit failed is kept as a stack of pending batches. A batch with a record that the
+broker refuses is split in two, until that record is alone. Its event then becomes a dead letter, which holds
+less and less of the event until the broker accepts it.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class PendingBatch:
     Attributes:
         raw: The rows.
         commit_outcome_unknown: Whether the last attempt may have committed them.
-        max_dead_letter_bytes: Set if the broker has refused the record of this single event: the largest
-            dead letter to publish for it instead.
+        max_dead_letter_bytes: Set if the broker has refused the record of this single event: the size limit
+            of the dead letter that takes its place.
         n_failures: The number of failed attempts.
         pause_s: How long to wait before the next attempt.
     """
@@ -65,7 +65,7 @@ class PendingBatch:
     pause_s: float = 0.0
 
     def after_failure(self, *, commit_outcome_unknown: bool) -> PendingBatch:
-        """Return the same rows for another attempt: at once after the first failure, then ever later."""
+        """Return the same rows for another attempt: at once after a first failure, then after pauses."""
         n_failures = self.n_failures + 1
         return replace(
             self,
@@ -105,9 +105,9 @@ class Committer:
         topics: The output topics.
         max_dead_letter_bytes: The largest record that the dead-letter topic accepts.
         telemetry: Counts what was committed and what was aborted.
-        readiness: Where an outage is reported.
+        readiness: Receives outages.
         heartbeat: Called before every wait. It may raise in order to stop.
-        limit_commit: Entered while a batch is committed; limits how long that may take.
+        limit_commit: A context that limits how long a commit may take.
         breaker: Holds batches of a schema whose events are rejected.
         on_committed: Called with every committed batch.
     """
@@ -188,7 +188,7 @@ class Committer:
     def commit_with_retry(
         self, raw: RawBatch, failure: BatchAborted | CommitOutcomeUnknown | Unavailable | None = None
     ) -> None:
-        """Process and commit a batch, one step after the other, until none of its rows is left.
+        """Process and commit a batch, without overlap, until none of its rows is left.
 
         Args:
             raw: The batch.
@@ -212,12 +212,12 @@ class Committer:
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
     def _attempt(self, pending: PendingBatch) -> list[PendingBatch]:
-        """Try to commit a pending batch; return what is left, the rows to commit first at the end."""
+        """Try to commit a pending batch. Return what is left as a stack: the rows to commit next are last."""
         if pending.pause_s:
             self._session.pause_and_poll(pending.pause_s)
         pending = self.wait_out_outage(partial(self._without_committed_rows, pending))
         if not len(pending.raw):
-            self._readiness.clear(Condition.BREAKER)  # What it held belongs to another member now.
+            self._readiness.clear(Condition.BREAKER)  # The held rows belong to another member now.
             return []
         refused_bytes = pending.max_dead_letter_bytes
         try:
@@ -236,7 +236,7 @@ class Committer:
         return []
 
     def _without_committed_rows(self, pending: PendingBatch) -> PendingBatch:
-        """Return the rows that are still to commit; their commit outcome is then known."""
+        """Return the rows that are not committed yet. The outcome of the commit is then known."""
         self._session.reconnect()
         raw = self._session.uncommitted_rows(
             pending.raw, commit_outcome_unknown=pending.commit_outcome_unknown
@@ -246,7 +246,7 @@ class Committer:
     def _after_failure(
         self, pending: PendingBatch, failure: BatchAborted | CommitOutcomeUnknown | Unavailable
     ) -> list[PendingBatch]:
-        """Report a failed attempt; return what is left, the rows to commit first at the end."""
+        """Report a failed attempt. Return what is left as a stack: the rows to commit next are last."""
         if isinstance(failure, Unavailable) and failure.condition is Condition.BREAKER:
             self._readiness.set(failure.condition, str(failure))
             return [pending.after_failure(commit_outcome_unknown=False)]
@@ -264,7 +264,7 @@ class Committer:
         return [pending]
 
     def _with_smaller_dead_letter(self, pending: PendingBatch, reason: str) -> PendingBatch:
-        """Return a refused event for another attempt, with a dead letter of half the size."""
+        """Return a refused event for another attempt, with half the size limit for its dead letter."""
         refused_bytes = pending.max_dead_letter_bytes
         max_bytes = self._max_dead_letter_bytes if refused_bytes is None else refused_bytes // 2
         if max_bytes >= _MIN_DEAD_LETTER_BYTES:

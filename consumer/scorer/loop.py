@@ -28,11 +28,11 @@ from consumer.settings import BatchSettings
 log = structlog.get_logger(__name__)
 
 IDLE_S: Final = 0.1
-"""How long a poll waits for the first event. The loop turns, and can stop, at least this often."""
+"""How long a poll waits for the first event. The loop runs, and can stop, at least this often."""
 
 STOP_GRACE_S: Final = 5.0
-"""How long the batches in hand may still take after :meth:`Heartbeat.stop`. What is not committed by then
-is left to the next run."""
+"""How long the batches in hand may still take after :meth:`Heartbeat.stop`. The next run processes what is
+not committed by then."""
 
 LAG_INTERVAL_S: Final = 1.0
 
@@ -85,7 +85,7 @@ class Scorer:
         committer: Processes and commits batches.
         telemetry: Shows the lag.
         limits: The limits of a batch.
-        heartbeat: Called whenever the loop turns.
+        heartbeat: Called in every turn of the loop.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Scorer:
         self._next_lag_s = 0.0
 
     def run(self) -> None:
-        """Join the group and work until told to stop.
+        """Join the group and process events until told to stop.
 
         Raises:
             FatalError: The broker does not accept this instance any more.
@@ -140,7 +140,7 @@ class Scorer:
             self._telemetry.lag(self._session.lag(self._committer.next_offsets))
 
     def _process(self, raw: RawBatch) -> None:
-        """Process a batch while the batch before it is committed, then start its commit."""
+        """Process a batch while the previous batch is being committed, then start its commit."""
         try:
             outputs = self._committer.prepare(raw)
         except Unavailable as outage:
@@ -148,7 +148,7 @@ class Scorer:
             self._committer.commit_with_retry(raw, outage)
             return
         if not self._finish_commit():
-            # Retries took their time, and partitions may have been revoked: start over with this batch.
+            # Retries take time, and partitions may have been revoked meanwhile: start over with this batch.
             self._committer.commit_with_retry(raw)
             return
         try:

@@ -52,7 +52,7 @@ class ArrayHistogram(Collector):
         buckets: The upper bounds, sorted, without infinity.
         registry: The registry to register with.
         label: The name of the label, if there is one.
-        label_values: Every value of the label.
+        label_values: All values of the label.
     """
 
     def __init__(
@@ -99,10 +99,10 @@ class BatchReport:
         n_events: The number of events.
         rejections: The number of rejected events by code.
         model_version: The version that scored the other events.
-        probabilities: Float64 (m,), the probability of each scored event.
+        probabilities: The probability of each scored event, float64 (m,).
         n_positive: The number of scored events with ``predicted_purchase`` 1.
         n_unknown_country: The number of scored events with an unknown country.
-        ages_s: Float64 (m,), seconds from each event's ``occurred_at`` to its processing.
+        ages_s: Seconds from each event's ``occurred_at`` to its processing, float64 (m,).
         durations_s: Seconds per stage.
     """
 
@@ -179,7 +179,7 @@ class ScorerTelemetry:
         """Count a batch that is committed."""
         n_scored = len(report.probabilities)
         if report.model_version != self._last_version:
-            # A batch that was scored with the previous model has brought the series of that model back.
+            # A batch that was scored with the previous model has created the series of that model again.
             self._predictions.clear()
             self._last_version = report.model_version
         self._events.labels("scored").inc(n_scored)

@@ -25,7 +25,7 @@ class ModelReloader:
     Args:
         store: The model store.
         poll_s: The seconds between two checks of the alias.
-        conditions: Holds ``Condition.MODEL`` while no model is active.
+        readiness: Holds ``Condition.MODEL`` while no model is active.
         on_loaded: Called with every model that is activated.
         on_refused: Called once with the reason for every version that is refused.
     """
@@ -34,14 +34,14 @@ class ModelReloader:
         self,
         store: ModelStore,
         poll_s: float,
-        conditions: Readiness,
+        readiness: Readiness,
         *,
         on_loaded: Callable[[LoadedModel], None] = lambda _: None,
         on_refused: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._poll_s = poll_s
-        self._conditions = conditions
+        self._readiness = readiness
         self._on_loaded = on_loaded
         self._on_refused = on_refused
         self._model: LoadedModel | None = None
@@ -79,7 +79,7 @@ class ModelReloader:
         try:
             self._activate(self._store.load("champion"))
         except ModelStoreError as error:
-            self._conditions.set(Condition.MODEL, str(error))
+            self._readiness.set(Condition.MODEL, str(error))
             raise StartupError(str(error)) from error
 
     def start(self) -> None:
@@ -110,9 +110,9 @@ class ModelReloader:
                 self._report(str(error))
 
     def _report(self, problem: str) -> None:
-        """Log a problem once, however often it is met."""
+        """Log a problem once, however often it occurs."""
         if self._model is None:
-            self._conditions.set(Condition.MODEL, problem)  # logs it
+            self._readiness.set(Condition.MODEL, problem)  # logs it
         elif problem != self._problem:
             log.warning("champion unusable, the active model stays", reason=problem)
         self._problem = problem
@@ -120,7 +120,7 @@ class ModelReloader:
     def _activate(self, model: LoadedModel) -> None:
         self._model = model
         self._refused = self._problem = None
-        self._conditions.clear(Condition.MODEL)
+        self._readiness.clear(Condition.MODEL)
         log.info("model activated", version=model.version, threshold=model.threshold)
         self._on_loaded(model)
 

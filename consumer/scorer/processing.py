@@ -1,4 +1,4 @@
-"""Process a batch: run the pipeline on it, and refuse a result that cannot be right.
+"""Process a batch: run the pipeline on it, and refuse a result that must be wrong.
 
 The stream, the synchronous API and the benchmark all use :class:`BatchProcessor`.
 """
@@ -78,7 +78,7 @@ class ProcessedBatch:
         An event whose prediction is not published counts as rejected.
 
         Args:
-            durations_s: Seconds per stage, of the commit, too.
+            durations_s: Seconds per stage, including the commit.
         """
         scored, n_published = self.scored, len(self.rows)
         return BatchReport(
@@ -115,7 +115,7 @@ class BatchProcessor:
         """
         timer, now_s = StageTimer(), self.now_s()
         try:
-            result = self.pipeline.run(raw, scored_at_ms=int(now_s * 1000), lap=timer)
+            result = self.pipeline.run(raw, scored_at_ms=int(now_s * 1000), on_stage_end=timer)
         except ModelFails as error:
             raise _model_outage(str(error)) from error
         _check_rows(result, len(raw))

@@ -1,7 +1,7 @@
 """Decide where to start a partition whose committed offset is missing or was not written by this scorer.
 
 Kafka deletes the committed offsets of an idle group after some days, and an administrator can delete or
-reset them. To start such a partition at its beginning would publish every event again. But the outputs
+reset them. Starting such a partition at its beginning would publish every event again. But the outputs
 say how far it was processed: every prediction and every dead letter names its source offset, and a batch
 is one transaction, so the last committed outputs of a partition are exact. The scorer resumes behind them.
 
@@ -80,8 +80,8 @@ class LastOutput:
     Attributes:
         source_offset: The offset of its event.
         key: The key of its event.
-        texts: Texts that the value of its event contains (of a prediction).
-        value_sha256: The digest of its event's value, ``None`` for a tombstone (of a dead letter).
+        texts: Texts that the value of its event contains; empty for a dead letter.
+        value_sha256: The digest of its event's value; ``None`` for a tombstone and for a prediction.
         is_prediction: Whether it is a prediction.
     """
 
@@ -92,10 +92,10 @@ class LastOutput:
     value_sha256: str | None = field(default=None, repr=False)
 
     def is_of(self, key: bytes | None, value: bytes | None) -> bool:
-        """Return whether an event with this key and value can be the event of this output."""
+        """Return whether this output can come from an event with this key and value."""
         if not self.is_prediction:
             return self.value_sha256 == (None if value is None else sha256(value).hexdigest())
-        # A prediction copies the key and the ids, and Avro writes a text as its UTF-8 bytes.
+        # A prediction copies the key and the ids, and Avro stores a text as its UTF-8 bytes.
         return key == self.key and all(text in (value or b"") for text in self.texts)
 
 
@@ -104,7 +104,7 @@ class LastOutputs:
     """What the output topics say about source partitions.
 
     Attributes:
-        by_partition: The last output of each source partition that has any.
+        by_partition: The last output of each source partition that has outputs.
         complete: Whether the topics still have all their records. If not, a source partition without
             outputs may have had some.
     """
@@ -114,7 +114,7 @@ class LastOutputs:
 
 
 class EventSource:
-    """The events topic, as far as the decision needs it.
+    """Answers the questions about the events topic that the decision needs.
 
     Args:
         client_config: The configuration of every client.
@@ -249,7 +249,7 @@ class Outputs:
             self._heartbeat()
             window_start = max(start, end - window)
             records = list(reader.read_range(output_partition, window_start, end))
-            outputs = dict(parse(records))  # The last one of a source partition stays.
+            outputs = dict(parse(records))  # The last output of each source partition wins.
             last |= {p: output for p, output in outputs.items() if p in wanted and p not in last}
             end, window = window_start, min(4 * window, _MAX_WINDOW)
         return last
@@ -283,7 +283,7 @@ class StartResolver:
         marker: The marker of the current events topic.
         source: The events topic.
         outputs: Finds the last outputs.
-        resume_from: What the operator has chosen, if anything. It applies only to a partition whose
+        resume_from: The operator's choice, if any. It applies only to a partition whose
             committed offset is missing or was not written by a scorer, so it can stay on a command line.
     """
 
@@ -303,7 +303,7 @@ class StartResolver:
         """Return where to start each partition.
 
         Raises:
-            StartupError: The outputs do not tell, or contradict the committed offset.
+            StartupError: The outputs do not show where, or contradict the committed offset.
             Unavailable: The broker is away.
         """
         starts: dict[int, int] = {}
@@ -324,7 +324,7 @@ class StartResolver:
         starts = {
             partition: ranges[partition][0]
             for partition, offset in committed.items()
-            # Where no event was ever written, there is nothing to publish a second time.
+            # A partition without events has nothing to publish a second time.
             if offset is None and (ranges[partition] == (0, 0) or self._is_new(partition))
         }
         partitions = committed.keys() - starts.keys()
@@ -385,10 +385,10 @@ class StartResolver:
         )
 
     def _check_event(self, partition: int, output: LastOutput, range_: tuple[int, int]) -> None:
-        """Check that the last output was made of an event of this topic.
+        """Check that the last output comes from an event of this topic.
 
         Raises:
-            StartupError: It was not: the topic was created again, or another topic has these outputs.
+            StartupError: It does not: the topic was created again, or these are the outputs of another topic.
         """
         first, end = range_
         offset = output.source_offset
@@ -399,7 +399,7 @@ class StartResolver:
                 " it was deleted and created again, or these are the outputs of another topic",
             )
         if offset < first:
-            return  # Retention has removed the event. What is still there comes after it.
+            return  # Retention has removed the event. All remaining events come after it.
         event = self._source.event(partition, offset)
         if event is None:
             if self._resume_from == "outputs":

@@ -1,4 +1,4 @@
-"""Turn students into engagement events, good ones and broken ones. Pure: the clock is an argument.
+"""Turn students into good and broken engagement events. Pure: the clock is an argument.
 
 Each way to break an event names its expected dead-letter code.
 
@@ -23,7 +23,7 @@ from model_store.training_data import TrainingTable
 from schemas.repository import SINGLE_OBJECT_HEADER_BYTES, engagement_event, single_object_header
 
 _FOREIGN_FINGERPRINT: Final = b"\xff" * 8
-"""The fingerprint of no known schema."""
+"""A fingerprint that belongs to no known schema."""
 
 
 def _unchanged(value: bytes) -> bytes:
@@ -139,9 +139,9 @@ def events(
     """Build events lazily: one per student in turn, with broken events spread evenly between them.
 
     Args:
-        students: The students; after the last one, the first one is next again.
+        students: The students; after the last one, the first one follows again.
         count: The number of good events.
-        broken_ratio: The number of broken events per good one, in addition; all faults in turn.
+        broken_ratio: The number of additional broken events per good event; all faults in turn.
         run_id: 20 hexadecimal digits, unique per run: the prefix of every event id.
         now_ms: Returns milliseconds since the epoch; called once per event.
     """

@@ -1,4 +1,4 @@
-"""Send engagement events to Kafka, at a steady rate or as fast as possible, and await every delivery."""
+"""Send engagement events to Kafka, at a steady rate or as fast as possible, and wait for every delivery."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from model_store.training_data import TrainingTable
 
 _RUN_ID_BYTES: Final = 10
 _POLL_S: Final = 0.1
-"""The longest time until a wait for the next event notices a stop."""
+"""How often a wait for the next event checks for a stop."""
 _POLL_EVERY: Final = 1_000
-"""Events between two polls for delivery reports when there is no rate."""
+"""The number of events between two polls for delivery reports if no rate is set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class EventProducer:
         settings: The Kafka cluster and the events topic.
         students: The students whose inputs are sent.
         count: The number of good events; by default one per student.
-        broken_ratio: The number of broken events per good one, in addition.
+        broken_ratio: The number of additional broken events per good event.
         rate: Events per second, including broken ones; by default as fast as possible.
         on_progress: Called regularly with the number of events produced so far.
     """
@@ -94,7 +94,7 @@ class EventProducer:
         topic = self._settings.topics.events
         ClusterAdmin(client_config.common(self._settings.kafka)).describe_topic(topic)
         producer = TopicProducer(
-            # The partitioner of the Java client: a student's events stay in one partition.
+            # The Java client's partitioner: all events of a student go to the same partition.
             client_config.producer(self._settings.kafka) | {"partitioner": "murmur2_random"},
             topic,
         )
@@ -128,7 +128,7 @@ class EventProducer:
             now_ms=lambda: time.time_ns() // 1_000_000,
         )
         n = 0
-        # Building an event reads the clock, so wait before building it.
+        # Wait before building the event, because building it reads the clock.
         while self._await_turn(producer, n, started_s):
             event = next(source, None)
             if event is None:

@@ -42,7 +42,7 @@ def stages_us(store: ModelStore) -> dict[str, float]:
     tune_gc_and_malloc()  # as the roles do
     for _ in range(REPEATS):
         laps = StageTimer()
-        outcome = pipeline.run(good, scored_at_ms=_NOW_MS, lap=laps)
+        outcome = pipeline.run(good, scored_at_ms=_NOW_MS, on_stage_end=laps)
         _note(timings, laps, len(good))
 
         laps = StageTimer()

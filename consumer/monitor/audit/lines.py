@@ -32,7 +32,7 @@ def audit_lines(
     years 1 to 9999, which RFC 3339 cannot express, stays a number of milliseconds.
 
     Args:
-        predictions: M decoded predictions in the schema ``PurchasePrediction``.
+        predictions: Decoded predictions in the schema ``PurchasePrediction``.
         source_topic: The events topic.
         output_topic: The predictions topic.
         partitions: Output partition of each row of the batch.
@@ -40,7 +40,7 @@ def audit_lines(
         hasher: Hashes event ids and student ids; by default they are written as they are.
 
     Returns:
-        M lines in UTF-8, each with a line feed at its end.
+        One line per prediction in UTF-8, each with a line feed at its end.
     """
     m = len(predictions)
     if m == 0:

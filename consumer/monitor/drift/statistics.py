@@ -25,7 +25,7 @@ def smoothed_ratios(counts: NDArray[Any], sizes: IntArray | None = None) -> Floa
 
     Args:
         counts: (B,), the bins of one series, or of several series one after the other.
-        sizes: Int64 (k,), the number of bins of each series; ``None`` for a single series.
+        sizes: The number of bins of each series, int64 (k,); ``None`` for a single series.
     """
     if sizes is None:
         sizes = np.array([len(counts)])
@@ -42,9 +42,9 @@ def psi(
     Σ (p - q) ln(p / q), which is Jeffreys' divergence, in nats.
 
     Args:
-        observed_ratios: Float64 (B,), above 0; the bins of all series, one after the other.
-        expected_ratios: Float64 (B,), above 0.
-        sizes: Int64 (k,), the number of bins of each series; ``None`` for a single series.
+        observed_ratios: The bins of all series, one after the other, above 0, float64 (B,).
+        expected_ratios: The same of the baseline, above 0, float64 (B,).
+        sizes: The number of bins of each series, int64 (k,); ``None`` for a single series.
     """
     if sizes is None:
         sizes = np.array([len(observed_ratios)])
@@ -63,8 +63,8 @@ def psi_threshold(n_observed: int, n_expected: int, bins: int, tolerated_psi: fl
     of Wilson and Hilferty (PNAS 17, 1931). PromQL can compute the same formula.
 
     Args:
-        n_observed: N, live students.
-        n_expected: N, training rows.
+        n_observed: Number of live students.
+        n_expected: Number of training rows.
         bins: Number of bins, at least 2.
         tolerated_psi: Δ, at least 0.
         z: Standard normal quantile of 1 - alpha (see :func:`alarm_z`).
@@ -146,7 +146,7 @@ def previous_occurrence(ids: NDArray[np.uint64]) -> IntArray:
     then sorted by id and row, so that each row stands next to the previous one of the same id.
 
     Args:
-        ids: Uint64 (m,).
+        ids: The ids, uint64 (m,).
     """
     previous = np.full(len(ids), -1, np.int64)
     order = np.argsort(ids)  # five times as fast as a stable sort
@@ -169,8 +169,8 @@ def not_in_sorted(ids: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray
     array([False,  True])
 
     Args:
-        ids: Uint64 (m,).
-        known: Uint64 (s,), sorted.
+        ids: The ids, uint64 (m,).
+        known: The known ids, sorted, uint64 (s,).
     """
     if not len(known):
         return np.ones(len(ids), np.bool_)

@@ -176,11 +176,11 @@ class WindowSequence:
         baseline: The training baseline of the model version.
         settings: Window sizes and tolerances.
         counts: The window to continue; an empty first window by default.
-        seen: Uint64 (s,), sorted, the students counted in that window.
+        seen: The students counted in that window, sorted, uint64 (s,).
 
     Attributes:
         students: Students counted by this object, once per window.
-        flat_counts: Int64 (B,), these students in the bins of all series.
+        flat_counts: These students in the bins of all series, int64 (B,).
     """
 
     def __init__(
@@ -272,7 +272,7 @@ class Drift:
 
         Args:
             predictions: The predictions.
-            students: Uint64 (m,), hashes of the student ids.
+            students: Hashes of the student ids, uint64 (m,).
             versions: The model version of each prediction.
             counted: Whether to add them to the counters; false for those counted before a restart.
         """

@@ -35,7 +35,7 @@ NUMERIC: Final = (*INPUT_NAMES[1:], SCORE)
 DECISION_BINS: Final = ("0", "1")
 
 Counts = Annotated[NDArray[np.int64], PlainValidator(lambda counts: np.array(counts, np.int64))]
-"""int64 (B,); read from a list in the saved state."""
+"""The count of each bin, int64 (B,); read from a list in the saved state."""
 
 _MIN_CHUNK_ROWS: Final = 512
 """Minimum number of rows that are examined together, even if a window lacks fewer students."""
@@ -46,11 +46,11 @@ class Sample:
     """m predictions of one model version, binned.
 
     Attributes:
-        students: Uint64 (m,), hashes of the student ids.
-        bins: Int64 (9, m), the bin of each prediction in each of :data:`SERIES`. The bins of all series
+        students: Hashes of the student ids, uint64 (m,).
+        bins: The bin of each prediction in each of :data:`SERIES`, int64 (9, m). The bins of all series
             are numbered consecutively.
-        values: Float64 (7, m), the values of each of :data:`NUMERIC`.
-        scored_at_ms: Int64 (m,), ms since the epoch.
+        values: The values of each of :data:`NUMERIC`, float64 (7, m).
+        scored_at_ms: Milliseconds since the epoch, int64 (m,).
     """
 
     students: NDArray[np.uint64]
@@ -78,9 +78,9 @@ def sample_of(
 
     Args:
         columns: The seven inputs (country as a number) and ``score``, float64 (m,) by name.
-        decisions: Int64 (m,), 0 or 1.
-        students: Uint64 (m,), hashes of the student ids.
-        scored_at_ms: Int64 (m,), ms since the epoch.
+        decisions: The predicted classes, 0 or 1, int64 (m,).
+        students: Hashes of the student ids, uint64 (m,).
+        scored_at_ms: Milliseconds since the epoch, int64 (m,).
         baseline: The bins.
     """
     series = {**baseline.features, SCORE: baseline.score}
@@ -109,7 +109,7 @@ class WindowCounts:
         predictions: Predictions read, including repeated ones of counted students.
         opened_ms: Time of its first prediction, ms since the epoch; ``None`` while empty.
         last_ms: Time of its latest prediction.
-        bins: Int64 (B,), students in each bin, for each of :data:`SERIES`.
+        bins: Students in each bin, for each of :data:`SERIES`, int64 (B,).
         totals: Sum of each of :data:`NUMERIC`.
     """
 
@@ -161,7 +161,7 @@ class Window:
         counts: The counts so far.
         target_students: Number of distinct students that closes the window.
         max_age_ms: Age that closes the window.
-        seen: Uint64 (s,), sorted, the students counted so far.
+        seen: The students counted so far, sorted, uint64 (s,).
 
     Attributes:
         counts: The counts so far.

@@ -123,10 +123,10 @@ class OutcomeJoin:
             after   [6, 2, 3, 4, 5]   next row 1
 
         Args:
-            students: Uint64 (m,), hashes of the student ids.
-            probabilities: Float64 (m,).
-            decisions: Int64 (m,), 0 or 1.
-            scored_at_ms: Int64 (m,), ms since the epoch.
+            students: Hashes of the student ids, uint64 (m,).
+            probabilities: The predicted probabilities, float64 (m,).
+            decisions: The predicted classes, 0 or 1, int64 (m,).
+            scored_at_ms: Milliseconds since the epoch, int64 (m,).
             versions: The model version of each prediction.
         """
         numbers = np.array([self._version_number(name) for name in versions.dictionary], np.int32)
@@ -151,9 +151,9 @@ class OutcomeJoin:
         """Join outcomes to the last prediction of their students. A prediction takes one outcome.
 
         Args:
-            students: Uint64 (k,), hashes of the student ids.
-            purchased: Int8 (k,), 0 or 1.
-            observed_at_ms: Int64 (k,), ms since the epoch.
+            students: Hashes of the student ids, uint64 (k,).
+            purchased: Whether each student bought, 0 or 1, int8 (k,).
+            observed_at_ms: Milliseconds since the epoch, int64 (k,).
         """
         self._clock_ms = max(self._clock_ms, int(observed_at_ms.max(initial=0)))
         distinct, first = np.unique(students, return_index=True)
@@ -251,7 +251,7 @@ class OutcomeJoin:
         None of these students' predictions is pending afterwards.
 
         Args:
-            students: Uint64 (k,), sorted and distinct.
+            students: Hashes of the student ids, sorted and distinct, uint64 (k,).
         """
         rows = np.full(len(students), -1, np.int64)
         if not len(students):

@@ -118,9 +118,9 @@ def sums_of(probabilities: FloatArray, decisions: IntArray, purchased: IntArray)
     """Sum up outcomes.
 
     Args:
-        probabilities: Float64 (m,).
-        decisions: Int64 (m,), 0 or 1.
-        purchased: Int64 (m,), 0 or 1.
+        probabilities: The predicted probabilities, float64 (m,).
+        decisions: The predicted classes, 0 or 1, int64 (m,).
+        purchased: Whether each student bought, 0 or 1, int64 (m,).
     """
     cells = np.bincount(2 * decisions + purchased, minlength=4).tolist()
     variance = probabilities * (1 - probabilities)

@@ -23,10 +23,10 @@ class _PartitionOffsets:
 
     Attributes:
         start: The first offset that the topic still has.
-        expected: Bool, whether there is a record (a transaction marker is not one).
-        excused: Bool, whether the view need not show it: it was removed on purpose.
-        times_seen: Uint8, how often the view shows it.
-        digests: Uint32, the digest that the view must repeat.
+        expected: Whether there is a record (a transaction marker is not one), bool.
+        excused: Whether the view need not show it, because it was removed on purpose, bool.
+        times_seen: How often the view shows it, uint8.
+        digests: The digest that the view must repeat, uint32.
     """
 
     start: int
@@ -78,7 +78,7 @@ class OffsetLedger:
 
         Args:
             partition: The partition of all records.
-            offsets: Int64 (n,), the records' offsets.
+            offsets: The records' offsets, int64 (n,).
             digests: Uint32 (n,), the digests that a view must repeat.
         """
         ledger = self._partitions[partition]
@@ -104,10 +104,10 @@ class OffsetLedger:
 
         Args:
             sequence: Names an ordered run of rows, in which each partition's offsets must rise.
-            partitions: Int64 (n,), the partition of the record that each row shows.
-            offsets: Int64 (n,), the offset of the record that each row shows.
+            partitions: The partition of the record that each row shows, int64 (n,).
+            offsets: The offset of the record that each row shows, int64 (n,).
             digests: Uint32 (n,), the digest in each row.
-            comparable: Bool (n,), whether each digest can be compared; by default all can.
+            comparable: Whether each digest can be compared, bool (n,); by default all can.
         """
         report = SeenReport()
         for partition in np.unique(partitions).tolist():

@@ -46,9 +46,9 @@ class Observed:
     """The n readable records or lines of a batch; arrays have length n.
 
     Attributes:
-        rows: Int64, their row numbers in the batch.
-        partitions: Int64, the partition of the original that each one shows.
-        offsets: Int64, the offset of the original that each one shows.
+        rows: Their row numbers in the batch, int64.
+        partitions: The partition of the original that each one shows, int64.
+        offsets: The offset of the original that each one shows, int64.
         digests: Uint32, the digest of what each one repeats of its original.
         unreadable: The row numbers of unreadable records or lines, each with the reason.
         codes: For dead letters: their codes.

@@ -149,9 +149,9 @@ def test_rejections_of_every_stage_come_in_the_order_of_the_poll(pipeline: Pipel
 @pytest.mark.parametrize("values", [[], [None, b"?"], [good()]])
 def test_the_end_of_each_stage_is_reported(pipeline: Pipeline, values: list[bytes | None]) -> None:
     """The caller can measure each stage, also for batches without events."""
-    laps: list[str] = []
-    pipeline.run(raw_batch(values), scored_at_ms=0, lap=laps.append)
-    assert laps == ["decode", "validate", "score", "encode"]
+    ended: list[str] = []
+    pipeline.run(raw_batch(values), scored_at_ms=0, on_stage_end=ended.append)
+    assert ended == ["decode", "validate", "score", "encode"]
 
 
 def test_selected_rows_keep_what_belongs_to_them() -> None:

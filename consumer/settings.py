@@ -271,6 +271,20 @@ class OutcomeSettings(_Section):
     """The tolerated drop of precision or recall below its expected value. 0.05 is five percentage points."""
 
 
+class ChallengerSettings(_Section):
+    """The comparison of the champion with the challenger and its predecessor (docs/models.md)."""
+
+    promote: bool = False
+    """Promote the challenger as soon as the outcomes show that it is better."""
+    rollback: bool = False
+    """Roll a new champion back as soon as the outcomes show that its predecessor is better."""
+    error_ratio: float = Field(default=0.01, ge=1e-6, le=0.2)
+    """The chance that a version is ever called better although it is not."""
+    budget_ratio: float = Field(default=0.25, gt=0, le=1)
+    """The largest share of one core for scoring live students with the challenger. What does not fit is
+    dropped. Students with an outcome are always scored."""
+
+
 class TrainingSettings(_Section):
     """Parameters of training. They are recorded with the model."""
 
@@ -309,6 +323,7 @@ class Settings(BaseSettings):
     training: TrainingSettings = TrainingSettings()
     drift: DriftSettings = DriftSettings()
     outcomes: OutcomeSettings = OutcomeSettings()
+    challenger: ChallengerSettings = ChallengerSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -85,18 +85,43 @@ class Aliases:
             OSError: The files cannot be written.
         """
         self._folder.mkdir(exist_ok=True)
+        self._record(alias, self.read(alias), target, reason=reason, actor=actor, evidence=evidence)
+        files.replace_file(self._folder / alias, f"{target.model_dump_json()}\n".encode(), _MODE)
+
+    def remove(self, alias: Alias, *, reason: str, actor: str) -> str | None:
+        """Record the removal of an alias in the history, then remove it; return its version, if any.
+
+        Raises:
+            OSError: The files cannot be changed.
+        """
         old = self.read(alias)
+        if old is None:
+            return None
+        self._record(alias, old, None, reason=reason, actor=actor)
+        (self._folder / alias).unlink()
+        files.sync_folder(self._folder)
+        return old.version
+
+    def _record(
+        self,
+        alias: Alias,
+        old: AliasTarget | None,
+        new: AliasTarget | None,
+        *,
+        reason: str,
+        actor: str,
+        evidence: dict[str, Any] | None = None,
+    ) -> None:
         line = {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "actor": actor,
             "alias": alias,
             "from": old.version if old else None,
-            "to": target.version,
-            "manifest_sha256": target.manifest_sha256,
+            "to": new.version if new else None,
+            "manifest_sha256": new.manifest_sha256 if new else None,
             "reason": reason,
         } | ({"evidence": evidence} if evidence else {})
         files.append_line(self._history, json.dumps(line, ensure_ascii=False).encode(), _MODE)
-        files.replace_file(self._folder / alias, f"{target.model_dump_json()}\n".encode(), _MODE)
 
     def history(self) -> list[dict[str, Any]]:
         """Return all recorded switches, oldest first; skip a line that a crash cut short."""

@@ -269,7 +269,18 @@ class ModelStore:
                 self._aliases.switch(alias, target, reason=reason, actor=actor, evidence=findings or None)
         return Promotion(target, checks)
 
-    def rollback(self, *, reason: str = "", actor: str = "") -> AliasTarget:
+    def withdraw(self, alias: Alias, *, reason: str = "", actor: str = "") -> str | None:
+        """Remove an alias; return the version that it named, or None if it was not set.
+
+        Raises:
+            ModelStoreError: The alias is damaged, or the store is not writable.
+        """
+        with self._writing(f"remove {alias} in"):
+            return self._aliases.remove(alias, reason=reason, actor=actor)
+
+    def rollback(
+        self, *, reason: str = "", actor: str = "", evidence: dict[str, Any] | None = None
+    ) -> AliasTarget:
         """Verify ``previous`` and swap it with the champion; return the new champion.
 
         Raises:
@@ -282,7 +293,7 @@ class ModelStore:
                 raise ModelStoreError(f"{self.folder} has no earlier champion; promote a version instead")
             target = self.resolve("previous")
             load_version(self._versions / target.version, target.manifest_sha256)
-            self._aliases.switch("champion", target, reason=reason, actor=actor)
+            self._aliases.switch("champion", target, reason=reason, actor=actor, evidence=evidence)
             self._aliases.switch("previous", champion, reason=reason, actor=actor)
         return target
 

@@ -190,7 +190,8 @@ def history(context: typer.Context) -> None:
     for switch in _store(_settings(context)).history():
         typer.echo(
             f"{switch.get('at')}  {switch.get('actor')}  {switch.get('alias')}: "
-            f"{switch.get('from') or 'none'} → {switch.get('to')}  {switch.get('reason') or ''}".rstrip()
+            f"{switch.get('from') or 'none'} → {switch.get('to') or 'none'}  "
+            f"{switch.get('reason') or ''}".rstrip()
         )
         for name, evidence in (switch.get("evidence") or {}).items():
             checked = isinstance(evidence, dict) and "finding" in evidence
@@ -299,6 +300,33 @@ def promote(
         raise UsageError("--force needs --reason TEXT, which is recorded in the history")
     table = read_training_csv(data, _echo_progress) if data else None
     _promote(_store(_settings(context)), version, reason=reason, table=table, force=force)
+
+
+@models.command(
+    epilog="Example: purchase-stream models challenge 20261122T101500Z-1a2b3c4d --reason 'new term'"
+)
+def challenge(
+    context: typer.Context,
+    version: Annotated[str | None, typer.Argument(help="A version's id.")] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="End the comparison.")] = False,
+    reason: Reason = "",
+) -> None:
+    """Compare a version with the champion on the live stream; its predictions are not published.
+
+    The monitor scores it beside the champion: see its page and /monitoring/challenger.
+    """
+    if (version is None) != stop:
+        raise UsageError("give the version to compare, or --stop")
+    store = _store(_settings(context))
+    if version is None:
+        stopped = store.withdraw("challenger", reason=reason, actor=getpass.getuser())
+        typer.echo(f"{stopped} is no longer the challenger" if stopped else "there is no challenger")
+        return
+    champion = store.resolve("champion").version
+    if store.manifest(version).version == champion:
+        raise UsageError(f"{champion} is the champion; name another version")
+    target = store.promote(version, "challenger", reason=reason, actor=getpass.getuser()).target
+    typer.echo(f"challenger is {target.version}, compared with {champion}")
 
 
 @models.command(epilog="Example: purchase-stream models rollback --reason 'flags too many'")

@@ -10,12 +10,14 @@ is not the sum or mean of the indexes of its parts, so the recording rules compu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from consumer.monitor.challenger import DIFFERENCE_BOUNDS, PROBABILITY_BOUNDS, ComparisonSnapshot
 from consumer.monitor.drift.tracker import DriftSnapshot
 from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict, thresholds_z
 from consumer.monitor.drift.window import PREDICTED_PURCHASE, SCORE, SERIES, bin_labels
@@ -266,6 +268,95 @@ class HealthTelemetry(Collector):
         members = _gauge("scorers", "Members of the scorers' consumer group; absent if unknown.")
         _add(members, [], stream.members)
         return iter((level, causes, lag, members))
+
+
+class ChallengerTelemetry(Collector):
+    """The champion against the challenger and its predecessor.
+
+    Args:
+        comparisons: Returns the comparisons.
+    """
+
+    _LABELS = ("alias", "model_version")
+
+    def __init__(self, comparisons: Callable[[], Iterable[ComparisonSnapshot]]) -> None:
+        self._comparisons = comparisons
+
+    def collect(self) -> Iterable[Family | HistogramMetricFamily]:
+        """Yield every family, including those without a sample."""
+        comparisons = list(self._comparisons())
+        yield from self._live(comparisons)
+        yield from self._outcomes(comparisons)
+
+    def _live(self, comparisons: Sequence[ComparisonSnapshot]) -> Iterator[Family | HistogramMetricFamily]:
+        students = _counter(
+            "challenger_students",
+            "Students compared with the champion, by whether the version scored them.",
+            [*self._LABELS, "result"],
+        )
+        disagreements = _counter(
+            "challenger_disagreements",
+            "Students for whom the version decides otherwise, by its decision.",
+            [*self._LABELS, "predicted_purchase"],
+        )
+        probability = HistogramMetricFamily(
+            _PREFIX + "challenger_probability", "Probabilities of the version, 0 to 1.", labels=self._LABELS
+        )
+        difference = HistogramMetricFamily(
+            _PREFIX + "challenger_probability_difference",
+            "Probability of the version minus the champion's, -1 to 1.",
+            labels=self._LABELS,
+        )
+        for comparison in comparisons:
+            labels, live = [comparison.contender, comparison.version], comparison.live
+            for result in ("scored", "dropped", "failed"):
+                students.add_metric([*labels, result], getattr(live, result))
+            disagreements.add_metric([*labels, "1"], live.flagged)
+            disagreements.add_metric([*labels, "0"], live.unflagged)
+            probability.add_metric(
+                labels, _cumulative(PROBABILITY_BOUNDS, live.probability_bins), live.probability_sum
+            )
+            # A sum of differences may fall, which OpenMetrics does not allow for a histogram.
+            difference.add_metric(labels, _cumulative(DIFFERENCE_BOUNDS, live.difference_bins), None)
+        return iter((students, disagreements, probability, difference))
+
+    def _outcomes(self, comparisons: Sequence[ComparisonSnapshot]) -> Iterator[Family]:
+        matured = _counter(
+            "challenger_matured_outcomes",
+            "Matured outcomes of students whom the version scored, by its decision.",
+            [*self._LABELS, "predicted_purchase", "purchased"],
+        )
+        error = _counter(
+            "challenger_squared_error",
+            "Sum of (probability - outcome) squared over these outcomes.",
+            self._LABELS,
+        )
+        champion_error = _counter(
+            "challenger_champion_squared_error", "The champion's sum over the same outcomes.", self._LABELS
+        )
+        evidence = _gauge(
+            "challenger_evidence",
+            "Evidence that the version is better, or worse, than the champion; decided at 1 / "
+            "challenger.error_ratio.",
+            [*self._LABELS, "preference"],
+        )
+        for comparison in comparisons:
+            labels, sums, test = [comparison.contender, comparison.version], comparison.sums, comparison.test
+            matured.add_metric([*labels, "1", "1"], sums.true_positives)
+            matured.add_metric([*labels, "1", "0"], sums.false_positives)
+            matured.add_metric([*labels, "0", "1"], sums.false_negatives)
+            matured.add_metric([*labels, "0", "0"], sums.true_negatives)
+            error.add_metric(labels, test.contender_squared_error)
+            champion_error.add_metric(labels, test.champion_squared_error)
+            evidence.add_metric([*labels, "better"], test.peak_better)
+            evidence.add_metric([*labels, "worse"], test.peak_worse)
+        return iter((matured, error, champion_error, evidence))
+
+
+def _cumulative(bounds: Sequence[float], bins: Sequence[int]) -> list[tuple[str, float]]:
+    """Return the buckets of a histogram from the counts of its bins."""
+    edges = [*(str(bound) for bound in bounds), "+Inf"]
+    return list(zip(edges, accumulate(bins), strict=True))
 
 
 def _counter(name: str, text: str, labels: Sequence[str] = ()) -> CounterMetricFamily:

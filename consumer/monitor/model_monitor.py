@@ -11,11 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import structlog
 
+from consumer.columnar.arrays import DictionaryColumn, FloatArray
 from consumer.monitor.audit.hashed_ids import IdHasher
+from consumer.monitor.challenger import Challengers
 from consumer.monitor.drift.tracker import Drift
-from consumer.monitor.drift.window import decisions_of, naming_a_student, student_hashes, versions_of
+from consumer.monitor.drift.window import (
+    Countries,
+    decisions_of,
+    inputs_of,
+    naming_a_student,
+    student_hashes,
+    versions_of,
+)
 from consumer.monitor.loop import CommittedBatch
 from consumer.monitor.metrics import MonitorTelemetry
 from consumer.monitor.outcomes.join import OutcomesSnapshot
@@ -42,6 +52,8 @@ class ModelMonitor:
     Args:
         drift: Live students against training.
         feed: The outcomes, if there is an outcomes topic.
+        challengers: The champion against other versions.
+        countries: Returns a country's number for its spelling.
         notifier: Sends changed recommendations to the control topic.
         telemetry: The metrics.
         settings: The drift settings.
@@ -58,6 +70,8 @@ class ModelMonitor:
         *,
         drift: Drift,
         feed: OutcomesFeed | None,
+        challengers: Challengers,
+        countries: Callable[[str], int],
         notifier: RetrainingNotifier,
         telemetry: MonitorTelemetry,
         settings: DriftSettings,
@@ -70,6 +84,8 @@ class ModelMonitor:
     ) -> None:
         self._drift = drift
         self._feed = feed
+        self._challengers = challengers
+        self._countries = Countries(countries)
         self._notifier = notifier
         self._telemetry = telemetry
         self._settings = settings
@@ -93,7 +109,8 @@ class ModelMonitor:
         """Continue from a saved state."""
         self._drift.restore(state.drift, arrays["seen"])
         if self._feed is not None and state.outcomes is not None:
-            self._feed.join.restore(state.outcomes, arrays["waiting"], arrays["immature"])
+            self._feed.join.restore(state.outcomes, arrays)
+        self._challengers.restore(state.comparisons)
         self._notifier.announced = state.announced
         self._recommendation = state.recommendation
         self._next_offsets = dict(state.next_offsets)
@@ -122,6 +139,8 @@ class ModelMonitor:
         self._changed = True
         students, versions = student_hashes(predictions, self._hasher), versions_of(predictions)
         self._drift.add(predictions, students, versions, counted=counted)
+        comparing = self._challengers.comparing
+        features = inputs_of(predictions, self._countries) if comparing else None
         if self._feed is not None:
             numbers = predictions.numbers
             self._feed.join.remember(
@@ -130,7 +149,10 @@ class ModelMonitor:
                 decisions_of(predictions),
                 numbers["scored_at"],
                 versions,
+                features,
             )
+        if features is not None and counted:
+            self._compare(predictions, versions, features)
 
     def refresh(self, *, backlog: bool) -> None:
         """Do what is due after a turn of the loop: read outcomes, renew the snapshot, announce, save.
@@ -143,6 +165,8 @@ class ModelMonitor:
             return
         if self._champion_due():
             self._drift.refresh_champion()
+            self._challengers.refresh_aliases()
+        self._changed |= self._challengers.collect()
         if self._feed is not None and not backlog:
             self._changed |= self._feed.read()
         snapshot = self._snapshot = self._make_snapshot()
@@ -169,6 +193,7 @@ class ModelMonitor:
             outcomes=outcomes,
             recommendation=self._recommendation,
             announced=self._notifier.announced,
+            comparisons=self._challengers.saved(),
         )
         try:
             write_state(self._state_path, state, {"seen": seen, **arrays})
@@ -186,15 +211,33 @@ class ModelMonitor:
             self._changed = self._save_failing = False
 
     def close(self) -> None:
-        """Save the state and disconnect from the outcomes topic."""
+        """Save the state, stop scoring, and disconnect from the outcomes topic."""
         self.save()
+        self._challengers.close()
         if self._feed is not None:
             self._feed.close()
+
+    def _compare(
+        self, predictions: RecordBatch, versions: DictionaryColumn[str], features: FloatArray
+    ) -> None:
+        """Compare the decisions of each version with those of the challenger."""
+        probabilities = predictions.numbers["predicted_purchase_probability"]
+        decisions = decisions_of(predictions)
+        if len(versions.dictionary) == 1:  # the usual case
+            self._challengers.observe(features, probabilities, decisions, versions.dictionary[0])
+            return
+        for i, version in enumerate(versions.dictionary):
+            rows = versions.indices == i
+            self._challengers.observe(
+                np.asfortranarray(features[rows]), probabilities[rows], decisions[rows], version
+            )
 
     def _make_snapshot(self) -> ModelSnapshot:
         drift, outcomes = self._drift.snapshot(), OutcomesSnapshot()
         if self._feed is not None:
-            self._feed.join.mature(drift.model_version)
+            matured = self._feed.join.mature(drift.model_version)
+            if matured is not None:
+                self._challengers.add_outcomes(matured)
             outcomes = self._feed.snapshot()
         return ModelSnapshot(
             drift=drift,
@@ -204,6 +247,7 @@ class ModelMonitor:
             ),
             announced_action=self._notifier.announced.action,
             cooldown_until_s=self._notifier.cooldown_until_s(drift.model_version),
+            comparisons=self._challengers.snapshot(),
             at_s=self._now_s(),
         )
 

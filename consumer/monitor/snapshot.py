@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from consumer.errors import Condition
+from consumer.monitor.challenger import ComparisonSnapshot
 from consumer.monitor.drift.tracker import DriftSnapshot
 from consumer.monitor.outcomes.join import OutcomesSnapshot
 from consumer.monitor.recent import RecentSnapshot
@@ -25,6 +26,7 @@ class ModelSnapshot:
         announced_action: The action last sent to the control topic; empty before the first.
         cooldown_until_s: Until when retraining is not announced again, seconds since the epoch, or
             ``None``.
+        comparisons: The champion against the challenger and its predecessor.
         at_s: When the snapshot was made, seconds since the epoch.
     """
 
@@ -33,6 +35,7 @@ class ModelSnapshot:
     recommendation: Recommendation
     announced_action: str = ""
     cooldown_until_s: float | None = None
+    comparisons: tuple[ComparisonSnapshot, ...] = ()
     at_s: float
 
 

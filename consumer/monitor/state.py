@@ -24,6 +24,7 @@ from consumer.errors import StartupError, Unavailable
 from consumer.kafka.reader import TopicReader
 from consumer.monitor.audit.log import FILE_MODE
 from consumer.monitor.audit.removals import Removals
+from consumer.monitor.challenger import SavedComparison
 from consumer.monitor.drift.tracker import SavedDrift
 from consumer.monitor.outcomes.join import SavedOutcomes
 from consumer.monitor.retraining import Announced, Recommendation
@@ -56,6 +57,7 @@ class SavedState:
         outcomes: State of outcomes, if there is an outcomes topic.
         recommendation: The last recommendation.
         announced: What was last sent to the control topic.
+        comparisons: The evidence for and against other versions than the champion.
     """
 
     format: Literal[1] = FORMAT
@@ -65,6 +67,7 @@ class SavedState:
     outcomes: SavedOutcomes | None = None
     recommendation: Recommendation | None = None
     announced: Announced = field(default_factory=Announced)
+    comparisons: list[SavedComparison] = field(default_factory=list)
 
 
 Arrays = dict[str, NDArray[Any]]
@@ -142,6 +145,8 @@ def erase_from_state(path: Path, students: Sequence[np.uint64], *, dry_run: bool
         found += int(remembered.sum())
         # A row of zeros is an empty place of the ring.
         arrays["waiting"][remembered] = np.zeros((), arrays["waiting"].dtype)
+        if "features" in arrays:
+            arrays["features"][remembered] = np.nan
     if found and not dry_run:
         write_state(path, state, arrays)
     return found

@@ -1,8 +1,8 @@
 """What the monitor knows, as plain dicts: one function per answer. Pure.
 
-``/monitoring/drift``, ``/monitoring/retraining_trigger``, the dashboard and the report render these
-dicts. Every figure behind a verdict is included (value, threshold, observations, window, age of the
-baseline), so that a reader can compute the verdict again. An unknown value is ``None``.
+``/monitoring/drift``, ``/monitoring/retraining_trigger``, ``/monitoring/challenger``, the dashboard and the
+report render these dicts. Every figure behind a verdict is included (value, threshold, observations, window,
+age of the baseline), so that a reader can compute the verdict again. An unknown value is ``None``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from consumer import timestamps
 from consumer.errors import Condition
+from consumer.monitor.challenger import ComparisonSnapshot
 from consumer.monitor.drift.span import Span, VersionSpan
 from consumer.monitor.drift.tracker import DriftSnapshot, ModelBaseline
 from consumer.monitor.drift.verdict import DriftStatus, SeriesVerdict, WindowVerdict, judge
@@ -22,7 +23,7 @@ from consumer.monitor.recent import RecentSnapshot
 from consumer.monitor.snapshot import ModelSnapshot, MonitorSnapshot
 from consumer.monitor.stream_status import StreamSnapshot
 from consumer.runtime.readiness import ActiveCondition
-from consumer.settings import DriftSettings, OutcomeSettings
+from consumer.settings import ChallengerSettings, DriftSettings, OutcomeSettings
 from model_store.baseline import Baseline, Bins, NumericBins
 from model_store.inputs import INPUT_NAMES
 
@@ -30,7 +31,11 @@ _S_PER_DAY: Final = 86_400
 
 
 def page_view(
-    snapshot: MonitorSnapshot, health: Health, drift: DriftSettings, outcomes: OutcomeSettings
+    snapshot: MonitorSnapshot,
+    health: Health,
+    drift: DriftSettings,
+    outcomes: OutcomeSettings,
+    challenger: ChallengerSettings,
 ) -> dict[str, Any]:
     """Return everything that the dashboard shows.
 
@@ -39,6 +44,7 @@ def page_view(
         health: The verdict on it.
         drift: The drift settings.
         outcomes: The outcome settings.
+        challenger: The challenger settings.
     """
     model = snapshot.model
     return {
@@ -49,6 +55,7 @@ def page_view(
         ],
         "trigger": trigger_answer(model, drift, outcomes),
         "model": model_view(model.drift.baseline, snapshot.champion_since),
+        "challenger": challenger_answer(model, challenger),
         "stream": stream_view(snapshot.stream),
         "rejections": rejections_view(snapshot.stream),
         "predictions": predictions_view(snapshot.recent),
@@ -167,6 +174,51 @@ def performance_view(model: ModelSnapshot, settings: OutcomeSettings) -> dict[st
         "unmatched": outcomes.unmatched,
         "maturing": outcomes.maturing,
         "pending": outcomes.pending,
+    }
+
+
+def challenger_answer(model: ModelSnapshot, settings: ChallengerSettings) -> dict[str, Any]:
+    """Compare the champion with the challenger and its predecessor."""
+    return {
+        "champion": model.drift.champion,
+        "comparisons": [_comparison(item, settings) for item in model.comparisons],
+        "outcomes_feed": model.outcomes.state,
+        "settings": settings.model_dump(),
+    }
+
+
+def _comparison(comparison: ComparisonSnapshot, settings: ChallengerSettings) -> dict[str, Any]:
+    live, test = comparison.live, comparison.test
+    return {
+        "alias": comparison.contender,
+        "version": comparison.version,
+        "champion": comparison.champion,
+        "problem": comparison.problem or None,
+        "scored": live.scored,
+        "dropped": live.dropped,
+        "failed": live.failed,
+        "disagreement_ratio": live.disagreement_ratio,
+        "only_version_predicts_purchase": live.flagged,
+        "only_champion_predicts_purchase": live.unflagged,
+        "mean_difference": live.difference / live.scored if live.scored else None,
+        "mean_absolute_difference": live.absolute_difference / live.scored if live.scored else None,
+        "outcomes": test.outcomes,
+        "quality": _realised(comparison.sums),
+        "champion_quality": _realised(comparison.champion_sums),
+        "preference": comparison.preference,
+        "evidence_better": test.peak_better,
+        "evidence_worse": test.peak_worse,
+        "evidence_needed": 1 / settings.error_ratio,
+        "automatic": settings.promote if comparison.contender == "challenger" else settings.rollback,
+    }
+
+
+def _realised(sums: OutcomeSums) -> dict[str, float | None]:
+    """Return precision, recall and Brier score; ``None`` where there is nothing to divide by."""
+    return {
+        "precision": sums.true_positives / sums.flagged if sums.flagged else None,
+        "recall": sums.true_positives / sums.purchases if sums.purchases else None,
+        "brier": sums.squared_error / sums.outcomes if sums.outcomes else None,
     }
 
 

@@ -82,7 +82,7 @@ def score(events: RecordBatch, model: Model, countries: Mapping[bytes, int]) -> 
         ModelFails: The model fails on too many events.
     """
     features = featurize(events, countries)
-    probabilities, failures = _Bisection(model.predict_probability, len(events)).score(features)
+    probabilities, failures = predict_rows(model, features)
     rejections = NONE_REJECTED
     if failures:
         indexes = np.fromiter(failures, np.int64)
@@ -95,6 +95,19 @@ def score(events: RecordBatch, model: Model, countries: Mapping[bytes, int]) -> 
         events, features, probabilities = events.select_rows(kept), features[kept], probabilities[kept]
     decisions = probabilities >= model.threshold
     return Scored(events, features, probabilities, decisions, model.threshold, model.version), rejections
+
+
+def predict_rows(model: Model, features: FloatArray) -> tuple[FloatArray, dict[int, str]]:
+    """Return the probability of each row, float64 (m,), and the reason for each row that has none.
+
+    Args:
+        model: The model.
+        features: float64 (m, 7), the model's inputs, Fortran-ordered.
+
+    Raises:
+        ModelFails: The model fails on too many rows.
+    """
+    return _Bisection(model.predict_probability, len(features)).score(features)
 
 
 class ModelFails(Exception):  # noqa: N818 - named after what happens

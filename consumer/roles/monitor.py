@@ -21,11 +21,13 @@ from consumer.monitor.audit.hashed_ids import IdHasher, id_hasher
 from consumer.monitor.audit.log import AuditLog
 from consumer.monitor.audit.removals import Removals, read_removals
 from consumer.monitor.audit.retention import Retention
+from consumer.monitor.challenger import Challengers, Scoring
 from consumer.monitor.drift.tracker import Baselines, Drift
 from consumer.monitor.health import Health, HealthTracker, Level
 from consumer.monitor.loop import Monitor, open_log_and_topic
-from consumer.monitor.metrics import HealthTelemetry, MonitorTelemetry
+from consumer.monitor.metrics import ChallengerTelemetry, HealthTelemetry, MonitorTelemetry
 from consumer.monitor.model_monitor import ModelMonitor
+from consumer.monitor.model_process import ModelProcess
 from consumer.monitor.outcomes.join import OutcomeJoin
 from consumer.monitor.outcomes.reader import OutcomesFeed, follow_outcomes
 from consumer.monitor.recent import RecentPredictions
@@ -34,6 +36,7 @@ from consumer.monitor.snapshot import ModelSnapshot, MonitorSnapshot
 from consumer.monitor.state import catch_up, read_state
 from consumer.monitor.stream_status import StreamStatusPoller
 from consumer.monitor.view import (
+    challenger_answer,
     condition_view,
     drift_answer,
     health_view,
@@ -56,7 +59,7 @@ from schemas.repository import purchase_outcome, purchase_prediction
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from consumer.settings import DriftSettings, OutcomeSettings, Settings
+    from consumer.settings import ChallengerSettings, DriftSettings, OutcomeSettings, Settings
 
 _CHAMPION: Final = "champion"
 
@@ -174,17 +177,18 @@ def build_monitor(
 
     health = HealthTracker(snapshot)
     registry.register(HealthTelemetry(health.current, stream.snapshot, topics.events))
+    registry.register(ChallengerTelemetry(lambda: model_monitor.snapshot().comparisons))
     records = RecordPages(RecordReader(kafka), topics, Decoder(purchase_prediction(), writers), removals)
 
     def page() -> dict[str, Any]:
         now = snapshot()
         since = champion_since(store, now.model.drift.model_version)
         now = replace(now, champion_since=since)
-        return page_view(now, health.current(), settings.drift, settings.outcomes)
+        return page_view(now, health.current(), settings.drift, settings.outcomes, settings.challenger)
 
     routes = [
         *status_routes(readiness, health.current, model_monitor.snapshot),
-        *monitoring_routes(model_monitor.snapshot, settings.drift, settings.outcomes),
+        *monitoring_routes(model_monitor.snapshot, settings.drift, settings.outcomes, settings.challenger),
         *page_routes(
             settings,
             DashboardData(
@@ -218,6 +222,14 @@ def open_model_monitor(
         return ModelMonitor(
             drift=Drift(Baselines(store), country_code, settings.drift),
             feed=feed,
+            challengers=Challengers(
+                store,
+                Scoring(
+                    ModelProcess(settings.model_store.path, store.model), settings.challenger.budget_ratio
+                ),
+                settings.challenger,
+            ),
+            countries=country_code,
             notifier=RetrainingNotifier(control, store.model, settings.drift.cooldown_h),
             telemetry=telemetry,
             settings=settings.drift,
@@ -291,14 +303,18 @@ def status_routes(
 
 
 def monitoring_routes(
-    snapshot: Callable[[], ModelSnapshot], drift: DriftSettings, outcomes: OutcomeSettings
+    snapshot: Callable[[], ModelSnapshot],
+    drift: DriftSettings,
+    outcomes: OutcomeSettings,
+    challenger: ChallengerSettings,
 ) -> list[BaseRoute]:
-    """Return the routes of ``/monitoring/drift`` and ``/monitoring/retraining_trigger``.
+    """Return the routes below ``/monitoring``.
 
     Args:
         snapshot: Returns the latest snapshot; called from the HTTP thread.
         drift: The drift settings.
         outcomes: The outcome settings.
+        challenger: The challenger settings.
     """
 
     async def answer_drift(request: Request) -> Response:
@@ -313,7 +329,11 @@ def monitoring_routes(
     async def answer_trigger(_: Request) -> Response:
         return JSONResponse(trigger_answer(snapshot(), drift, outcomes))
 
+    async def answer_challenger(_: Request) -> Response:
+        return JSONResponse(challenger_answer(snapshot(), challenger))
+
     return [
+        Route("/monitoring/challenger", answer_challenger),
         Route("/monitoring/drift", answer_drift),
         Route("/monitoring/retraining_trigger", answer_trigger),
     ]

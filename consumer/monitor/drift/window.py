@@ -361,6 +361,15 @@ def columns_of(predictions: RecordBatch, countries: Countries) -> dict[str, Floa
     return columns
 
 
+def inputs_of(predictions: RecordBatch, countries: Countries) -> FloatArray:
+    """Return the model's inputs, float64 (m, 7), Fortran-ordered, the country as a number."""
+    columns = columns_of(predictions, countries)
+    inputs = np.empty((len(predictions), len(INPUT_NAMES)), np.float64, order="F")
+    for j, name in enumerate(INPUT_NAMES):
+        inputs[:, j] = columns[name]
+    return inputs
+
+
 def decisions_of(predictions: RecordBatch) -> IntArray:
     """Return the decisions, int64 (m,), 0 or 1; any other number in a record counts as 1."""
     decisions: IntArray = (predictions.numbers["predicted_purchase"] != 0).astype(np.int64)

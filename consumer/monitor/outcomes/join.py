@@ -33,7 +33,29 @@ _PENDING: Final = np.dtype(
         ("pending", np.bool_),
     ]
 )
-_MATURING: Final = np.dtype([*_PENDING.descr[1:5], ("purchased", np.int8)])
+_N_FEATURES: Final = 7
+_MATURING: Final = np.dtype(
+    [*_PENDING.descr[1:5], ("purchased", np.int8), ("features", np.float64, (_N_FEATURES,))]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MaturedOutcomes:
+    """Matured outcomes of one model version whose features are known.
+
+    Attributes:
+        version: The version that predicted.
+        features: float64 (k, 7), its inputs, Fortran-ordered.
+        probabilities: float64 (k,).
+        decisions: int64 (k,), 0 or 1.
+        purchased: int64 (k,), 0 or 1.
+    """
+
+    version: str
+    features: FloatArray = field(repr=False)
+    probabilities: FloatArray = field(repr=False)
+    decisions: IntArray = field(repr=False)
+    purchased: IntArray = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +118,7 @@ class OutcomeJoin:
     def __init__(self, settings: OutcomeSettings) -> None:
         self._settings = settings
         self._ring = np.zeros(settings.max_predictions, _PENDING)
+        self._features: FloatArray | None = None  # (ring size, 7), once features are given; NaN if unknown
         self._maturing = np.zeros(0, _MATURING)
         self._versions: list[str] = []
         self._n_pending = 0
@@ -114,6 +137,7 @@ class OutcomeJoin:
         decisions: IntArray,
         scored_at_ms: IntArray,
         versions: DictionaryColumn[str],
+        features: FloatArray | None = None,
     ) -> None:
         """Add pending predictions; they overwrite the oldest ones.
 
@@ -128,6 +152,7 @@ class OutcomeJoin:
             decisions: The predicted classes, 0 or 1, int64 (m,).
             scored_at_ms: Milliseconds since the epoch, int64 (m,).
             versions: The model version of each prediction.
+            features: float64 (m, 7), the inputs, if another version may have to score these students.
         """
         numbers = np.array([self._version_number(name) for name in versions.dictionary], np.int32)
         ring, size = self._ring, len(self._ring)
@@ -140,6 +165,10 @@ class OutcomeJoin:
         ring["probability"][rows] = probabilities[fitting]
         ring["decision"][rows] = decisions[fitting]
         ring["version"][rows] = numbers[versions.indices[fitting]]
+        if features is not None and self._features is None:
+            self._features = np.full((size, _N_FEATURES), np.nan)
+        if self._features is not None:
+            self._features[rows] = np.nan if features is None else features[fitting]
         self._n_pending += m - int(np.count_nonzero(ring["pending"][rows]))
         ring["pending"][rows] = True
         self._next_row = stop % size
@@ -163,6 +192,7 @@ class OutcomeJoin:
         for name in ("scored_at_ms", "probability", "decision", "version"):
             joined[name] = self._ring[name][rows[met]]
         joined["purchased"] = purchased[first[met]]
+        joined["features"] = np.nan if self._features is None else self._features[rows[met]]
         self._joined += len(joined)
         self._unmatched += len(students) - len(joined)
         self._maturing = np.concatenate([self._maturing, joined])
@@ -171,21 +201,25 @@ class OutcomeJoin:
         """Count records that cannot be decoded."""
         self._undecodable += records
 
-    def mature(self, version: str | None) -> None:
+    def mature(self, version: str | None) -> MaturedOutcomes | None:
         """Count the outcomes whose predictions are old enough, and judge a full set of them.
 
         Args:
             version: The model version that is judged.
+
+        Returns:
+            The version's outcomes that were counted now and whose features are known, if any.
         """
         if version != self._running_version:
             self._running_version, self._running, self._verdict = version, OutcomeSums(), None
         if not len(self._maturing):
-            return
+            return None
         due_ms = self._maturing["scored_at_ms"] + self._settings.maturity_days * _MS_PER_DAY
         due = due_ms <= self._clock_ms
         # This bounds memory, too: the oldest outcomes are counted early rather than never.
         due[: max(len(due) - len(self._ring), 0)] = True
         matured, self._maturing = self._maturing[due], self._maturing[~due]
+        judged: MaturedOutcomes | None = None
         for number in np.unique(matured["version"]).tolist():
             part = matured[matured["version"] == number]
             sums = sums_of(
@@ -195,9 +229,11 @@ class OutcomeJoin:
             self._totals[name] = self._totals.pop(name, OutcomeSums()) + sums
             if name == version:
                 self._running += sums
+                judged = _with_features(part, name)
         self._totals = dict(list(self._totals.items())[-_VERSIONS_SHOWN:])
         if self._running.outcomes >= self._settings.window_outcomes:
             self._verdict, self._running = compare_quality(self._running, self._settings), OutcomeSums()
+        return judged
 
     def snapshot(self, state: str) -> OutcomesSnapshot:
         """Return what is known now; ``state`` is the state of the feed."""
@@ -224,13 +260,23 @@ class OutcomeJoin:
             running_version=self._running_version,
             verdict=self._verdict,
         )
-        return saved, {"waiting": self._ring, "immature": self._maturing}
+        arrays: dict[str, NDArray[Any]] = {"waiting": self._ring, "immature": self._maturing}
+        return saved, arrays if self._features is None else {**arrays, "features": self._features}
 
-    def restore(self, saved: SavedOutcomes, ring: NDArray[Any], maturing: NDArray[Any]) -> None:
+    def restore(self, saved: SavedOutcomes, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Continue from a saved state. If the ring is now smaller, the latest predictions are kept."""
-        size = len(self._ring)
-        in_order = np.roll(ring, -saved.next_row)[-size:]
+        size, maturing = len(self._ring), arrays["immature"]
+        in_order = np.roll(arrays["waiting"], -saved.next_row)[-size:]
         self._ring[: len(in_order)] = in_order
+        if "features" in arrays:
+            self._features = np.full((size, _N_FEATURES), np.nan)
+            self._features[: len(in_order)] = np.roll(arrays["features"], -saved.next_row, axis=0)[-size:]
+        if maturing.dtype != _MATURING:  # saved by a release that did not keep the features
+            converted = np.zeros(len(maturing), _MATURING)
+            for name in maturing.dtype.names or ():
+                converted[name] = maturing[name]
+            converted["features"] = np.nan
+            maturing = converted
         self._n_pending = int(np.count_nonzero(self._ring["pending"]))
         self._next_row = len(in_order) % size
         self._maturing = maturing
@@ -264,3 +310,15 @@ class OutcomeJoin:
         self._ring["pending"][hits] = False
         self._n_pending -= len(hits)
         return rows
+
+
+def _with_features(matured: NDArray[Any], version: str) -> MaturedOutcomes:
+    """Return the matured outcomes whose features are known."""
+    known = matured[~np.isnan(matured["features"][:, 0])]
+    return MaturedOutcomes(
+        version,
+        np.asfortranarray(known["features"]),
+        known["probability"].copy(),
+        known["decision"].astype(np.int64),
+        known["purchased"].astype(np.int64),
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
@@ -20,21 +21,25 @@ from consumer.dashboard.view import page
 from consumer.errors import Condition
 from consumer.kafka.admin import GroupMember
 from consumer.kafka.reader import PolledRecords
+from consumer.monitor.challenger import ComparisonSnapshot, LiveCounts
 from consumer.monitor.drift.tracker import Baselines, Drift
 from consumer.monitor.drift.window import student_hashes, versions_of
 from consumer.monitor.health import assess
 from consumer.monitor.loop import CommittedBatch
+from consumer.monitor.metrics import ChallengerTelemetry
 from consumer.monitor.outcomes.join import OutcomesSnapshot
+from consumer.monitor.outcomes.quality import sums_of
 from consumer.monitor.recent import HISTORY_S, RecentPredictions, RejectionLog
 from consumer.monitor.retraining import recommend
+from consumer.monitor.sequential_test import SequentialTest
 from consumer.monitor.snapshot import ModelSnapshot, MonitorSnapshot
 from consumer.monitor.stream_status import StreamSnapshot
-from consumer.monitor.view import page_view
+from consumer.monitor.view import challenger_answer, page_view
 from consumer.pipeline.decode import Decoder
 from consumer.pipeline.rejections import NONE_REJECTED
 from consumer.roles.monitor import champion_since
 from consumer.runtime.readiness import ActiveCondition
-from consumer.settings import DriftSettings, OutcomeSettings, Settings, TopicSettings
+from consumer.settings import ChallengerSettings, DriftSettings, OutcomeSettings, Settings, TopicSettings
 from model_store.countries import country_code
 from schemas.repository import BundledSchemas, purchase_prediction
 
@@ -96,7 +101,7 @@ def view_of(
             rejections_problem="",
         ),
     )
-    return page_view(snapshot, assess(snapshot), DRIFT_SETTINGS, OutcomeSettings())
+    return page_view(snapshot, assess(snapshot), DRIFT_SETTINGS, OutcomeSettings(), ChallengerSettings())
 
 
 def shown(answer: View) -> str:
@@ -274,6 +279,48 @@ def test_recent_predictions_are_counted_by_second(predict: Any) -> None:
     assert [line["output"]["offset"] for line in snapshot.last[:5]] == [0, 0, 0, 19, 18]
     assert snapshot.latency is not None
     assert snapshot.latency.to_log_s == (0.5, 0.5)
+
+
+def test_the_challenger_stands_beside_the_champion(trained: Any) -> None:
+    """Without a challenger the page says how to name one; with one it shows disagreement and quality."""
+    answer = view_of(trained.store)
+    assert "models challenge VERSION" in shown(answer)
+    live = LiveCounts().add(np.full(4, 0.1), np.zeros(4, np.int64), np.array([0.2, 0.2, 0.9, np.nan]), 0.5)
+    purchased = np.array([0, 0, 1])
+    test = SequentialTest().add(np.full(3, 0.1), np.array([0.2, 0.2, 0.9]), purchased)
+    comparison = ComparisonSnapshot(
+        contender="challenger",
+        champion=trained.version,
+        version="v-next",
+        live=live,
+        test=test,
+        champion_sums=sums_of(np.full(3, 0.1), np.zeros(3, np.int64), purchased),
+        sums=sums_of(np.array([0.2, 0.2, 0.9]), np.array([0, 0, 1]), purchased),
+    )
+    model = dataclasses.replace(model_snapshot(trained.store), comparisons=(comparison,))
+    answer["challenger"] = challenger_answer(model, ChallengerSettings())
+    (compared,) = answer["challenger"]["comparisons"]
+    assert (compared["scored"], compared["failed"], compared["outcomes"]) == (3, 1, 3)
+    assert compared["quality"]["recall"] == 1.0
+    assert compared["champion_quality"]["precision"] is None
+    html = shown(answer)
+    assert "v-next" in html
+    assert "33.3\N{NO-BREAK SPACE}% of 3 students" in html
+    assert "a person decides" in html
+    registry = CollectorRegistry()
+    registry.register(ChallengerTelemetry(lambda: model.comparisons))
+    labels = {"alias": "challenger", "model_version": "v-next"}
+    assert (
+        registry.get_sample_value("purchase_stream_challenger_students_total", {**labels, "result": "failed"})
+        == 1
+    )
+    assert (
+        registry.get_sample_value(
+            "purchase_stream_challenger_probability_difference_bucket", {**labels, "le": "0.1"}
+        )
+        == 2
+    )
+    assert b"challenger_probability_difference_bucket" in generate_latest(registry)
 
 
 def test_the_time_of_the_last_promotion(trained: Any, empty_store: Any) -> None:

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer.errors import Condition
 from consumer.monitor.health import CauseCode, Health, Level
-from consumer.monitor.metrics import HealthTelemetry, MonitorTelemetry
+from consumer.monitor.metrics import ChallengerTelemetry, HealthTelemetry, MonitorTelemetry
 from consumer.monitor.stream_status import StreamSnapshot
 from consumer.roles.shared import role_registry
 from consumer.runtime.readiness import Readiness
@@ -69,6 +69,7 @@ def test_the_page_lists_exactly_the_metrics_that_there_are(role: str) -> None:
         MonitorTelemetry(registry, DriftSettings())
         health = Health(level=Level.WELL, headline="All is well")
         registry.register(HealthTelemetry(lambda: health, StreamSnapshot, "events"))
+        registry.register(ChallengerTelemetry(lambda: ()))
     assert rows_below(f"`{role}`") == rows_of(registry)
 
 

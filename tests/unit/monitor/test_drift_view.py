@@ -217,11 +217,12 @@ def test_a_state_that_does_not_fit_the_log_is_not_used(
 
 
 def test_an_erased_student_leaves_the_state(tmp_path: Any) -> None:
-    """The hash goes from the window and from the ring; the others stay where they are."""
+    """The hash and the inputs go from the window and from the ring; the others stay where they are."""
     path, students = tmp_path / "state", np.array([1, 5, 9], np.uint64)
     join = OutcomeJoin(OutcomeSettings(max_predictions=4))
     versions = DictionaryColumn(["v"], np.zeros(3, np.int64))
-    join.remember(students, np.full(3, 0.5), np.zeros(3, np.int64), np.arange(3), versions)
+    inputs = np.ones((3, 7))
+    join.remember(students, np.full(3, 0.5), np.zeros(3, np.int64), np.arange(3), versions, inputs)
     saved, arrays = join.saved({})
     state = SavedState(source={}, next_offsets={}, drift=SavedDrift(), outcomes=saved)
     write_state(path, state, {"seen": students, **arrays})
@@ -232,7 +233,8 @@ def test_an_erased_student_leaves_the_state(tmp_path: Any) -> None:
     assert found is not None
     assert found[1]["seen"].tolist() == [1, 9]
     assert found[1]["waiting"]["student"].tolist() == [1, 0, 9, 0]
-    join.restore(saved, found[1]["waiting"], found[1]["immature"])
+    assert np.isnan(found[1]["features"][:, 0]).tolist() == [False, True, False, True]
+    join.restore(saved, found[1])
     assert join.snapshot("on").pending == 2
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from consumer.monitor.challenger import Challengers, Scoring
 from consumer.monitor.drift.tracker import Baselines, Drift
 from consumer.monitor.model_monitor import BACKLOG_REFRESH_S, ModelMonitor
 from consumer.monitor.retraining import Announced
-from consumer.settings import DriftSettings
+from consumer.settings import ChallengerSettings, DriftSettings
 from model_store.countries import country_code
 from tests.support.clock import Clock
 
@@ -30,6 +31,17 @@ class Silent:
         """Return that there is no cool-down."""
 
 
+class NoModels:
+    """Stands in for the models: nothing is compared."""
+
+    def ask(self, _: Any) -> Any:
+        """Fail: nobody asks."""
+        raise AssertionError
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 @pytest.fixture
 def clock() -> Clock:
     """Make a clock."""
@@ -43,6 +55,8 @@ def model_monitor(trained: Any, tmp_path: Path, clock: Clock) -> ModelMonitor:
     return ModelMonitor(
         drift=Drift(Baselines(trained.store), country_code, DriftSettings()),
         feed=None,
+        challengers=Challengers(trained.store, Scoring(NoModels(), 1.0), ChallengerSettings()),
+        countries=country_code,
         notifier=silent,
         telemetry=silent,
         settings=DriftSettings(),

@@ -103,10 +103,52 @@ def test_a_restart_forgets_nothing() -> None:
     saved, arrays = join.saved({0: 9})
     for size, known in ((4, [2, 3, 4, 5]), (2, [4, 5]), (9, [2, 3, 4, 5])):
         after = OutcomeJoin(OutcomeSettings(max_predictions=size))
-        after.restore(saved, arrays["waiting"].copy(), arrays["immature"])
+        after.restore(saved, {name: array.copy() for name, array in arrays.items()})
         assert after.snapshot("on").pending == len(known)
         tell(after, [1, 2, 3, 4, 5])
         assert after.snapshot("on").joined == len(known)
+
+
+def test_matured_outcomes_bring_the_features_of_their_predictions() -> None:
+    """Another version can score the same students: also across a restart, but not if they are not known."""
+    join = OutcomeJoin(OutcomeSettings(max_predictions=4))
+    predict(join, [1])
+    features = np.arange(21.0).reshape(3, 7)
+    one = DictionaryColumn(["v1"], np.zeros(3, np.int64))
+    join.remember(
+        np.array([2, 3, 4], np.uint64),
+        np.full(3, 0.5),
+        np.ones(3, np.int64),
+        np.zeros(3, np.int64),
+        one,
+        features,
+    )
+    predict(join, [5])  # overwrites 1
+    saved, arrays = join.saved({})
+    for size in (4, 6):
+        after = OutcomeJoin(OutcomeSettings(max_predictions=size))
+        after.restore(saved, {name: array.copy() for name, array in arrays.items()})
+        after.join(np.array([4, 2, 5, 9], np.uint64), np.array([1, 0, 1, 1], np.int8), np.zeros(4, np.int64))
+        matured = after.mature("v1")
+        assert matured is not None
+        assert matured.features.tolist() == features[[0, 2]].tolist()  # by student; of 5 nothing is known
+        assert matured.purchased.tolist() == [0, 1]
+        assert after.mature("v1") is None
+
+
+def test_a_state_of_an_older_release_is_read() -> None:
+    """Outcomes that were saved without features are counted, and no other version can score them."""
+    join = OutcomeJoin(OutcomeSettings(max_predictions=4, maturity_days=1))
+    predict(join, [1, 2])
+    tell(join, [1])
+    saved, arrays = join.saved({})
+    old = arrays["immature"][[name for name in arrays["immature"].dtype.names or () if name != "features"]]
+    after = OutcomeJoin(OutcomeSettings(max_predictions=4))
+    after.restore(saved, {"waiting": arrays["waiting"], "immature": old})
+    matured = after.mature("v1")
+    assert matured is not None
+    assert len(matured.features) == 0
+    assert after.snapshot("on").totals["v1"].outcomes == 1
 
 
 def outcomes_of(n: int, seed: int, distort: float = 1.0) -> OutcomeSums:

@@ -21,7 +21,7 @@ from consumer.monitor.outcomes.quality import Comparison, OutcomeSums, QualityVe
 from consumer.monitor.retraining import REASONS, RETRY_S, Recommendation, RetrainingNotifier, recommend
 from consumer.monitor.snapshot import ModelSnapshot
 from consumer.roles.monitor import monitoring_routes
-from consumer.settings import DriftSettings, OutcomeSettings
+from consumer.settings import ChallengerSettings, DriftSettings, OutcomeSettings
 from model_store.inputs import INPUT_NAMES
 
 NO_OUTCOMES = OutcomesSnapshot()
@@ -199,7 +199,11 @@ def test_a_missing_topic_is_tried_again() -> None:
 def client_of(findings: ModelSnapshot) -> TestClient:
     """Return a client of the endpoints."""
     return TestClient(
-        Starlette(routes=monitoring_routes(lambda: findings, DriftSettings(), OutcomeSettings()))
+        Starlette(
+            routes=monitoring_routes(
+                lambda: findings, DriftSettings(), OutcomeSettings(), ChallengerSettings()
+            )
+        )
     )
 
 

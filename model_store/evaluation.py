@@ -1,8 +1,4 @@
-"""Measure out-of-fold probabilities: quality with intervals, threshold curve, calibration, slices.
-
-Rows with equal inputs count as duplicates and share a fold. Otherwise a model would be measured on
-rows that it has seen.
-"""
+"""Measure out-of-fold probabilities: quality with intervals, threshold curve, calibration, slices."""
 
 from __future__ import annotations
 
@@ -16,6 +12,7 @@ from pydantic import Field
 from model_store.countries import UNKNOWN_COUNTRY, country_alpha2
 from model_store.inputs import INPUT_NAMES
 from model_store.manifest import Quality, Ratio, Record, Threshold
+from model_store.splits import duplicate_groups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -360,46 +357,6 @@ def difference_interval(
     drawn = [difference(weights) for weights in _resamples(len(purchased))]
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
     return difference(np.ones(len(purchased))), low, high
-
-
-def fold_numbers(
-    inputs: NDArray[np.float64], purchased: NDArray[np.int8], folds: int, seed: int
-) -> NDArray[np.intp]:
-    """Assign rows to folds: stratified by label, with equal inputs in one fold.
-
-    Args:
-        inputs: The inputs, float64 (n, 7).
-        purchased: The labels, int8 (n,), 0 or 1.
-        folds: The number of folds.
-        seed: The seed of the shuffle.
-
-    Returns:
-        The number of each row's fold, intp (n,).
-    """
-    group = duplicate_groups(inputs)
-    has_buyer = np.bincount(group, weights=purchased) > 0
-    fold_of_group = np.empty(len(has_buyer), np.intp)
-    random = np.random.default_rng(seed)
-    for stratum in (np.flatnonzero(has_buyer), np.flatnonzero(~has_buyer)):
-        fold_of_group[random.permutation(stratum)] = np.arange(len(stratum)) % folds
-    return fold_of_group[group]
-
-
-def duplicate_groups(inputs: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Number rows so that equal rows have equal numbers, intp (n,).
-
-    >>> duplicate_groups(np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]])).tolist()
-    [0, 1, 0]
-    """
-    hashes = np.zeros(len(inputs), np.uint64)
-    for column in inputs.T:  # a hash per row: sorting numbers is much faster than sorting rows
-        hashes ^= (column + 0.0).view(np.uint64)  # + 0.0 makes -0.0 equal to 0.0
-        hashes *= np.uint64(0x9E3779B97F4A7C15)
-        hashes ^= hashes >> np.uint64(29)
-    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.intp)
-    rank[np.argsort(first, kind="stable")] = np.arange(len(first))
-    return rank[group]
 
 
 def evaluate(

@@ -99,11 +99,14 @@ class Metrics(Record):
     Attributes:
         cross_validated: On all rows, from out-of-fold probabilities.
         folds: The number of folds; 1 if the model itself was measured on rows that it had not seen.
+        split: Whether folds and held-out rows were drawn at random, or later rows were measured by
+            models that were fitted on earlier ones.
         held_out: On held-out rows, used neither to fit the model nor to choose the threshold.
     """
 
     cross_validated: Quality
     folds: int
+    split: Literal["random", "time"] = "random"
     held_out: Quality
 
 

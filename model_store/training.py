@@ -33,9 +33,7 @@ from model_store.evaluation import (
     MAX_F1,
     Evaluation,
     ThresholdCriterion,
-    duplicate_groups,
     evaluate,
-    fold_numbers,
     measure,
     threshold_curve,
 )
@@ -43,6 +41,7 @@ from model_store.features import EngagementFeatures
 from model_store.inputs import EngagementWeights
 from model_store.manifest import Cost, InputFormat, Metrics, Threshold, TrainingData
 from model_store.self_test import SelfTestRow, choose_rows
+from model_store.splits import FOLDS, Split, duplicate_groups, fold_splits, hold_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
     from model_store.linear import ProbabilityModel
     from model_store.training_data import TrainingTable
 
-FOLDS: Final = 5
 _LEAF_ROWS: Final = 20_000
 """The rows among which the self-test finds a row for every leaf."""
 _REPEATED_ROWS: Final = 1000
@@ -100,9 +98,10 @@ def train(
 ) -> TrainedModel:
     """Train on a table; equal tables and arguments give equal models.
 
-    1. Hold out a stratified fifth of the rows.
+    1. Hold out a fifth of the rows: the latest ones, or without times a stratified random fifth.
     2. Choose the threshold on out-of-fold probabilities of the other rows.
-    3. Measure on the held-out rows, and on out-of-fold probabilities of all rows.
+    3. Measure on the held-out rows, and on out-of-fold probabilities of all rows (with times: of all
+       but the earliest sixth, since a model is fitted on earlier rows).
     4. Fit on all rows.
 
     Args:
@@ -196,45 +195,57 @@ def _assess(
     weights: EngagementWeights | None,
 ) -> TrainedModel:
     """Measure and describe an estimator; ``fit`` fits an equal one on some of the rows."""
-    inputs, purchased = table.inputs, table.purchased
-    in_holdout = fold_numbers(inputs, purchased, FOLDS, seed) == 0
-    fitting, held_out = np.flatnonzero(~in_holdout), np.flatnonzero(in_holdout)
-    fitting_probabilities = _out_of_fold(table, fit, folds, fitting, seed)
-    _check_probabilities(estimator, fitting_probabilities)
-    chosen_on = threshold_curve(purchased[fitting], fitting_probabilities)
+
+    def splits(rows: NDArray[np.intp]) -> list[Split]:
+        return fold_splits(table, rows, seed + 1) if folds > 1 else [Split(rows[:0], rows)]
+
+    def measured(splits: list[Split]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Return rows in ascending order with the probabilities of models that were not fitted on them."""
+        rows = np.concatenate([split.measured for split in splits])
+        probabilities = np.concatenate(
+            [fit(split.fitted).predict_probability(table.inputs[split.measured]) for split in splits]
+        )
+        _check_probabilities(estimator, probabilities)
+        order = np.argsort(rows)
+        return rows[order], probabilities[order]
+
+    held_out = hold_out(table, seed)
+    fitting, fitting_probabilities = measured(splits(held_out.fitted))
+    chosen_on = threshold_curve(table.purchased[fitting], fitting_probabilities)
     try:
         threshold = chosen_on.threshold(criterion)
     except ValueError as error:
         raise TrainingDataError(f"{table.source}: {error}") from error
-    held_out_probabilities = fit(fitting).predict_probability(inputs[held_out])
-    out_of_fold = _out_of_fold(table, fit, folds, np.arange(table.rows), seed)
-    _check_probabilities(estimator, held_out_probabilities, out_of_fold)
+    unseen, unseen_probabilities = measured([held_out])
+    rows, probabilities = measured(splits(np.arange(table.rows)))
+    inputs, purchased = np.asfortranarray(table.inputs[rows]), table.purchased[rows]
     model = probability_model(estimator, input_format)
-    _check_repeatable(estimator, model, inputs[:_REPEATED_ROWS])
+    _check_repeatable(estimator, model, table.inputs[:_REPEATED_ROWS])
     return TrainedModel(
         estimator=estimator,
         threshold=threshold,
         metrics=Metrics(
-            cross_validated=measure(purchased, out_of_fold, threshold.value),
+            cross_validated=measure(purchased, probabilities, threshold.value),
             folds=folds,
-            held_out=measure(purchased[held_out], held_out_probabilities, threshold.value),
+            split="random" if table.times_ms is None else "time",
+            held_out=measure(table.purchased[unseen], unseen_probabilities, threshold.value),
         ),
-        baseline=freeze_baseline(inputs, purchased, out_of_fold, threshold.value),
+        baseline=freeze_baseline(inputs, purchased, probabilities, threshold.value),
         evaluation=evaluate(
             inputs,
             purchased,
-            out_of_fold,
+            probabilities,
             threshold.value,
-            threshold_curve(purchased[held_out], held_out_probabilities),
+            threshold_curve(table.purchased[unseen], unseen_probabilities),
         ),
-        self_test=choose_rows(inputs, model, _leaves(estimator, inputs, input_format)),
+        self_test=choose_rows(table.inputs, model, _leaves(estimator, table.inputs, input_format)),
         training_data=TrainingData(
             source=table.source, sha256=table.sha256, rows=table.rows, positives=table.positives
         ),
         engagement_weights=weights,
         input_format=input_format,
-        batch_invariant=is_batch_invariant(model, inputs),
-        cost=measure_cost(model, inputs),
+        batch_invariant=is_batch_invariant(model, table.inputs),
+        cost=measure_cost(model, table.inputs),
     )
 
 
@@ -250,14 +261,13 @@ def _leaves(
         return None
 
 
-def _check_probabilities(estimator: Any, *probabilities: NDArray[np.float64]) -> None:
-    for values in probabilities:
-        wrong = values[~((values >= 0) & (values <= 1))]
-        if len(wrong):
-            raise ModelStoreError(
-                f"{type(estimator).__name__} predicts {wrong[0]:g} for {len(wrong)} of {len(values)} "
-                "students; a probability lies between 0 and 1"
-            )
+def _check_probabilities(estimator: Any, probabilities: NDArray[np.float64]) -> None:
+    wrong = probabilities[~((probabilities >= 0) & (probabilities <= 1))]
+    if len(wrong):
+        raise ModelStoreError(
+            f"{type(estimator).__name__} predicts {wrong[0]:g} for {len(wrong)} of {len(probabilities)} "
+            "students; a probability lies between 0 and 1"
+        )
 
 
 def _check_repeatable(estimator: Any, model: ProbabilityModel, inputs: NDArray[np.float64]) -> None:
@@ -293,23 +303,6 @@ def _unfitted_copy(estimator: Any) -> Any:
         return clone(estimator)
     except RuntimeError:
         return type(estimator)(**estimator.get_params(deep=False))
-
-
-def _out_of_fold(
-    table: TrainingTable,
-    fit: Callable[[NDArray[np.intp]], ProbabilityModel],
-    folds: int,
-    rows: NDArray[np.intp],
-    seed: int,
-) -> NDArray[np.float64]:
-    """Return out-of-fold probabilities of some rows, float64 (n,): each from a fit without its fold."""
-    inputs = table.inputs[rows]
-    fold = fold_numbers(inputs, table.purchased[rows], folds, seed + 1)
-    probabilities = np.empty(len(rows))
-    for number in range(folds):
-        here = fold == number
-        probabilities[here] = fit(rows[~here]).predict_probability(inputs[here])
-    return probabilities
 
 
 def _check_classes(table: TrainingTable) -> None:

@@ -14,6 +14,7 @@ import lzma
 import math
 import re
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -50,6 +51,9 @@ _PLAIN_NUMBER: Final = re.compile(
     r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf(inity)?|nan", re.IGNORECASE
 )
 _LARGEST_LONG: Final = 2**63 - 1
+_FIRST_TIME_MS: Final = 946_684_800_000
+"""2000-01-01, as for an event's ``occurred_at``: earlier times are seconds or nonsense."""
+_LAST_TIME_MS: Final = 253_402_300_799_999
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +67,8 @@ class TrainingTable:
         sha256: The digest of the file's bytes, or of the generated columns.
         source: Where the rows came from, for people.
         dialect: How the file was read, for people, such as ``UTF-8, delimiter ;, decimal comma``.
+        times_ms: When each student was seen, int64 (n,), in milliseconds since the epoch; None if the
+            times are not known.
     """
 
     countries: Sequence[str] = field(repr=False)
@@ -71,6 +77,7 @@ class TrainingTable:
     sha256: str
     source: str
     dialect: str = ""
+    times_ms: NDArray[np.int64] | None = field(default=None, repr=False)
 
     @property
     def rows(self) -> int:
@@ -83,7 +90,9 @@ class TrainingTable:
         return int(self.purchased.sum())
 
 
-def read_training_csv(path: Path, on_progress: Callable[[int], None] = lambda _: None) -> TrainingTable:
+def read_training_csv(
+    path: Path, on_progress: Callable[[int], None] = lambda _: None, time_column: str | None = None
+) -> TrainingTable:
     """Read a CSV file with a header, or a Parquet file.
 
     The encoding (UTF-8, or UTF-16 with a byte order mark), the delimiter (comma, semicolon, tab or
@@ -94,6 +103,8 @@ def read_training_csv(path: Path, on_progress: Callable[[int], None] = lambda _:
     Args:
         path: The file.
         on_progress: Called with the number of rows that were read, after every 50,000.
+        time_column: The column with the times: RFC 3339 (UTC without an offset), or milliseconds
+            since the epoch.
 
     Raises:
         TrainingDataError: The file or a value in it is unusable; the message names the file, and the
@@ -120,7 +131,7 @@ def read_training_csv(path: Path, on_progress: Callable[[int], None] = lambda _:
         dialect = f"{encoding}, delimiter {delimiter if delimiter != chr(9) else 'tab'}"
         lines = _csv_rows(path, opener, encoding, delimiter)
         header = next(lines, (1, []))[1]
-    positions = _positions(path, header)
+    columns = _columns(path, header, time_column)
     chunks: list[NDArray[np.float64]] = []
     countries: list[str] = []
     spelling: dict[str, str] = {}  # one object for each distinct text
@@ -130,27 +141,28 @@ def read_training_csv(path: Path, on_progress: Callable[[int], None] = lambda _:
         if not cells:  # skip blank lines; the last line often is
             continue
         n_rows += 1
-        row = _row(faults, line, cells, positions, len(header), decimal_comma=decimal_comma)
+        row = _row(faults, line, cells, columns, decimal_comma=decimal_comma)
         if row is not None and not faults.count:
             rows.append(row)
-            country = cells[positions[INPUT_NAMES[0]]].strip()
+            country = cells[columns.inputs[0]].strip()
             countries.append(spelling.setdefault(country, country))
         if n_rows % _CHUNK_ROWS == 0:
-            chunks.append(np.array(rows, np.float64).reshape(-1, len(positions)))
+            chunks.append(np.array(rows, np.float64).reshape(-1, len(columns)))
             rows = []
             on_progress(n_rows)
     faults.raise_if_any(n_rows)
     if not n_rows:
         raise TrainingDataError(f"{path} has no rows below its header")
-    chunks.append(np.array(rows, np.float64).reshape(-1, len(positions)))
-    table = _joined(chunks, n_rows, len(positions))
+    chunks.append(np.array(rows, np.float64).reshape(-1, len(columns)))
+    table = _joined(chunks, n_rows, len(columns))
     return TrainingTable(
         countries=countries,
-        inputs=table[:, :-1],
+        inputs=table[:, : len(INPUT_NAMES)],
         purchased=table[:, -1].astype(np.int8),
         sha256=sha256,
         source=path.name,
         dialect=dialect + (", decimal comma" if decimal_comma else ""),
+        times_ms=table[:, len(INPUT_NAMES)].astype(np.int64) if time_column else None,
     )
 
 
@@ -251,9 +263,30 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise TrainingDataError(f"{path} cannot be read as Parquet: {error}") from error
 
 
-def _positions(path: Path, header: list[str]) -> dict[str, int]:
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Where a row's cells are.
+
+    Attributes:
+        inputs: The position of each input.
+        label: The position of the label.
+        time: The name and the position of the time; None if times are not read.
+        width: The number of cells.
+    """
+
+    inputs: tuple[int, ...]
+    label: int
+    time: tuple[str, int] | None
+    width: int
+
+    def __len__(self) -> int:
+        """Return how many numbers a row gives."""
+        return len(self.inputs) + (self.time is not None) + 1
+
+
+def _columns(path: Path, header: list[str], time_column: str | None) -> _Columns:
     names = [name.strip() for name in header]
-    required = (*INPUT_NAMES, LABEL)
+    required = (*INPUT_NAMES, LABEL, *filter(None, [time_column]))
     missing = [name for name in required if name not in names]
     if not any(names):
         raise TrainingDataError(f"{path} is empty: its first line must name the columns")
@@ -265,46 +298,75 @@ def _positions(path: Path, header: list[str]) -> dict[str, int]:
     for name in required:
         if names.count(name) > 1:
             raise TrainingDataError(f"{path}, line 1: column {name} appears twice")
-    return {name: names.index(name) for name in required}
+    return _Columns(
+        inputs=tuple(map(names.index, INPUT_NAMES)),
+        label=names.index(LABEL),
+        time=(time_column, names.index(time_column)) if time_column else None,
+        width=len(header),
+    )
 
 
 def _row(
-    faults: _Faults,
-    line: int,
-    cells: list[str],
-    positions: dict[str, int],
-    width: int,
-    *,
-    decimal_comma: bool,
+    faults: _Faults, line: int, cells: list[str], columns: _Columns, *, decimal_comma: bool
 ) -> list[float] | None:
-    """Return the seven inputs and the label as numbers, or None after noting the row's faults."""
-    if len(cells) != width:
-        fewer = "fewer" if len(cells) < width else "more"
-        faults.add(line, f"{len(cells)} columns, {fewer} than the header's {width}")
+    """Return the inputs, the time if it is read, and the label; or None after noting the row's faults."""
+    if len(cells) != columns.width:
+        fewer = "fewer" if len(cells) < columns.width else "more"
+        faults.add(line, f"{len(cells)} columns, {fewer} than the header's {columns.width}")
         return None
     before = faults.count
-    country = cells[positions[INPUT_NAMES[0]]].strip()
+    country, *texts = (cells[position].strip() for position in columns.inputs)
     if not COUNTRY_MIN_CHARACTERS <= len(country) <= COUNTRY_MAX_CHARACTERS:
         limits = f"{COUNTRY_MIN_CHARACTERS} to {COUNTRY_MAX_CHARACTERS} characters"
         faults.add(line, f"{country!r} must have {limits}", INPUT_NAMES[0])
     numbers = []
-    for name in INPUT_NAMES[1:]:
-        cell = cells[positions[name]].strip()
-        if decimal_comma and "," in cell and "." not in cell:
-            cell = cell.replace(",", ".", 1)
+    for name, text in zip(INPUT_NAMES[1:], texts, strict=True):
+        point = decimal_comma and "," in text and "." not in text
+        cell = text.replace(",", ".", 1) if point else text
         if complaint := _complaint(name, cell):
             faults.add(line, complaint, name)
         else:
             numbers.append(float(cell))
-    label = _LABELS.get(cells[positions[LABEL]].strip().lower())
+    label = _LABELS.get(cells[columns.label].strip().lower())
     if label is None:
-        faults.add(line, f"{cells[positions[LABEL]]!r} is neither 0 nor 1 (nor yes or no)", LABEL)
+        faults.add(line, f"{cells[columns.label]!r} is neither 0 nor 1 (nor yes or no)", LABEL)
+    times = _times(faults, line, cells, columns)
     if faults.count > before:
         return None
     if numbers[4] > numbers[3]:
         faults.add(line, "practice_exams_passed cannot exceed practice_exams_started.")
         return None
-    return [float(country_code(country)), *numbers, float(label or 0)]
+    return [float(country_code(country)), *numbers, *times, float(label or 0)]
+
+
+def _times(faults: _Faults, line: int, cells: list[str], columns: _Columns) -> list[float]:
+    """Return the row's time, or nothing."""
+    if columns.time is None:
+        return []
+    name, position = columns.time
+    time_ms = _time_ms(cells[position].strip())
+    if time_ms is None:
+        complaint = f"{cells[position]!r} is no time from 2000 to 9999 (RFC 3339, or milliseconds)"
+        faults.add(line, complaint, name)
+        return []
+    return [time_ms]
+
+
+def _time_ms(cell: str) -> float | None:
+    """Return milliseconds since the epoch, or None if the cell is no time of an event.
+
+    >>> _time_ms("2026-11-28T13:30:00.5Z") == _time_ms("1795872600500")
+    True
+    """
+    try:
+        if cell.isdecimal():
+            value = int(cell)
+        else:
+            time = datetime.fromisoformat(cell)
+            value = round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        return None
+    return float(value) if _FIRST_TIME_MS <= value <= _LAST_TIME_MS else None
 
 
 def _complaint(name: str, cell: str) -> str | None:

@@ -19,7 +19,7 @@ from model_store.errors import ModelStoreError
 from model_store.estimator import input_format, read_estimator
 from model_store.evaluation import Evaluation, ThresholdCriterion
 from model_store.inputs import EngagementWeights
-from model_store.manifest import Provenance, Quality
+from model_store.manifest import Metrics, Provenance
 from model_store.promotion import Check, PromotionRefused
 from model_store.store import ModelStore
 from model_store.synthetic import generate_students
@@ -52,6 +52,14 @@ MinPrecision = Annotated[float, typer.Option(help="For precision: the smallest p
 FixedValue = Annotated[float, typer.Option("--value", help="For fixed: the threshold.")]
 Seed = Annotated[int, typer.Option(help="The seed of the splits: equal data and seeds give equal results.")]
 
+TimeColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="A column with times, such as occurred_at: fit on earlier students, measure on later ones.",
+        metavar="NAME",
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the verbs."""
@@ -62,6 +70,7 @@ def add_to(app: typer.Typer) -> None:
 def train(
     context: typer.Context,
     data: Annotated[Path | None, typer.Option(help="CSV with the seven inputs and `purchased`.")] = None,
+    time_column: TimeColumn = None,
     promote: Promote = False,
     criterion: CriterionName = "max_f1",
     false_positive_cost: FalsePositiveCost = 1.0,
@@ -74,7 +83,12 @@ def train(
     chosen = _criterion(criterion, false_positive_cost, false_negative_cost, min_precision, value)
     settings = _settings(context)
     weights = settings.training
-    table = read_training_csv(data, _echo_progress) if data else generate_students(GENERATED_STUDENTS, seed)
+    if data:
+        table = read_training_csv(data, _echo_progress, time_column)
+    elif time_column:
+        raise UsageError("--time-column needs --data FILE")
+    else:
+        table = generate_students(GENERATED_STUDENTS, seed)
     try:
         engagement_weights = EngagementWeights(
             minutes_watched=weights.weight_minutes_watched,
@@ -96,6 +110,7 @@ def add(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A fitted classifier, saved with joblib.dump.")],
     data: Annotated[Path, typer.Option(help="CSV with the seven inputs and `purchased`.")],
+    time_column: TimeColumn = None,
     promote: Promote = False,
     unseen: Annotated[
         bool, typer.Option("--unseen", help="The rows are new to the model: measure it as it is.")
@@ -117,7 +132,7 @@ def add(
     chosen = _criterion(criterion, false_positive_cost, false_negative_cost, min_precision, value)
     store = _store(_settings(context))
     estimator = read_estimator(file)
-    table = read_training_csv(data, _echo_progress)
+    table = read_training_csv(data, _echo_progress, time_column)
     try:
         given = None if inputs == "auto" else input_format(estimator, inputs, table.inputs)
     except ValueError as error:
@@ -258,7 +273,7 @@ def threshold(
     added = store.rethreshold(version, chosen, provenance=_provenance())
     manifest = store.manifest(added)
     typer.echo(f"threshold {manifest.threshold.value:.4f} ({criterion})")
-    typer.echo(_quality_lines(manifest.metrics.cross_validated)[-1])
+    typer.echo(_quality_lines(manifest.metrics)[-1])
     typer.echo(f"activate it with: purchase-stream models promote {added}")
 
 
@@ -339,7 +354,7 @@ def rollback(context: typer.Context, reason: Reason = "") -> None:
 def _store_version(store: ModelStore, trained: TrainedModel, *, promote: bool, reason: str) -> None:
     """Add a version to the store, say how good it is, and promote it if asked to."""
     version = store.add(trained, provenance=_provenance())
-    for line in _quality_lines(trained.metrics.cross_validated):
+    for line in _quality_lines(trained.metrics):
         typer.echo(line)
     threshold, cost = trained.threshold, trained.cost
     typer.echo(f"threshold {threshold.value:.4f} ({threshold.criterion})")
@@ -403,7 +418,9 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _quality_lines(quality: Quality) -> list[str]:
+def _quality_lines(metrics: Metrics) -> list[str]:
+    quality = metrics.cross_validated
+
     def with_interval(name: str, value: float) -> str:
         low, high = quality.intervals.get(name, (value, value))
         return f"{name.replace('_', ' ')} {value:.3f} [{low:.3f}, {high:.3f}]"
@@ -418,7 +435,7 @@ def _quality_lines(quality: Quality) -> list[str]:
         with_interval("recall", quality.recall),
     ]
     return [
-        f"on students that it was not fitted on: {', '.join(ranking)}",
+        f"on {'later ' * (metrics.split == 'time')}students that it was not fitted on: {', '.join(ranking)}",
         f"at the threshold: {', '.join(decisions)} (95 % intervals)",
     ]
 

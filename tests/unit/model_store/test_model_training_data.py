@@ -133,6 +133,22 @@ def test_planted_file_gets_its_sentence(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_times_are_read_from_a_named_column(tmp_path: Path) -> None:
+    """RFC 3339 with any offset, a date, or milliseconds; anything else is a fault of its line."""
+    path = tmp_path / "a.csv"
+    times = ["2026-11-28T13:30:00Z", "2026-11-28T14:30:00+01:00", "2026-11-28", "1795872600000"]
+    path.write_bytes(_file(*[f"{_GOOD},{time}" for time in times], header=f"{_HEADER},seen"))
+    table = read_training_csv(path, time_column="seen")
+    assert table.times_ms is not None
+    assert table.times_ms.tolist() == [1795872600000, 1795872600000, 1795824000000, 1795872600000]
+    assert read_training_csv(path).times_ms is None
+    path.write_bytes(_file(f"{_GOOD},1795872600", f"{_GOOD},yesterday", header=f"{_HEADER},seen"))
+    with pytest.raises(TrainingDataError, match=r"2 faults .*line 2, column seen: '1795872600' is no time"):
+        read_training_csv(path, time_column="seen")
+    with pytest.raises(TrainingDataError, match="column occurred_at is missing"):
+        read_training_csv(path, time_column="occurred_at")
+
+
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     """A file that is not there is one line of complaint."""
     with pytest.raises(TrainingDataError, match="cannot be read: No such file"):

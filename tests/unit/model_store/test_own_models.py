@@ -79,12 +79,12 @@ def _boosted_categories(table: TrainingTable) -> Any:
 
 def _lightgbm(table: TrainingTable) -> Any:
     lightgbm = pytest.importorskip("lightgbm")
-    return lightgbm.LGBMClassifier(n_estimators=20, verbose=-1).fit(table.inputs, table.purchased)
+    return lightgbm.LGBMClassifier(n_estimators=20, verbose=-1, n_jobs=1).fit(table.inputs, table.purchased)
 
 
 def _xgboost(table: TrainingTable) -> Any:
     xgboost = pytest.importorskip("xgboost")
-    model = xgboost.XGBClassifier(n_estimators=20, enable_categorical=True)
+    model = xgboost.XGBClassifier(n_estimators=20, enable_categorical=True, n_jobs=1)
     return model.fit(_frame(table, "category"), table.purchased)
 
 

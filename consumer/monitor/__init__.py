@@ -1,1 +1,1 @@
-"""The monitor: committed predictions in, the views that people look at out."""
+"""Watch the committed predictions: the audit log, drift, outcomes and the health of the stream."""

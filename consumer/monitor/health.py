@@ -1,4 +1,4 @@
-"""The verdict on the whole stream: is it well, and if not, why, since when, and what to do.
+"""Judge the health of the whole stream: is it well? If not, why, since when, and what can be done?
 
 :func:`assess` is the only place that decides this. The dashboard's headline, ``/health/ready``, the
 metrics and the alerts all show its result.
@@ -23,27 +23,27 @@ from consumer.monitor.stream_status import StreamSnapshot
 log = structlog.get_logger(__name__)
 
 STALLED_AFTER_S: Final = 30.0
-"""Time without a decided event, although events wait, after which the stream has stalled: longer than a
+"""How long events may wait without any being decided until the stream counts as stalled: longer than a
 rebalance or a restart takes."""
 
 LONG_DRAIN_S: Final = 60.0
-"""A backlog is worth mentioning if it takes longer than this to decide."""
+"""A backlog that takes longer than this to decide is reported."""
 
 LOG_BEHIND_AFTER_S: Final = 60.0
-"""Time of uninterrupted backlog after which the audit log is behind."""
+"""The audit log counts as behind after a backlog of this length."""
 
 MIN_FLOOD_RATIO: Final = 0.1
 MAX_USUAL_RATIO: Final = 0.5
 FLOOD_FACTOR: Final = 3.0
-"""A flood is a share of rejected events above three times the usual share, but at least 10 %. Above 50 %
-it is a flood whatever is usual."""
+"""A share of rejected events is a flood if it is above three times the usual share and at least 10 %. A share
+above 50 % always is."""
 
 MIN_FLOOD_EVENTS: Final = 20
 _POLL_EVERY_S: Final = 2.0
 
 
 class Level(StrEnum):
-    """How well the stream is. A cause has a level; the verdict has the worst level of its causes."""
+    """How well the stream is. Each cause has a level; the stream has the worst level of its causes."""
 
     WELL = "well"
     ATTENTION = "attention"
@@ -71,11 +71,11 @@ class Cause:
     """A reason why the stream is not well.
 
     Attributes:
-        code: Its code.
-        level: How bad it is.
+        code: The code.
+        level: The severity.
         text: One sentence for people.
-        since_s: Its start, seconds since the epoch; ``None`` if unknown.
-        runbook: The name of its runbook.
+        since_s: The start, seconds since the epoch; ``None`` if unknown.
+        runbook: The name of the runbook.
     """
 
     code: CauseCode
@@ -87,12 +87,12 @@ class Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """The verdict.
+    """The health of the stream.
 
     Attributes:
         level: The worst level of the causes.
-        headline: The verdict in one line.
-        since_s: When this level began, seconds since the epoch; ``None`` if unknown.
+        headline: The health in one line.
+        since_s: The start of this level, seconds since the epoch; ``None`` if unknown.
         causes: The causes, the worst first.
     """
 
@@ -132,7 +132,7 @@ class Rule:
 
 
 def assess(snapshot: MonitorSnapshot) -> Health:
-    """Judge one snapshot. Pure: the same snapshot always gives the same verdict."""
+    """Judge one snapshot. Pure: the same snapshot always gives the same result."""
     causes = [cause for group in RULES if (cause := _first_cause(group, snapshot)) is not None]
     causes.sort(key=lambda cause: -_LEVELS.index(cause.level))
     level = causes[0].level if causes else Level.WELL
@@ -211,7 +211,7 @@ def _rejection_flood(snapshot: MonitorSnapshot) -> Finding | None:
     """Compare the share of rejected events in the last seconds with the share before."""
     stream, recent = snapshot.stream, snapshot.recent
     if snapshot.conditions or snapshot.log_backlog_since_s is not None:
-        return None  # the monitor does not see the predictions that belong to these rejections
+        return None  # the monitor does not read the predictions that belong to these rejections
     predicted, rejected = sum(recent.per_second), stream.recent_rejections
     predicted_before = recent.total - predicted
     rejected_before = sum(stream.rejections.values()) - rejected
@@ -290,10 +290,10 @@ RULES: Final[Sequence[Sequence[Rule]]] = (
 
 
 class HealthTracker:
-    """Judges the stream every few seconds, remembers since when, and logs every change of its causes once.
+    """Judges the stream every few seconds, and logs each change of its causes once.
 
     Args:
-        snapshot: Returns what the monitor knows.
+        snapshot: Returns the latest snapshot.
         now_s: Wall clock, seconds since the epoch.
     """
 
@@ -311,7 +311,7 @@ class HealthTracker:
         self._thread = threading.Thread(target=self._poll, name="health", daemon=True)
 
     def start(self) -> None:
-        """Start to judge in the background."""
+        """Start judging in the background."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -320,7 +320,7 @@ class HealthTracker:
         self._thread.join()
 
     def current(self) -> Health:
-        """Judge the present snapshot. Thread-safe."""
+        """Judge the latest snapshot. Thread-safe."""
         health, now_s = assess(self._snapshot()), self._now_s()
         with self._lock:
             keys = [(cause.code, cause.runbook) for cause in health.causes]

@@ -1,4 +1,4 @@
-"""The monitor's loop: read committed predictions, append them to the audit log, show them to the views.
+"""Run the monitor's loop: read committed predictions, append them to the audit log, update the views.
 
 Each batch costs one fsync and one checkpoint. A background thread appends a batch, mostly waiting for
 the disk, while the loop reads and formats the next one, so at most two batches are in memory. The views
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MAX_RECORDS: Final = 7_000
-"""Records per batch: enough that the fsync costs little per line."""
+"""Records per batch: enough to make the cost of the fsync per line small."""
 
 MAX_WAIT_S: Final = 0.1
-"""How long to wait for a full batch. Bounds how late a prediction reaches the log, and how late
+"""How long to wait for a full batch. It limits how late a prediction reaches the log, and how late
 the loop notices that it should stop."""
 
 PAUSE_S: Final = 0.5
@@ -66,7 +66,7 @@ class CommittedBatch:
 
 @dataclass(frozen=True, slots=True)
 class PendingAppend:
-    """A batch with its audit log lines, until the log has them."""
+    """A batch whose audit log lines are not in the log yet."""
 
     batch: CommittedBatch
     lines: bytes = field(repr=False)
@@ -103,7 +103,7 @@ class View(Protocol):
     """A view of the committed predictions, such as drift."""
 
     def observe(self, batch: CommittedBatch) -> None:
-        """Take in a batch that is in the audit log. Batches come in order, each once per run."""
+        """Add a batch that is in the audit log. Batches come in order, each once per run."""
 
 
 class Monitor:
@@ -120,7 +120,7 @@ class Monitor:
         hasher: Hashes the ids in the log; by default they are written as they are.
         retention: Removes old segments of the log.
         on_batch: Called with the counts of every batch in the log.
-        on_turn: Called after every turn of the loop; its argument tells whether there is a backlog.
+        on_turn: Called after every turn of the loop, with whether there is a backlog.
         sleep: Pauses for seconds.
     """
 
@@ -159,7 +159,7 @@ class Monitor:
 
     @property
     def backlog_since_s(self) -> float | None:
-        """Since when the log is behind the topic without a break, seconds since the epoch, or ``None``."""
+        """When the log last fell behind the topic, seconds since the epoch; ``None`` if it is not behind."""
         return self._backlog_since_s
 
     def stop(self) -> None:
@@ -170,7 +170,7 @@ class Monitor:
         """Run until stopped, then close the topic and the log.
 
         Raises:
-            StartupError: The topic or the log is not the same as before; a person has to decide.
+            StartupError: The topic or the log is not the one from before; a person has to decide.
             FatalError: The Kafka client cannot continue.
         """
         try:
@@ -211,7 +211,7 @@ class Monitor:
         """Format a batch while the previous one is being appended, then start to append it.
 
         Raises:
-            Unavailable: The batch stays unwritten; process it again.
+            Unavailable: The batch was not written; process it again.
         """
         pending = self._prepare(records)
         appended = self._wait_for_append()
@@ -219,7 +219,7 @@ class Monitor:
         self._unwritten = None
         if appended is not None:
             self._show(appended)
-        if len(records) < MAX_RECORDS:  # no backlog: nothing to read meanwhile
+        if len(records) < MAX_RECORDS:  # no backlog, so there is nothing to read meanwhile
             self._finish_append()
 
     def _prepare(self, records: PolledRecords) -> PendingAppend:
@@ -274,7 +274,7 @@ class Monitor:
             self._show(appended)
 
     def _show(self, appended: PendingAppend) -> None:
-        """Give a batch that is in the log to the views and the metrics."""
+        """Pass a batch that is in the log on to the views and the metrics."""
         if appended.batch.undecodable:
             _log_undecodable(appended.batch, self._topics.predictions)
         for view in self._views:
@@ -282,7 +282,7 @@ class Monitor:
         self._on_batch(appended.stats)
 
     def _finish(self) -> None:
-        """Wait for the batch in flight; if the log cannot take it, the next run reads it again."""
+        """Wait for the batch in flight. If it cannot be appended, the next run reads it again."""
         try:
             self._finish_append()
         except Unavailable as outage:
@@ -310,7 +310,8 @@ def open_log_and_topic(settings: Settings, readiness: Readiness) -> tuple[AuditL
     )
     try:
         tail = TopicFollower(client_config, topic, audit_log.next_offsets, readiness)
-        # Save the start of every partition: if retention removes records from there, it is a gap.
+        # Save the start of every partition, so that records that retention removes later are noticed as a
+        # gap.
         audit_log.append(b"", tail.next_offsets)
     except BaseException:
         audit_log.close()
@@ -326,7 +327,7 @@ def _without_tombstones(rejections: Rejections) -> Rejections:
 
 
 def _log_undecodable(batch: CommittedBatch, topic: str) -> None:
-    """Log the coordinates of the records that have no line, and the reason of the first."""
+    """Log the coordinates of the records that have no line, and the first reason."""
     rejections = list(batch.undecodable)
     log.warning(
         "records that are not predictions are not in the audit log",

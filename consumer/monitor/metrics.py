@@ -1,9 +1,9 @@
-"""The monitor's metrics: audit log, drift, outcomes, recommendation.
+"""Export the monitor's metrics: audit log, drift, outcomes, recommendation, health.
 
-Drift and outcomes are collected from the latest snapshot, so a series exists exactly as long as the model
-version that it describes is monitored.
+Drift and outcomes are collected from the latest snapshot, so a series exists only while the model version
+that it describes is monitored.
 
-If several monitors read a part of the topic each, only their counters may be added. The index of the whole
+If several monitors each read a part of the topic, only their counters may be added. The index of the whole
 is not the sum or mean of the indexes of its parts, so the recording rules compute it from the counters.
 """
 
@@ -41,7 +41,7 @@ class MonitorTelemetry(Collector):
 
     Args:
         registry: The registry to export them from.
-        settings: The drift settings; recording rules need them beside the counters.
+        settings: The drift settings, which recording rules need, too.
     """
 
     def __init__(self, registry: CollectorRegistry, settings: DriftSettings) -> None:
@@ -66,7 +66,7 @@ class MonitorTelemetry(Collector):
         self._undecodable.inc(stats.undecodable)
 
     def show(self, drift: DriftSnapshot, outcomes: OutcomesSnapshot, recommendation: Recommendation) -> None:
-        """Export these from now on."""
+        """Export these values from now on."""
         self._drift, self._outcomes, self._recommendation = drift, outcomes, recommendation
 
     def collect(self) -> Iterable[Family]:
@@ -206,7 +206,7 @@ class MonitorTelemetry(Collector):
         )
         totals = dict(outcomes.totals)
         if current is not None and outcomes.state != "off":
-            totals.setdefault(current, OutcomeSums())  # a rate needs the 0 before the first outcome
+            totals.setdefault(current, OutcomeSums())  # a rate needs a 0 before the first outcome
         for version, sums in totals.items():
             matured.add_metric([version, "1", "1"], sums.true_positives)
             matured.add_metric([version, "1", "0"], sums.false_positives)
@@ -236,10 +236,10 @@ class MonitorTelemetry(Collector):
 
 
 class HealthTelemetry(Collector):
-    """The verdict on the stream and the lag, as the monitor sees them.
+    """The health and the lag of the stream, as the monitor sees them.
 
     Args:
-        health: Returns the verdict.
+        health: Returns the health.
         stream: Returns the state of the stream.
         events_topic: Name of the events topic.
     """
@@ -254,7 +254,7 @@ class HealthTelemetry(Collector):
     def collect(self) -> Iterable[Family]:
         """Yield the level, the causes, the lag and the members."""
         health, stream = self._health(), self._stream()
-        level = _gauge("health_level", "Verdict on the stream: 0 well, 1 needs attention, 2 not well.")
+        level = _gauge("health_level", "Health of the stream: 0 well, 1 needs attention, 2 not well.")
         level.add_metric([], list(Level).index(health.level))
         causes = _gauge(
             "health_cause", "1 while this cause keeps the stream from being well, else 0.", ["cause"]

@@ -1,7 +1,7 @@
-"""Model monitoring: drift, outcomes and the retraining recommendation, from the committed predictions.
+"""Monitor the model: drift, outcomes and the retraining recommendation.
 
 Only the loop's thread changes anything. After a turn of the loop it replaces the :class:`ModelSnapshot`
-that HTTP threads read. Replacing a reference is atomic, so no reader sees half of a state.
+that HTTP threads read. Replacing a reference is atomic, so no reader sees a half-changed state.
 """
 
 from __future__ import annotations
@@ -122,12 +122,12 @@ class ModelMonitor:
         self.save()
 
     def observe(self, batch: CommittedBatch) -> None:
-        """Take in a batch that is in the audit log."""
+        """Add a batch that is in the audit log."""
         self.ingest(batch.predictions)
         self._next_offsets = dict(batch.records.next_offsets)
 
     def ingest(self, predictions: RecordBatch, *, counted: bool = True) -> None:
-        """Take in the predictions that name a student.
+        """Add the predictions that name a student.
 
         Args:
             predictions: The predictions.
@@ -155,7 +155,7 @@ class ModelMonitor:
             self._compare(predictions, versions, features)
 
     def refresh(self, *, backlog: bool) -> None:
-        """Do what is due after a turn of the loop: read outcomes, renew the snapshot, announce, save.
+        """Do what is due after a turn of the loop: read outcomes, replace the snapshot, announce, save.
 
         Args:
             backlog: Whether more predictions can be read at once. Then snapshots are made less often,
@@ -253,7 +253,7 @@ class ModelMonitor:
 
 
 class _Interval:
-    """Returns true when called at least so long after the last time that it did; the first time at once."""
+    """A timer: calling it returns true at most once per interval, and at the first call."""
 
     def __init__(self, interval_s: float, clock_s: Callable[[], float]) -> None:
         self._interval_s = interval_s

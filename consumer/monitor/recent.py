@@ -1,4 +1,4 @@
-"""The latest predictions and rejections, with counts, rates and latencies. Pure."""
+"""Keep the latest predictions and rejections, with counts, rates and latencies. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HISTORY_S: Final = 120
 RATE_OVER_S: Final = 10
 ROWS_SHOWN: Final = 10
 REJECTIONS_KEPT: Final = 1000
-"""The dead letters that can be searched."""
+"""The number of dead letters that can be searched."""
 
 _MAX_CHARACTERS: Final = 500
 ROWS_TIMED: Final = 1000
@@ -56,7 +56,7 @@ class RecentSnapshot:
         total: Predictions since then.
         per_second: Predictions in each of the last seconds, oldest first, without the current second.
         last: The last audit log lines, parsed, newest first.
-        latency: ``None`` before the first prediction.
+        latency: The latencies; ``None`` before the first prediction.
     """
 
     since_s: float
@@ -100,7 +100,7 @@ class RecentPredictions:
         self._timed: tuple[FloatArray, FloatArray] = (np.empty(0), np.empty(0))
 
     def observe(self, batch: CommittedBatch) -> None:
-        """Take in a batch that is in the audit log."""
+        """Add a batch that is in the audit log."""
         m = len(batch.predictions)
         if m == 0:
             return
@@ -117,7 +117,7 @@ class RecentPredictions:
         self._timed = _timed(batch.predictions, now_s, self._timed)
 
     def snapshot(self) -> RecentSnapshot:
-        """Return what is known now. Thread-safe."""
+        """Return the present state. Thread-safe."""
         return RecentSnapshot(
             since_s=self._since_s,
             total=self._total,
@@ -127,7 +127,7 @@ class RecentPredictions:
         )
 
     def _last(self) -> list[dict[str, Any]]:
-        """Format the last lines, newest first. Done on request only."""
+        """Format the last lines, newest first. Only done on request."""
         last: list[dict[str, Any]] = []
         for end in self._batches:
             lines = audit_lines(
@@ -183,13 +183,13 @@ class RecentRejection:
     """A dead letter.
 
     Attributes:
-        partition: Its partition in the dead-letter topic.
-        offset: Its offset there.
-        rejected_at: Its ``rejected_at``, RFC 3339.
-        code: Its code, or ``other`` if the code is unknown.
-        detail: Its detail in one line.
+        partition: The partition of the dead-letter topic.
+        offset: The offset in that partition.
+        rejected_at: The time of the rejection, RFC 3339.
+        code: The code, or ``other`` if the code is unknown.
+        detail: The detail in one line.
         event_id: The event's id, if the event could be decoded.
-        student_id: The event's student id, or else the record key.
+        student_id: The event's student id, else the record key.
         source: Topic, partition and offset of the event: ``topic[0]@17``.
     """
 
@@ -225,12 +225,12 @@ class RejectionLog:
         *,
         counted: Sequence[bool],
     ) -> None:
-        """Take in dead letters.
+        """Add dead letters.
 
         Args:
-            values: Their record values, in order.
-            positions: Their partitions and offsets in the dead-letter topic.
-            counted: Whether each one counts. Those from before the start are only listed.
+            values: The record values, in order.
+            positions: The partition and offset of each.
+            counted: Whether each one counts. Dead letters from before the start are only listed.
         """
         rejections = []
         for value, position, counts in zip(values, positions, counted, strict=True):
@@ -258,7 +258,7 @@ class RejectionLog:
 
     @property
     def recent(self) -> int:
-        """The number of dead letters in the last seconds, without the current one."""
+        """The number of dead letters in the last seconds, without the current second."""
         return sum(_per_second(self._seconds, int(self._now_s())))
 
     @property
@@ -267,13 +267,13 @@ class RejectionLog:
         return self._kept[:ROWS_SHOWN]
 
     def find(self, text: str) -> Sequence[RecentRejection]:
-        """Return the kept dead letters whose event id or student id is a text, newest first."""
+        """Return the kept dead letters with this event id or student id, newest first."""
         wanted = _shortened(text)
         return [kept for kept in self._kept if wanted in (kept.event_id, kept.student_id)]
 
 
 def _parse_rejection(value: bytes, partition: int, offset: int) -> RecentRejection:
-    """Parse a dead letter. Any other bytes in the topic are shown as far as possible."""
+    """Parse a dead letter. Other records are parsed as far as possible."""
     dead_letter = _mapping(_parsed(value))
     source, event = _mapping(dead_letter.get("source")), _mapping(dead_letter.get("event"))
     code = dead_letter.get("code")

@@ -30,7 +30,7 @@ REASONS: Final = {
     "performance_decay": "trigger_retraining_pipeline",
     "below_threshold": "continue_monitoring",
 }
-"""Reason to action. The first reason that holds, in this order, is given."""
+"""The recommended action of each reason. The first reason that holds, in this order, is given."""
 
 RETRAIN: Final = "trigger_retraining_pipeline"
 
@@ -41,7 +41,7 @@ class Recommendation:
 
     Attributes:
         reason: One of :data:`REASONS`.
-        causes: The series that gave the reason: features, ``score``, ``predicted_purchase``,
+        causes: The series that caused the reason: features, ``score``, ``predicted_purchase``,
             ``precision``, ``recall``.
     """
 
@@ -130,7 +130,7 @@ _S_PER_H: Final = 3600
 
 
 class ControlTopic(Protocol):
-    """The topic of the announcements."""
+    """The topic to which announcements are sent."""
 
     def send(self, key: bytes, value: bytes, on_delivered: Callable[[str | None], None]) -> None:
         """Send a record. :meth:`poll` later calls ``on_delivered`` with the error, or ``None``."""
@@ -145,7 +145,7 @@ class Announced:
 
     Attributes:
         action: The announced action; empty before the first announcement.
-        at_s: Its time, seconds since the epoch.
+        at_s: The time of the announcement, seconds since the epoch.
         retrain_version: The model version for which retraining was last announced.
         retrain_at_s: The time of that announcement.
     """
@@ -181,7 +181,7 @@ class RetrainingNotifier:
         self.announced = Announced()
 
     def cooldown_until_s(self, version: str | None) -> float | None:
-        """Return the end of the cool-down for a version, seconds since the epoch, or ``None``."""
+        """Return the end of the cooldown for a version, seconds since the epoch, or ``None``."""
         until_s = self.announced.retrain_at_s + self._cooldown_s
         same_version = self.announced.retrain_version == version and version is not None
         return until_s if same_version and until_s > self._now_s() else None
@@ -194,7 +194,7 @@ class RetrainingNotifier:
         Args:
             recommendation: The current recommendation.
             version: The model version it is about.
-            evidence: Returns the fields of the announcement beside the time and the previous action.
+            evidence: Returns the fields of the announcement other than the time and the previous action.
         """
         self._topic.poll()
         now_s, action = self._now_s(), recommendation.action
@@ -217,7 +217,7 @@ class RetrainingNotifier:
             self._in_flight = False
             if problem is None:
                 self.announced = announced
-            elif not self._retry_at_s:  # say it once, however often it fails
+            elif not self._retry_at_s:  # log it once, however often it fails
                 log.warning("cannot announce the recommendation; retrying", action=action, reason=problem)
             self._retry_at_s = 0.0 if problem is None else self._now_s() + RETRY_S
 

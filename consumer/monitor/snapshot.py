@@ -1,4 +1,4 @@
-"""What the monitor knows at one moment. Made whole by one thread, read by others, never changed."""
+"""Everything that the monitor knows at one moment. One thread creates it; it is never changed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ModelSnapshot:
         outcomes: Realised against expected quality.
         recommendation: Whether to train again.
         announced_action: The action last sent to the control topic; empty before the first.
-        cooldown_until_s: Until when retraining is not announced again, seconds since the epoch, or
-            ``None``.
+        cooldown_until_s: The end of the cooldown, during which retraining is not announced again, seconds
+            since the epoch, or ``None``.
         comparisons: The champion against the challenger and its predecessor.
         at_s: When the snapshot was made, seconds since the epoch.
     """
@@ -49,10 +49,10 @@ class MonitorSnapshot:
         model: Drift, outcomes and the recommendation.
         recent: The latest predictions.
         stream: The scorers' progress and the dead letters.
-        log_backlog_since_s: Since when the audit log is behind the topic without a break, seconds since
-            the epoch; ``None`` if it is not.
-        champion_since: When the model version became champion, RFC 3339; ``None`` if it is not the
-            champion, or unknown.
+        log_backlog_since_s: When the audit log last fell behind the topic, seconds since the epoch; ``None``
+            if it is not behind.
+        champion_since: When the model version became champion, RFC 3339; ``None`` if it is not the champion,
+            or if that is unknown.
     """
 
     at_s: float

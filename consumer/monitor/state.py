@@ -1,8 +1,8 @@
-"""Drift and outcomes across a restart: one file, replaced as a whole, with the offsets it covers.
+"""Save drift and outcomes across restarts in one file, together with the offsets that they cover.
 
 On start the monitor loads the state and reads the predictions from there up to the end of the audit log,
-so that each prediction is in the state exactly once, however the process ended. The file can be lost:
-then drift starts over with an empty window, and nothing else is affected.
+so that each prediction is in the state exactly once, however the process ended. If the file is lost,
+drift starts over with an empty window, and nothing else is affected.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FORMAT: Final = 1
 _DESCRIPTION: Final = "description"
 
 _SILENCE_LIMIT_S: Final = 20.0
-"""Give up catching up after this time without a record: longer than a change of leaders takes. Drift
+"""Catching up ends after this time without a record, which is longer than a change of leaders takes. Drift
 must not keep the audit log from starting."""
 
 
@@ -56,7 +56,7 @@ class SavedState:
         drift: State of drift.
         outcomes: State of outcomes, if there is an outcomes topic.
         recommendation: The last recommendation.
-        announced: What was last sent to the control topic.
+        announced: The last announcement on the control topic.
         comparisons: The evidence for and against other versions than the champion.
     """
 

@@ -1,7 +1,7 @@
-"""The scorers' progress and the dead letters, read from Kafka beside the predictions.
+"""Poll the scorers' progress and the dead letters from Kafka.
 
-Two background threads ask Kafka, which may not answer: neither the audit log nor a reader of the dashboard
-waits for them. Unknown values are ``None``; they do not make the monitor unready.
+Two background threads ask Kafka, which may not answer, so neither the audit log nor a reader of the dashboard
+waits for it. Unknown values are ``None``; they do not make the monitor unready.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _POLL_EVERY_S: Final = 2.0
 _RETRY_S: Final = 5.0
 _RATE_OVER_S: Final = 10.0
 _TREND_OVER_S: Final = 60.0
-"""The lag has to grow over this time to count as growing."""
+"""The lag counts as growing if it grows over this time."""
 _TOLERATED_DRAIN_S: Final = 60.0
-"""A growing lag that the scorers decide within this time is not a problem yet."""
+"""A growing lag that the scorers can work off within this time is not a problem yet."""
 _IDLE_AFTER_S: Final = 60.0
 _STALE_S: Final = 6.0
-"""Age above which progress is unknown: Kafka may take longer to fail than to answer."""
+"""Progress that is older than this is unknown: a failed request may take much longer than an answer."""
 _MAX_RECORDS: Final = 1000
 _MAX_WAIT_S: Final = 0.5
 _EARLIER_DEAD_LETTERS: Final = 20
-"""Dead letters per partition from before the start that are listed."""
+"""Number of dead letters per partition from before the start that are listed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +47,15 @@ class StreamSnapshot:
         incoming_per_s: Events produced per second.
         decided_per_s: Events decided per second.
         members: Number of members of the scorers' consumer group.
-        group: These members.
-        no_members_since_s: Since when the group has no member; ``None`` if it has one.
-        stuck_since_s: Since when events wait and none is decided; ``None`` if that is not so.
-        growing_since_s: Since when the lag grows faster than it can be decided; ``None`` if it does not.
-        idle_since_s: Since when no event came in and none waits; ``None`` if that is not so.
-        drain_s: How long the scorers need for the events that wait; ``None`` if none is decided.
+        group: The members of the group.
+        no_members_since_s: When the group lost its last member; ``None`` if it has members.
+        stuck_since_s: When the stream got stuck: events wait and none is decided; ``None`` if it is not
+            stuck.
+        growing_since_s: When the lag began to grow faster than the scorers work it off; ``None`` if it does
+            not.
+        idle_since_s: When the stream became idle: no event comes in and none waits; ``None`` if it is not
+            idle.
+        drain_s: Seconds that the scorers need for waiting events; ``None`` if none is decided.
         progress_problem: Why the values above are unknown; empty if they are known.
         rejections: Dead letters by code since the monitor started.
         recent_rejections: Dead letters in the last two minutes.
@@ -79,7 +82,7 @@ class StreamSnapshot:
 
 
 class Progress:
-    """Follows the consumer group: what waits, what moves, and since when. Pure.
+    """Tracks the progress of the consumer group, and how long each state has lasted. Pure.
 
     Args:
         now_s: The start, seconds since the epoch.
@@ -92,7 +95,7 @@ class Progress:
         self._growing_since_s: float | None = None
 
     def update(self, now_s: float, lag: GroupLag, members: int) -> StreamSnapshot:
-        """Take in a new sample and return the progress.
+        """Add a new sample and return the progress.
 
         Args:
             now_s: The time of the sample, seconds since the epoch.
@@ -130,7 +133,7 @@ class Progress:
         )
 
     def _is_growing(self, lag: GroupLag, drain_s: float | None) -> bool:
-        """Return whether the lag grew in each half of the last minute, and cannot be decided soon."""
+        """Return whether the lag grew in each half of the last minute, and cannot be worked off soon."""
         (first_s, first), (last_s, _) = self._samples[0], self._samples[-1]
         if last_s - first_s < _TREND_OVER_S - 2 * _POLL_EVERY_S:
             return False
@@ -188,7 +191,7 @@ class StreamStatusPoller:
         self._threads[1].join(4 * _MAX_WAIT_S)
 
     def snapshot(self) -> StreamSnapshot:
-        """Return what is known now. Thread-safe."""
+        """Return the present state. Thread-safe."""
         at_s, progress = self._latest
         if not progress.progress_problem and self._now_s() - at_s > _STALE_S:
             progress = StreamSnapshot(progress_problem="Kafka did not answer in time")
@@ -201,7 +204,7 @@ class StreamStatusPoller:
         )
 
     def find_rejections(self, text: str) -> Sequence[RecentRejection]:
-        """Return the latest dead letters of an event id or a student id, newest first. Thread-safe."""
+        """Return the latest dead letters with this event id or student id, newest first. Thread-safe."""
         return self._rejections.find(text)
 
     def _follow_progress(self) -> None:
@@ -231,12 +234,12 @@ class StreamStatusPoller:
                     tail.close()
             except ServiceError as error:
                 self._rejections_problem = str(error)
-                if not isinstance(error, Unavailable):  # a gap or a new topic: start over
+                if not isinstance(error, Unavailable):  # a gap or a new topic, so start over
                     self._next_offsets = {}
                 self._stopping.wait(_RETRY_S)
 
     def _start_offsets(self) -> Mapping[int, int]:
-        """Return where to continue; at first, a little before the end of the topic."""
+        """Return the offsets to continue from; at first, a little before the end of the topic."""
         if self._next_offsets:
             return self._next_offsets
         topic = self._dead_letters
@@ -260,14 +263,14 @@ class StreamStatusPoller:
 
 
 def _since(since_s: float | None, now_s: float, *, holds: bool) -> float | None:
-    """Return since when something holds, given since when it held so far."""
+    """Return the start of a state that holds now, given its start if it held before."""
     if not holds:
         return None
     return now_s if since_s is None else since_s
 
 
 def _rates(first: tuple[float, GroupLag], last: tuple[float, GroupLag]) -> tuple[float | None, float | None]:
-    """Return events produced and decided per second between two samples; ``None`` with a single sample."""
+    """Return the events produced and decided per second between two samples; ``None`` for a single sample."""
     span_s = last[0] - first[0]
     if span_s <= 0:
         return None, None

@@ -1,4 +1,4 @@
-"""What the monitor knows, as plain dicts: one function per answer. Pure.
+"""Convert what the monitor knows to plain dicts, one function per answer. Pure.
 
 ``/monitoring/drift``, ``/monitoring/retraining_trigger``, ``/monitoring/challenger``, the dashboard and the
 report render these dicts. Every figure behind a verdict is included (value, threshold, observations, window,
@@ -41,7 +41,7 @@ def page_view(
 
     Args:
         snapshot: What the monitor knows.
-        health: The verdict on it.
+        health: The health of the stream.
         drift: The drift settings.
         outcomes: The outcome settings.
         challenger: The challenger settings.
@@ -63,7 +63,7 @@ def page_view(
 
 
 def health_view(health: Health) -> dict[str, Any]:
-    """Return the verdict on the stream, with the reason, start and runbook of each cause."""
+    """Return the health of the stream, with the text, start and runbook of each cause."""
     return {
         "level": health.level.value,
         "headline": health.headline,
@@ -82,7 +82,7 @@ def health_view(health: Health) -> dict[str, Any]:
 
 
 def condition_view(condition: Condition, active: ActiveCondition) -> dict[str, Any]:
-    """Return why the monitor is not ready, and since when."""
+    """Describe a condition of the monitor, and since when it holds."""
     return {
         "condition": condition.value,
         "reason": active.reason,
@@ -91,7 +91,7 @@ def condition_view(condition: Condition, active: ActiveCondition) -> dict[str, A
 
 
 def drift_answer(model: ModelSnapshot, settings: DriftSettings) -> dict[str, Any]:
-    """Compare the last closed window with training; the running window before the first one closes."""
+    """Compare the last closed window with training, or the running window if none has closed yet."""
     return _drift_answer(model, settings, model.drift.latest or _running(model.drift, settings))
 
 
@@ -139,7 +139,7 @@ def trigger_answer(
 
 
 def announcement(model: ModelSnapshot, settings: DriftSettings) -> dict[str, Any]:
-    """Return what the control topic is sent beside the time and the previous action."""
+    """Return the fields of an announcement other than the time and the previous action."""
     recommendation, drift = model.recommendation, model.drift
     return {
         "should_retrain": recommendation.should_retrain,
@@ -152,7 +152,7 @@ def announcement(model: ModelSnapshot, settings: DriftSettings) -> dict[str, Any
 
 
 def performance_view(model: ModelSnapshot, settings: OutcomeSettings) -> dict[str, Any]:
-    """Compare realised with expected quality, as far as outcomes are known."""
+    """Compare realised with expected quality, from the outcomes that are known."""
     outcomes, baseline = model.outcomes, model.drift.baseline
     verdict = outcomes.verdict
     status = "unknown" if verdict is None else ("decay" if verdict.decayed else "ok")
@@ -223,7 +223,7 @@ def _realised(sums: OutcomeSums) -> dict[str, float | None]:
 
 
 def model_view(baseline: ModelBaseline | None, champion_since: str | None) -> dict[str, Any] | None:
-    """Describe the model version that drift is compared with; ``None`` while it is not known.
+    """Describe the model version whose drift is judged; ``None`` while it is not known.
 
     Args:
         baseline: The model version.
@@ -250,7 +250,7 @@ def model_view(baseline: ModelBaseline | None, champion_since: str | None) -> di
 
 
 def stream_view(stream: StreamSnapshot) -> dict[str, Any]:
-    """Describe how far the scorers are."""
+    """Describe the progress of the scorers."""
     return {
         "lag_events": stream.lag_events,
         "incoming_per_s": stream.incoming_per_s,
@@ -300,7 +300,7 @@ def report_view(span: Span, settings: DriftSettings, made_at_s: float) -> dict[s
     Args:
         span: The span of predictions that was read.
         settings: The drift settings that it was judged by.
-        made_at_s: When, seconds since the epoch.
+        made_at_s: When the report was made, seconds since the epoch.
     """
     return {
         "made_at": timestamp(made_at_s),

@@ -145,7 +145,7 @@ class ScorerTelemetry:
         self._model_info = gauge(
             "model_info", "1 for the active model.", ["model_version", "estimator", "scikit_learn"]
         )
-        self._lag = gauge("consumer_lag_events", "Events not yet processed.", ["topic", "partition"])
+        self._lag = gauge("consumer_lag_events", "Events not decided yet.", ["topic", "partition"])
         self._last_commit = gauge(
             "last_commit_timestamp_seconds", "Time of the last commit, seconds since the epoch."
         )

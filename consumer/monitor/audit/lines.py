@@ -1,4 +1,4 @@
-"""Committed predictions → audit log lines: one JSON object per prediction, in order. Pure."""
+"""Format committed predictions as audit log lines: one JSON object per prediction, in order. Pure."""
 
 from __future__ import annotations
 

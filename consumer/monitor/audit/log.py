@@ -1,4 +1,4 @@
-"""The audit log: one line per committed prediction, exactly once, even if the process is killed.
+"""Keep the audit log: one line per committed prediction, exactly once, even if the process is killed.
 
 Files, all in one folder and owned by one process at a time::
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 
 FILE_MODE: Final = 0o640
-"""Mode of the monitor's files: readable by the group, closed to others, for they hold personal data."""
+"""Mode of the monitor's files: readable by the group, closed to others, because they hold personal data."""
 
 _Count = Annotated[int, Field(ge=0)]
 
@@ -55,7 +55,7 @@ class Checkpoint(BaseModel):
         format: Version of the file format.
         source: Identity of the topic that the log is a view of: cluster, topic, topic id.
         closed_segments: Number of closed segments; they are numbered from 1.
-        length_bytes: Length of the log; bytes beyond it do not count.
+        length_bytes: Length of the log. Bytes beyond it are not part of the log.
         next_offsets: The next offset to append, by partition of the topic.
     """
 
@@ -107,7 +107,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Replace the checkpoint durably.
 
     Raises:
-        OSError: It may or may not have been replaced; read it again before you continue.
+        OSError: It is unknown whether the checkpoint was replaced; read it again before you continue.
     """
     replace_file(path, checkpoint.model_dump_json(indent=1).encode() + b"\n", FILE_MODE)
 
@@ -120,14 +120,14 @@ _TRANSIENT_ERRNOS: Final = (
     errno.EMFILE,
     errno.ENFILE,
 )
-"""Errors of the disk or the machine, not of a wrong path or a missing permission."""
+"""Errors of the disk or the machine, as opposed to a wrong path or a missing permission."""
 
 _LINES_PER_BATCH: Final = 10_000
 _OPEN_ATTEMPTS: Final = 100
 
 
 class AuditLog:
-    """An open audit log; get one from :meth:`open`."""
+    """An open audit log. Create one with :meth:`open`."""
 
     def __init__(self, path: Path, rotate_bytes: int, source: dict[str, str], lock: int) -> None:
         self._path = path
@@ -154,7 +154,7 @@ class AuditLog:
         """
         lock: int | None = None
         try:
-            path = path.resolve()  # one lock and one folder, even if the log is reached through a link
+            path = path.resolve()  # one lock and one folder, even for a symbolic link
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             lock = _lock(path)
             log = cls(path, rotate_bytes, dict(source), lock)
@@ -196,13 +196,13 @@ class AuditLog:
         checkpoint, the log already has these offsets, and the second call appends nothing.
 
         Args:
-            lines: Whole lines, of the records from :attr:`next_offsets` up to the new next offsets.
+            lines: Whole lines for the records from :attr:`next_offsets` up to the new next offsets.
             next_offsets: The next offset after these lines, by partition.
 
         Raises:
             Unavailable: The disk is full or failing.
             StartupError: Someone else changed the files.
-            InvariantError: An offset would go back.
+            InvariantError: An offset would move back.
         """
         try:
             if self._log is None or not self._is_as_left(self._log):
@@ -216,7 +216,7 @@ class AuditLog:
             self._write(self._checkpoint.after(len(lines), dict(next_offsets)))
         except OSError as error:
             self._close_log()
-            # Remove torn lines for readers now; the next call would do so in any case.
+            # Remove torn lines now, for readers. The next call would remove them in any case.
             with contextlib.suppress(OSError):
                 self._recover()
             raise Unavailable(
@@ -236,7 +236,7 @@ class AuditLog:
             self._rotate()
 
     def close(self) -> None:
-        """Release the files and the lock. Everything that was appended is durable already."""
+        """Release the files and the lock. All appended lines are durable already."""
         self._close_log()
         os.close(self._lock)
 
@@ -270,7 +270,7 @@ class AuditLog:
             os.fsync(self._log)
 
     def _create(self) -> None:
-        """Create a log where there is none."""
+        """Create a new log."""
         if self._checkpoint != Checkpoint(source=self._checkpoint.source):
             self._refuse("lost its checkpoint while it was written; restore the checkpoint")
         if (self._path.exists() and self._path.stat().st_size > 0) or self._segment(1).exists():
@@ -307,7 +307,7 @@ class AuditLog:
         self._checkpoint = checkpoint
 
     def _has_reached(self, next_offsets: Mapping[int, int]) -> bool:
-        """Return whether the log already has these offsets; refuse offsets that go back."""
+        """Return whether the log already has these offsets; refuse offsets that move back."""
         known = self._checkpoint.next_offsets
         for partition, offset in next_offsets.items():
             if offset < known.get(partition, 0):
@@ -318,7 +318,7 @@ class AuditLog:
         return all(known.get(partition) == offset for partition, offset in next_offsets.items())
 
     def _is_as_left(self, log: int) -> bool:
-        """Return whether the path still names the open file, with the checkpointed length."""
+        """Return whether the path still names the open file, and its length is the checkpointed one."""
         own = os.fstat(log)
         try:
             current = self._path.stat()
@@ -400,7 +400,7 @@ def log_bytes(path: Path) -> int:
 def audit_log_lines(path: Path) -> Iterator[tuple[str, int, list[bytes]]]:
     """Yield the lines of the closed segments and of the log, in batches.
 
-    An unfinished last line is still being written, or will be repaired; it is left out.
+    An unfinished last line is left out: it is being written, or will be repaired.
 
     Yields:
         File name, number of the first line in that file (from 1), and the lines without line feeds.
@@ -427,7 +427,7 @@ def audit_log_lines(path: Path) -> Iterator[tuple[str, int, list[bytes]]]:
 
 
 def _open_files(path: Path) -> list[IO[bytes]]:
-    """Open all files of one moment; start over if the log was rotated between listing and opening."""
+    """Open a consistent set of files; start over if the log was rotated between listing and opening."""
     for _ in range(_OPEN_ATTEMPTS):
         paths = segment_paths(path)
         files: list[IO[bytes]] = []

@@ -1,1 +1,1 @@
-"""Drift: live students against training students."""
+"""Detect drift: compare live students with those of the training data."""

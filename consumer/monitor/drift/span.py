@@ -1,7 +1,7 @@
-"""Drift over a span of the audit log or of the predictions topic, for the drift report.
+"""Judge drift over a span of the audit log or the predictions topic, for the drift report.
 
-The predictions of a version are judged twice: in the windows that the monitor judges, in the order of the
-source, and as one window over the whole span, in which each student counts once.
+The predictions of a version are judged twice: in the windows that the monitor judged, in the order of the
+source, and as one window over the whole span. Each student counts once in a window.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class VersionSpan:
 
     @property
     def status(self) -> DriftStatus:
-        """The verdict: drift if a window drifted. Without a judged window, that on the whole span."""
+        """The status: ``drift`` if a window drifted. Without a judged window, that of the whole span."""
         judged = [window for window in self.windows if window.judged]
         if not judged:
             return self.verdict.status if self.verdict else DriftStatus.UNKNOWN
@@ -65,7 +65,7 @@ class VersionSpan:
 
     @property
     def drifted_features(self) -> list[str]:
-        """The inputs that drifted in a window. Without a judged window, those in the whole span."""
+        """The inputs that drifted in a window. Without a judged window, those of the whole span."""
         judged = [window for window in self.windows if window.judged]
         if not judged:
             return self.verdict.drifted_features if self.verdict else []
@@ -75,11 +75,11 @@ class VersionSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """A span that was read.
+    """A span of predictions, read and judged.
 
     Attributes:
-        since: Its start, or ``None`` for the start of the source.
-        until: Its end (exclusive), or ``None`` for the end of the source.
+        since: The start, or ``None`` for the start of the source.
+        until: The end (exclusive), or ``None`` for the end of the source.
         source: A description of the source.
         versions: The model versions, the one with the most predictions first.
         damaged: The number of damaged lines, which were skipped.
@@ -120,7 +120,7 @@ def read_span(
         settings: The tolerances.
 
     Raises:
-        BadInputError: No line is a line of an audit log.
+        BadInputError: The source has no audit log line.
     """
     counters: dict[str, _Counter] = {}
     damaged: list[str] = []

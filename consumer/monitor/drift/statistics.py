@@ -1,4 +1,4 @@
-"""How far live data differs from training data, and how far is too far. Pure: arrays in, numbers out.
+"""Measure how far live data differs from training data, and how far is too far. Pure.
 
 The null hypothesis is not "nothing has changed", which every large enough sample refutes, but "the change
 is smaller than we tolerate".
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from consumer.columnar.arrays import FloatArray, IntArray
 
 _SMOOTHING: Final = 0.5
-"""Added to every bin (Jeffreys' prior), so that an empty bin has a finite logarithm."""
+"""The pseudo-count of every bin (Jeffreys' prior), so that an empty bin has a finite logarithm."""
 
 
 def smoothed_ratios(counts: NDArray[Any], sizes: IntArray | None = None) -> FloatArray:
@@ -142,8 +142,8 @@ def previous_occurrence(ids: NDArray[np.uint64]) -> IntArray:
     >>> previous_occurrence(np.array([7, 8, 7, 9, 7], np.uint64))
     array([-1, -1,  0, -1,  2])
 
-    A quick unstable sort finds the ids that occur more than once; only their rows, usually few, are
-    then sorted by id and row, so that each row stands next to the previous one of the same id.
+    A quick unstable sort finds the ids that occur more than once. Usually these are few, so that sorting
+    their rows by id and row is cheap; each row is then next to the previous one of the same id.
 
     Args:
         ids: The ids, uint64 (m,).

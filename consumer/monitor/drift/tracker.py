@@ -1,4 +1,4 @@
-"""Drift over all committed predictions, against the training data of their model version."""
+"""Track drift: compare all committed predictions with the training data of their model version."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Baselines:
 log = structlog.get_logger(__name__)
 
 WINDOWS_KEPT: Final = 20
-"""Closed windows kept: for the dashboard, and for a recommendation to be confirmed by several."""
+"""Number of closed windows to keep, for the dashboard and to confirm a recommendation."""
 
 _MS_PER_H: Final = 3_600_000
 
@@ -108,9 +108,9 @@ class DriftSnapshot:
         baseline: The training data of that version, or ``None``.
         problem: Why there is no baseline, in one line; empty if there is one.
         predictions: Predictions of that version read so far.
-        samples: Students counted, once per window, including the running window.
+        samples: Number of students, counted once per window, including the running window.
         observations: Students per bin since this process started, for counters.
-        running: The window being filled.
+        running: The window that is being filled.
         recent: The latest closed windows, oldest first.
         windows: Windows closed since this process started, by status.
     """
@@ -139,8 +139,8 @@ class SavedDrift:
     Attributes:
         model_version: The version whose predictions are compared.
         predictions: Predictions of that version.
-        samples: Students counted, once per window.
-        window: The window being filled; ``None`` without a baseline.
+        samples: Number of students, counted once per window.
+        window: The window that is being filled; ``None`` without a baseline.
         recent: Closed windows, oldest first.
     """
 
@@ -154,7 +154,7 @@ class SavedDrift:
 def governing_version(present: Sequence[str], current: str | None, champion: str | None) -> str | None:
     """Return the version whose predictions are compared with its training.
 
-    This is the champion as soon as it has predicted; predictions of other versions are then late ones
+    This is the champion as soon as it has predicted. Later predictions of other versions are late predictions
     of its predecessor. Without a champion, it is the version that predicted last.
 
     Args:
@@ -198,12 +198,12 @@ class WindowSequence:
 
     @property
     def running(self) -> WindowCounts:
-        """A copy of the window being filled."""
+        """A copy of the window that is being filled."""
         return self._window.counts.copy()
 
     @property
     def seen(self) -> NDArray[np.uint64]:
-        """The students counted in the window being filled, uint64 (s,), sorted."""
+        """The students counted in the window that is being filled, sorted, uint64 (s,)."""
         return self._window.seen
 
     def add(self, sample: Sample) -> list[WindowVerdict]:
@@ -252,7 +252,7 @@ class Drift:
     def refresh_champion(self) -> None:
         """Read the champion alias. Before the first prediction, the champion's version is shown.
 
-        Also retries to read a missing baseline.
+        Also tries again to read a missing baseline.
         """
         self._champion = self._baselines.champion_version()
         if self._predictions == 0 and self._champion not in {None, self._version}:
@@ -268,7 +268,7 @@ class Drift:
         *,
         counted: bool = True,
     ) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             predictions: The predictions.
@@ -301,7 +301,7 @@ class Drift:
             self._observe(self._windows, sample, counted=counted)
 
     def snapshot(self) -> DriftSnapshot:
-        """Return what is known now."""
+        """Return the present state."""
         return DriftSnapshot(
             champion=self._champion,
             model_version=self._version,
@@ -316,7 +316,7 @@ class Drift:
         )
 
     def saved(self) -> tuple[SavedDrift, NDArray[np.uint64]]:
-        """Return the state, and the students in the window being filled, uint64 (s,)."""
+        """Return the state, and the students in the window that is being filled, uint64 (s,)."""
         saved = SavedDrift(
             model_version=self._version,
             predictions=self._predictions,
@@ -341,7 +341,7 @@ class Drift:
         self._windows = WindowSequence(self._model.baseline, self._settings, saved.window, seen)
 
     def _switch_to(self, version: str | None, predictions: int = 0) -> None:
-        """Start over with another version, or with the same one."""
+        """Start over with another version, or with the same version."""
         if self._version is not None and version != self._version:
             log.info("drift is now compared with another model", version=version, before=self._version)
         self._version = version

@@ -1,6 +1,6 @@
-"""Judge a window: its counts and the baseline → a verdict on every series, with the evidence.
+"""Judge a window: compare its counts with the baseline, and give a verdict with its evidence.
 
-A window is judged once, when it closes. Judging it again and again while it fills would make false alarms
+A window is judged once, when it closes. Judging it repeatedly while it fills would make false alarms
 about eight times as frequent. A running window is shown without a verdict.
 """
 
@@ -31,7 +31,7 @@ UNKNOWN_COUNTRY_LABEL = "unknown"
 
 
 class DriftStatus(StrEnum):
-    """The verdict on a series or a window."""
+    """The status in a verdict on a series or a window."""
 
     OK = "ok"
     DRIFT = "drift"
@@ -43,7 +43,7 @@ class SeriesVerdict:
     """One input, or the score, in one window.
 
     Attributes:
-        status: The verdict.
+        status: Whether the series has drifted.
         psi: Population stability index, nats; ``None`` for an empty window.
         threshold: The index above which the series has drifted, given the number of observations.
         observations: Distinct students.
@@ -65,7 +65,7 @@ class RateVerdict:
     """The share of students predicted to buy, in one window.
 
     Attributes:
-        status: The verdict.
+        status: Whether the share has drifted.
         predicted_positive_ratio: The live share; ``None`` for an empty window.
         training_positive_ratio: The share in training, of students held out from the model.
         threshold: The absolute difference above which the share has drifted.
@@ -81,15 +81,15 @@ class RateVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowVerdict:
-    """The verdicts on one window.
+    """The verdict on one window.
 
     Attributes:
         number: 1 for the first window of the model version.
-        closed: Whether the window is closed; while it is not, every status is ``unknown``.
+        closed: Whether the window is closed. Before that, every status is ``unknown``.
         students: Distinct students.
         predictions: Predictions read, including repeated ones.
-        opened_ms: Time of its first prediction, ms since the epoch.
-        last_ms: Time of its latest prediction.
+        opened_ms: Time of the window's first prediction, ms since the epoch.
+        last_ms: Time of the window's latest prediction.
         features: The seven inputs by name.
         score: The predicted probability.
         rate: The share of students predicted to buy.
@@ -114,7 +114,7 @@ class WindowVerdict:
 
     @property
     def status(self) -> DriftStatus:
-        """``drift`` if any series has drifted."""
+        """The status of the window: ``drift`` if any series has drifted."""
         if not self.judged:
             return DriftStatus.UNKNOWN
         return DriftStatus.DRIFT if self.drifted_features or self.predictions_shifted else DriftStatus.OK
@@ -150,9 +150,9 @@ def judge(
         counts: The window.
         baseline: The baseline of the model version that made the predictions.
         settings: The tolerances.
-        closed: Whether the window is closed, so that it may be judged.
+        closed: Whether the window is closed. Only a closed window is judged.
     """
-    decided = closed and counts.students >= settings.minimum_students
+    judged = closed and counts.students >= settings.minimum_students
     series: Mapping[str, Bins] = {**baseline.features, SCORE: baseline.score}
     names = (*INPUT_NAMES, SCORE)
     z = thresholds_z(settings)
@@ -162,7 +162,7 @@ def judge(
         observed = smoothed_ratios(np.concatenate([counts.bins[name] for name in names]), sizes)
         indexes = psi(observed, expected, sizes).tolist()
     verdicts = {
-        name: _series(counts, name, series[name], baseline.rows, settings, z, index, decided=decided)
+        name: _series(counts, name, series[name], baseline.rows, settings, z, index, judged=judged)
         for name, index in zip(names, indexes, strict=True)
     }
     country = baseline.features[INPUT_NAMES[0]]
@@ -176,7 +176,7 @@ def judge(
         last_ms=counts.last_ms,
         features={name: verdicts[name] for name in INPUT_NAMES},
         score=verdicts[SCORE],
-        rate=_rate(counts, baseline, settings, decided=decided),
+        rate=_rate(counts, baseline, settings, judged=judged),
         unknown_country_ratio=unknown / counts.students if counts.students else None,
     )
 
@@ -190,7 +190,7 @@ def _series(
     z: float,
     index: float | None,
     *,
-    decided: bool,
+    judged: bool,
 ) -> SeriesVerdict:
     n = counts.students
     threshold = shift = None
@@ -201,7 +201,7 @@ def _series(
             shift = mean_shift_sd(counts.totals[name], n, bins.mean, bins.sd)
     drifted = index is not None and threshold is not None and index > threshold
     return SeriesVerdict(
-        status=_status(drifted=drifted, decided=decided),
+        status=_status(drifted=drifted, judged=judged),
         psi=index,
         threshold=threshold,
         observations=n,
@@ -217,7 +217,7 @@ def _expected(counts: tuple[tuple[int, ...], ...]) -> tuple[FloatArray, IntArray
     return smoothed_ratios(np.concatenate(counts), sizes), sizes
 
 
-def _rate(counts: WindowCounts, baseline: Baseline, settings: DriftSettings, *, decided: bool) -> RateVerdict:
+def _rate(counts: WindowCounts, baseline: Baseline, settings: DriftSettings, *, judged: bool) -> RateVerdict:
     n, training = counts.students, baseline.predicted_positive_ratio
     ratio = threshold = None
     if n:
@@ -226,7 +226,7 @@ def _rate(counts: WindowCounts, baseline: Baseline, settings: DriftSettings, *, 
         threshold = ratio_threshold(n, baseline.rows, training, settings.tolerated_rate_shift_ratio, z)
     drifted = ratio is not None and threshold is not None and abs(ratio - training) > threshold
     return RateVerdict(
-        status=_status(drifted=drifted, decided=decided),
+        status=_status(drifted=drifted, judged=judged),
         predicted_positive_ratio=ratio,
         training_positive_ratio=training,
         threshold=threshold,
@@ -234,7 +234,7 @@ def _rate(counts: WindowCounts, baseline: Baseline, settings: DriftSettings, *, 
     )
 
 
-def _status(*, drifted: bool, decided: bool) -> DriftStatus:
-    if not decided:
+def _status(*, drifted: bool, judged: bool) -> DriftStatus:
+    if not judged:
         return DriftStatus.UNKNOWN
     return DriftStatus.DRIFT if drifted else DriftStatus.OK

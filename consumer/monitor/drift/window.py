@@ -1,4 +1,4 @@
-"""A drift window: the number of students in each bin. Each student counts once.
+"""Count the students of a drift window in each bin. Each student counts once.
 
 Windows are tumbling and close at a number of distinct students, for two reasons: the drift threshold
 depends on that number, and a student with many events must not look like many similar students, which is
@@ -27,7 +27,7 @@ from model_store.inputs import INPUT_NAMES
 SCORE: Final = "score"
 PREDICTED_PURCHASE: Final = "predicted_purchase"
 SERIES: Final = (*INPUT_NAMES, SCORE, PREDICTED_PURCHASE)
-"""Everything that is compared with training: the seven inputs, the score and the decision."""
+"""The series that are compared with training: the seven inputs, the score and the decision."""
 
 NUMERIC: Final = (*INPUT_NAMES[1:], SCORE)
 """The series with a mean."""
@@ -38,7 +38,7 @@ Counts = Annotated[NDArray[np.int64], PlainValidator(lambda counts: np.array(cou
 """The count of each bin, int64 (B,); read from a list in the saved state."""
 
 _MIN_CHUNK_ROWS: Final = 512
-"""Minimum number of rows that are examined together, even if a window lacks fewer students."""
+"""Minimum number of rows to examine together, even if the window needs fewer students."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ class WindowCounts:
         number: 1 for the first window of the model version.
         students: Distinct students counted.
         predictions: Predictions read, including repeated ones of counted students.
-        opened_ms: Time of its first prediction, ms since the epoch; ``None`` while empty.
-        last_ms: Time of its latest prediction.
+        opened_ms: Time of the window's first prediction, ms since the epoch; ``None`` while empty.
+        last_ms: Time of the window's latest prediction.
         bins: Students in each bin, for each of :data:`SERIES`, int64 (B,).
         totals: Sum of each of :data:`NUMERIC`.
     """
@@ -155,7 +155,7 @@ def bin_labels(baseline: Baseline) -> dict[str, tuple[str, ...]]:
 
 
 class Window:
-    """The window being filled.
+    """The window that is being filled.
 
     Args:
         counts: The counts so far.
@@ -215,13 +215,13 @@ class Window:
         while stop < len(sample) and len(new) < lacking and not self._expired:
             chunk_start, chunk_rows = stop, max(lacking - len(new), _MIN_CHUNK_ROWS)
             stop = self._within_age(sample.scored_at_ms, stop, min(stop + chunk_rows, len(sample)))
-            # A student is new if the window has not counted them and no row from start on was theirs.
+            # A student is new if the window has not counted them, and this is their first row from start on.
             first_here = sample.previous_occurrence[chunk_start:stop] < start
             rows = chunk_start + np.flatnonzero(first_here)
             new = np.concatenate([new, rows[not_in_sorted(sample.students[rows], known)]])
         if len(new) >= lacking:
             new = new[:lacking]
-            stop = int(new[-1]) + 1  # the student who fills the window closes it
+            stop = int(new[-1]) + 1  # the student who fills the window also closes it
         if stop > start:
             all_new = len(new) == stop - start  # the usual case: a slice needs no copy
             self._count(sample, slice(start, stop) if all_new else new)
@@ -231,7 +231,7 @@ class Window:
         return stop
 
     def _within_age(self, times_ms: NDArray[np.int64], start: int, stop: int) -> int:
-        """Return the first row from ``start`` on that is too late, else ``stop``; open an empty window."""
+        """Return the first row from ``start`` on that is too late, else ``stop``. Opens an empty window."""
         if self.counts.opened_ms is None:
             self.counts.opened_ms = int(times_ms[start])
         late = times_ms[start:stop] >= self.counts.opened_ms + self._max_age_ms
@@ -264,14 +264,14 @@ def flatten_counts(bins: dict[str, Counts]) -> NDArray[np.int64]:
 
 _COUNTRY: Final = "features.student_country"
 _SLOT_BITS: Final = 16
-"""With 2¹⁶ slots, few of some 250 usual spellings share one."""
+"""With 2¹⁶ slots, hardly any of the roughly 250 usual spellings share a slot."""
 
 
 class Countries:
     """A cache from the spelling of a country to its number: a direct-mapped hash table.
 
     The top 16 bits of a spelling's hash select its slot, and the latest spelling in a slot replaces the
-    one before: a flood of made-up countries costs time, but no memory::
+    previous one. A flood of invented countries costs time, but no memory::
 
         hash("DE") = 0x3F9A…  ->  slot 0x3F9A  [hash 0x3F9A…, number of DE]
 
@@ -285,7 +285,7 @@ class Countries:
     def __init__(self, number_of: Callable[[str], int]) -> None:
         self._number_of = number_of
         self._hashes = np.zeros(1 << _SLOT_BITS, np.uint64)
-        self._hashes[0] = ~np.uint64(0)  # a hash of 0 belongs in slot 0, ~0 does not: every slot is empty
+        self._hashes[0] = ~np.uint64(0)  # a hash of 0 belongs in slot 0, ~0 does not: all slots are empty
         self._numbers = np.zeros(1 << _SLOT_BITS, np.float64)
 
     def numbers(self, data: bytes, starts: IntArray, stops: IntArray) -> FloatArray:
@@ -317,7 +317,7 @@ def student_hashes(records: RecordBatch, hasher: IdHasher | None = None) -> NDAr
 def naming_a_student(predictions: RecordBatch) -> RecordBatch:
     """Return the predictions that name a student.
 
-    A call of ``serve`` without a student id is no student to compare with training. Its prediction has the
+    A call of ``serve`` may name no student, so it cannot be compared with training. Its prediction has the
     event id as student id, and no source offset.
     """
     calls = np.flatnonzero(predictions.numbers["source_offset"] < 0)

@@ -1,1 +1,1 @@
-"""Outcomes: predictions joined to purchases."""
+"""Join outcomes to predictions, and compare the model's live quality with the expected one."""

@@ -63,14 +63,14 @@ class OutcomesSnapshot:
     """Outcomes at one moment. Counts start with this process.
 
     Attributes:
-        state: ``off`` without an outcomes topic, ``on``, or why outcomes are no longer read.
-        joined: Outcomes that met a pending prediction of their student.
+        state: ``off`` without an outcomes topic, ``on``, or the reason why outcomes are no longer read.
+        joined: Outcomes that were joined to a pending prediction of their student.
         unmatched: Outcomes of students without a pending prediction.
         undecodable: Records in the outcomes topic that cannot be decoded.
         pending: Predictions without an outcome so far.
         maturing: Joined outcomes whose prediction is still too young to be counted.
         totals: Matured outcomes by model version, for counters.
-        running: Matured outcomes of the current version that are not judged yet.
+        running: Matured outcomes of the current version that have not been judged.
         verdict: The verdict on the last full set of matured outcomes of the current version.
     """
 
@@ -96,7 +96,7 @@ class SavedOutcomes:
         clock_ms: The latest time seen in a record, ms since the epoch.
         running: Matured outcomes that are not judged yet.
         running_version: Their model version.
-        verdict: The verdict on the set before.
+        verdict: The verdict on the previous set.
     """
 
     next_offsets: dict[int, int] = field(default_factory=dict)
@@ -109,10 +109,10 @@ class SavedOutcomes:
 
 
 class OutcomeJoin:
-    """Pending predictions, and the outcomes of those that met one.
+    """Holds pending predictions, and joins outcomes to them.
 
     Args:
-        settings: How many predictions are pending at most, and when an outcome is matured.
+        settings: The largest number of pending predictions, and when an outcome is matured.
     """
 
     def __init__(self, settings: OutcomeSettings) -> None:
@@ -156,7 +156,7 @@ class OutcomeJoin:
         """
         numbers = np.array([self._version_number(name) for name in versions.dictionary], np.int32)
         ring, size = self._ring, len(self._ring)
-        fitting = slice(max(len(students) - size, 0), None)  # of a batch larger than the ring, its end
+        fitting = slice(max(len(students) - size, 0), None)  # the end of a batch that is larger than the ring
         m = len(students[fitting])
         stop = self._next_row + m
         rows: Any = slice(self._next_row, stop) if stop <= size else np.arange(self._next_row, stop) % size
@@ -177,7 +177,7 @@ class OutcomeJoin:
     def join(
         self, students: NDArray[np.uint64], purchased: NDArray[np.int8], observed_at_ms: IntArray
     ) -> None:
-        """Join outcomes to the last prediction of their students. A prediction takes one outcome.
+        """Join outcomes to the last prediction of their students. Each prediction gets at most one outcome.
 
         Args:
             students: Hashes of the student ids, uint64 (k,).
@@ -202,7 +202,7 @@ class OutcomeJoin:
         self._undecodable += records
 
     def mature(self, version: str | None) -> MaturedOutcomes | None:
-        """Count the outcomes whose predictions are old enough, and judge a full set of them.
+        """Count the outcomes whose predictions are old enough, and judge each full set.
 
         Args:
             version: The model version that is judged.
@@ -216,7 +216,7 @@ class OutcomeJoin:
             return None
         due_ms = self._maturing["scored_at_ms"] + self._settings.maturity_days * _MS_PER_DAY
         due = due_ms <= self._clock_ms
-        # This bounds memory, too: the oldest outcomes are counted early rather than never.
+        # This limits memory, too: the oldest outcomes are counted early rather than never.
         due[: max(len(due) - len(self._ring), 0)] = True
         matured, self._maturing = self._maturing[due], self._maturing[~due]
         judged: MaturedOutcomes | None = None
@@ -236,7 +236,7 @@ class OutcomeJoin:
         return judged
 
     def snapshot(self, state: str) -> OutcomesSnapshot:
-        """Return what is known now; ``state`` is the state of the feed."""
+        """Return the present state; ``state`` is that of the feed."""
         return OutcomesSnapshot(
             state=state,
             joined=self._joined,

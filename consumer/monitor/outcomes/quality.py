@@ -1,7 +1,7 @@
-"""Live precision, recall and Brier score, compared with the expected ones.
+"""Compare live precision, recall and Brier score with the expected ones.
 
 If the probabilities are right, a student with probability p buys with probability p. So the expected
-figures follow from the same students whose outcomes are known: of the flagged students, Σp should buy. A
+figures follow from the same students whose outcomes are known: among the flagged students, Σp should buy. A
 gap that chance does not explain means that the same inputs no longer lead to the same purchases. Drift of
 the inputs cannot show that. (The estimate is NannyML's CBPE, confidence-based performance estimation; the
 test of the Brier score is Spiegelhalter's, Statistics in Medicine 5, 1986.)
@@ -19,10 +19,10 @@ from consumer.columnar.arrays import FloatArray, IntArray
 from consumer.settings import OutcomeSettings
 
 _FALSE_ALARM_RATIO = 0.001
-"""Chance of a false alarm of each of the two tests in one set of matured outcomes."""
+"""Probability that one of the two tests raises a false alarm on one set of matured outcomes."""
 
 _MIN_EXPECTED = 20
-"""Flagged students, or expected buyers, below which the normal approximation is too coarse."""
+"""Least number of flagged students, or of expected buyers, for the normal approximation to be good enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +110,12 @@ class QualityVerdict:
 
     @property
     def decayed(self) -> bool:
-        """Whether precision or recall is worse than chance and the tolerance explain."""
+        """Whether precision or recall is worse than chance and tolerance can explain."""
         return bool(self.precision.decayed or self.recall.decayed)
 
 
 def sums_of(probabilities: FloatArray, decisions: IntArray, purchased: IntArray) -> OutcomeSums:
-    """Sum up outcomes.
+    """Return the sums over outcomes.
 
     Args:
         probabilities: The predicted probabilities, float64 (m,).

@@ -1,6 +1,6 @@
 """Read the outcomes topic, if it exists, and join its outcomes to predictions.
 
-Outcomes are optional: no problem with them keeps the audit log from growing. If the topic disappears or
+Outcomes are optional: a problem with them never stops the audit log. If the topic disappears or
 loses records, the feed stops and says why.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Tail(Protocol):
-        """A topic that is followed."""
+        """A topic whose records are followed."""
 
         @property
         def next_offsets(self) -> dict[int, int]:
@@ -53,13 +53,13 @@ class OutcomesFeed:
     Args:
         tail: Reader of the outcomes topic.
         decoder: Decodes outcomes.
-        join: What the outcomes are joined to.
+        join: Joins the outcomes to predictions.
         hasher: Hashes student ids as those of the predictions are hashed.
         clock_s: Monotonic clock, seconds.
 
     Attributes:
-        join: What the outcomes are joined to.
-        state: ``on``, or why outcomes are no longer read.
+        join: Joins the outcomes to predictions.
+        state: ``on``, or the reason why outcomes are no longer read.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class OutcomesFeed:
         return True
 
     def snapshot(self) -> OutcomesSnapshot:
-        """Return what is known now."""
+        """Return the present state."""
         return self.join.snapshot(self.state)
 
     def saved(self) -> tuple[SavedOutcomes, dict[str, NDArray[Any]]]:
@@ -139,7 +139,7 @@ def follow_outcomes(
 ) -> OutcomesFeed | None:
     """Return the feed of a topic, or ``None`` if the topic does not exist or cannot be read.
 
-    An outage of the outcomes topic alone does not make the monitor unready, so it has its own conditions.
+    An outage of the outcomes topic alone does not make the monitor unready, so it has its own readiness.
     """
     try:
         tail = TopicFollower(client_config, topic, start_offsets, Readiness(time.time))

@@ -24,7 +24,7 @@ from consumer.pipeline.decode import Decoder
 from consumer.pipeline.framing import WriterSchemas
 from consumer.pipeline.pipeline import find_rejections
 from consumer.pipeline.rejections import Rejection
-from consumer.pipeline.resolution import DecodeError, Walk, encode_long
+from consumer.pipeline.walk import DecodeError, Walk, encode_long
 from schemas.avro import AvroSchema, SchemaError
 from schemas.repository import (
     CONFLUENT_MARKER,

@@ -114,6 +114,7 @@ def _problem(branch: Branch) -> str:
 def _missing(missing: Missing, branch: Branch) -> FieldVerdict:
     if not missing.problem:
         return FieldVerdict(missing.name, Readability.YES, f"missing: always {missing.default!r}")
-    near = difflib.get_close_matches(missing.name, [step.name for step in branch.steps], 1)
+    unread = [step.name for step in branch.steps if not step.target]
+    near = difflib.get_close_matches(missing.name, unread, 1)
     hint = f"; is it {near[0]}?" if near else ""
     return FieldVerdict(missing.name, Readability.NO, missing.problem + hint)

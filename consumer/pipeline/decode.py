@@ -24,13 +24,8 @@ from consumer.pipeline.framing import (
     parse_frames,
 )
 from consumer.pipeline.rejections import NONE_REJECTED, Code, Reason, Rejection, Rejections
-from consumer.pipeline.resolution import (
-    Converted,
-    DecodeError,
-    Resolution,
-    ResolutionError,
-    explain_decode_error,
-)
+from consumer.pipeline.resolution import Converted, Resolution, ResolutionError
+from consumer.pipeline.walk import DecodeError, explain_decode_error
 from schemas.avro import AvroSchema
 
 _MAX_RESOLUTIONS: Final = 1000
@@ -202,4 +197,5 @@ def _undecodable(writer: AvroSchema, reason: str) -> Reason:
 
 
 def _trailing_bytes(n_bytes: int) -> Reason:
-    return Reason(Code.TRAILING_BYTES, f"{n_bytes} bytes follow the record.")
+    follow = "1 byte follows" if n_bytes == 1 else f"{n_bytes} bytes follow"
+    return Reason(Code.TRAILING_BYTES, f"{follow} the record.")

@@ -228,5 +228,6 @@ def _unframed(value: bytes | None, writers: WriterSchemas, *, has_id: bool) -> R
         detail = "The value is in Confluent framing, but no schema registry is set."
     else:
         shown = value[:_SHOWN_BYTES].hex(" ") or "nothing"
-        detail = f"The value ({len(value)} bytes, starting with {shown}) has no complete Avro frame."
+        size = "1 byte" if len(value) == 1 else f"{len(value)} bytes"
+        detail = f"The value ({size}, starting with {shown}) has no complete Avro frame."
     return Reason(Code.UNKNOWN_FRAMING, detail)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from fastavro import parse_schema, schemaless_writer
 
-from consumer.pipeline.resolution import encode_long
+from consumer.pipeline.walk import encode_long
 from schemas.avro import AvroSchema
 from schemas.repository import FOLDER
 from tests.support.events import event

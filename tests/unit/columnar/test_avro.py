@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from consumer.columnar.avro import PAD, Columns, decode_columns, field_plan
-from consumer.pipeline.resolution import DecodeError, Resolution
+from consumer.pipeline.resolution import Resolution
+from consumer.pipeline.walk import DecodeError
 from schemas.avro import AvroSchema
 from tests.support.events import INT64, VALID_EVENTS, definition, encoded, event
 

@@ -176,7 +176,7 @@ def test_a_schema_that_cannot_be_used_is_refused_with_the_reason(registry: Regis
         "The schema with id 1 cannot be used: it is a PROTOBUF schema, and only AVRO is read.",
     )
     assert text[0] == "undecodable"
-    assert text[1].endswith(": string where a record EngagementEvent is needed.")
+    assert text[1].endswith(": string where the record EngagementEvent is needed.")
     assert incomplete[0] == "unknown_schema"
     assert 'id 3 cannot be used: the type "S" is not defined' in incomplete[1]
 

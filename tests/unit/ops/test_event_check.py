@@ -108,7 +108,7 @@ def test_lines_are_sent_as_what_they_are(tmp_path: Path) -> None:
     ]
     details = [str(one.detail) for _, one in read_events(path, None).check(BundledSchemas()) if one]
     assert details[0].endswith(": courses_started: string where a long is needed.")
-    assert "event_id: missing, and there is no default" in details[2]
+    assert "event_id: missing, and it has no default" in details[2]
     assert details[5].endswith(": days_on_platform: double where a long is needed.")
 
 

@@ -111,6 +111,11 @@ def test_a_field_of_nearly_the_name_is_pointed_at() -> None:
     assert verdict_of(writer, "minutes_watched")[1].endswith("is it minutes_watch?")
 
 
+def test_a_field_that_is_read_as_another_is_not_pointed_at() -> None:
+    """The student's id is no candidate for the missing id of the event."""
+    assert verdict_of(platform(event_id=None), "event_id")[1] == "missing, and it has no default"
+
+
 def run(*arguments: str) -> Any:
     """Run the command in this process."""
     return CliRunner().invoke(app, ["schemas", *arguments])

@@ -12,13 +12,8 @@ from fastavro import parse_schema, schemaless_reader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.pipeline.resolution import (
-    DecodeError,
-    Resolution,
-    ResolutionError,
-    encode_long,
-    explain_decode_error,
-)
+from consumer.pipeline.resolution import Resolution, ResolutionError
+from consumer.pipeline.walk import DecodeError, encode_long, explain_decode_error
 from schemas.avro import AvroSchema
 from schemas.repository import FOLDER
 from tests.support.events import VALID_EVENTS, definition, encoded, event
@@ -195,7 +190,7 @@ def test_a_record_of_another_name_does_not_resolve() -> None:
     other = definition() | {"name": "Other", "doc": "long\n" * 5000}
     writer = AvroSchema.parse(other)
     with pytest.raises(
-        ResolutionError, match=r"^the record is named purchase_stream\.Other, and EngagementEvent"
+        ResolutionError, match=r"^the record is named purchase_stream\.Other, not EngagementEvent"
     ):
         Resolution(writer, READER).convert(_encoded(event(), writer))
 
@@ -328,7 +323,10 @@ LENIENT = [
     pytest.param({"type": "array", "items": "boolean"}, b"\x02\x02\x00", "boolean is 2", id="in an array"),
     pytest.param({"type": "map", "values": "int"}, b"\x02\x02\xff\x02\x00", "not UTF-8", id="map key"),
     pytest.param(
-        {"type": "array", "items": "int"}, b"\x01\x04\x05\x00", "block says 2 bytes", id="block size"
+        {"type": "array", "items": "int"},
+        b"\x01\x04\x05\x00",
+        "block of the array says 2 bytes",
+        id="block size",
     ),
 ]
 

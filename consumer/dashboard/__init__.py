@@ -1,1 +1,1 @@
-"""The monitor's page and the drift report: one set of templates over the answers of ``/monitoring/*``."""
+"""Render the monitor's dashboard and the drift report: one set of templates over ``/monitoring/*``."""

@@ -1,4 +1,4 @@
-"""Bars and gauges as plain rectangles, which a template draws as inline SVG. Pure.
+"""Compute bars and gauges as rectangles, which a template draws as inline SVG. Pure.
 
 A chart library would weigh megabytes and need inline styles, which the page's policy forbids. Colours
 come from the style sheet. A chart is stretched to its box, so it holds no text: its label says what it
@@ -22,12 +22,12 @@ class Rect(NamedTuple):
     """One rectangle.
 
     Attributes:
-        kind: Its CSS class.
+        kind: The CSS class.
         x: Left edge, in units of the chart.
         y: Top edge.
         width: Width.
         height: Height.
-        tooltip: What the bar stands for; empty for none.
+        tooltip: The meaning of the bar; empty for no tooltip.
     """
 
     kind: str
@@ -39,14 +39,14 @@ class Rect(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A picture.
+    """A bar chart or a gauge.
 
     Attributes:
-        kind: Its CSS class.
+        kind: The CSS class.
         width: Width of the view box.
         height: Height of the view box.
-        label: What it shows, in words, for screen readers.
-        rects: Its rectangles, the ones in front last.
+        label: The content in words, for screen readers.
+        rects: The rectangles, from back to front.
     """
 
     kind: str
@@ -64,7 +64,7 @@ def shares(
     Args:
         live: The share of students in each bin, 0 to 1; ``None`` while nobody is in the window.
         training: The share of training rows in each bin, 0 to 1.
-        label: What the chart shows.
+        label: The content in words.
         tooltips: One text per bin.
     """
     top = max([*training, *(live or ()), 1e-9])
@@ -78,7 +78,7 @@ def shares(
 
 
 def gauge(value: float, threshold: float, label: str) -> Chart:
-    """Draw a value against its threshold; a value far beyond it ends at the edge."""
+    """Draw a value and its threshold; a bar far beyond the threshold ends at the edge."""
     length = min(100.0, _GAUGE_THRESHOLD * value / threshold)
     level = Rect("beyond" if value > threshold else "within", 0, 1, length, 4)
     rects = [Rect("track", 0, 1, 100, 4), level, Rect("threshold", _GAUGE_THRESHOLD - 0.5, 0, 1, 6)]

@@ -1,4 +1,4 @@
-"""A single dead letter or prediction as its page shows it, and the search for them.
+"""Show a single dead letter or prediction, and search for predictions.
 
 A record is read from Kafka by partition and offset. The search reads the latest lines of the audit log.
 """
@@ -32,10 +32,10 @@ from consumer.printable import hex_lines
 from consumer.settings import TopicSettings
 
 RAW_SHOWN_BYTES: Final = 4096
-"""A page shows this much of a value; ``dlq show`` shows all of it."""
+"""The number of bytes of a value that a page shows. ``dlq show`` shows all of them."""
 
 TEXT_SHOWN_CHARACTERS: Final = 1000
-"""A page shows this much of a text."""
+"""The number of characters of a text that a page shows."""
 
 _READ_TIMEOUT_S: Final = 10.0
 _CODES: Final = frozenset(Code)
@@ -46,13 +46,13 @@ class StoredRecord:
     """A committed record.
 
     Attributes:
-        topic: Its topic.
-        partition: Its partition.
-        offset: Its offset.
-        timestamp_ms: Its timestamp, ms since the epoch.
-        key: Its key.
-        value: Its value; ``None`` is a tombstone.
-        headers: Its headers, in order.
+        topic: The topic.
+        partition: The partition.
+        offset: The offset.
+        timestamp_ms: The timestamp, milliseconds since the epoch.
+        key: The key.
+        value: The value; ``None`` is a tombstone.
+        headers: The headers, in order.
     """
 
     topic: str
@@ -69,7 +69,7 @@ ReadRecord = Callable[[str, int, int], StoredRecord | None]
 
 
 class RecordReader:
-    """Reads single records. Safe to use from several threads, one of which is served at a time.
+    """Reads single records. Safe to use from several threads; serves one at a time.
 
     Args:
         client_config: The configuration of every client (see :mod:`consumer.kafka.client_config`).
@@ -107,7 +107,7 @@ class RecordReader:
 
 
 def rejection_view(record: StoredRecord) -> dict[str, Any]:
-    """Return what the page of a dead letter shows, also of a record that is no dead letter."""
+    """Return the content of a dead letter's page, even if the record is not a dead letter."""
     body = _mapping(_json(record.value))
     source, detail = _mapping(body.get("source")), body.get("detail")
     code = body.get("code")
@@ -135,7 +135,7 @@ def rejection_view(record: StoredRecord) -> dict[str, Any]:
 
 
 def prediction_view(record: StoredRecord, decoder: Decoder, events_topic: str) -> dict[str, Any] | None:
-    """Return what the page of a prediction shows; ``None`` if the record is no prediction.
+    """Return the content of a prediction's page; ``None`` if the record is not a prediction.
 
     Args:
         record: The record.
@@ -162,7 +162,7 @@ def prediction_view(record: StoredRecord, decoder: Decoder, events_topic: str) -
 
 @dataclass(frozen=True, slots=True)
 class RecordPages:
-    """Finds what the pages of single records show.
+    """Provides the content of the pages of single records.
 
     Attributes:
         read: Reads a record.
@@ -240,7 +240,7 @@ def _bytes_view(value: bytes | None) -> dict[str, Any]:
 
 
 def _problem(item: Any) -> dict[str, str]:
-    """Return one broken field rule: where, what, and of which type."""
+    """Return one broken field rule: its location, message and type."""
     problem = _mapping(item)
     loc = problem.get("loc")
     where = ".".join(map(str, loc)) if isinstance(loc, list) else ""
@@ -252,12 +252,12 @@ def _problem(item: Any) -> dict[str, str]:
 
 
 def _is_position(source: Mapping[str, Any]) -> bool:
-    """Tell whether a source names an event in Kafka; predictions of the API have the offset -1."""
+    """Return whether a source names an event in Kafka; predictions of the API have the offset -1."""
     return all(type(source.get(name)) is int and source[name] >= 0 for name in ("partition", "offset"))
 
 
 def _shown(value: Any) -> str:
-    """Return a JSON value as text; a text stays as it is. A long one is cut."""
+    """Return a JSON value as text, cut if it is long. A text stays as it is."""
     return _cut(value if isinstance(value, str) else orjson.dumps(value).decode())
 
 
@@ -285,7 +285,8 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 SEARCHED_BYTES: Final = 64 * 1024 * 1024
-"""The search reads this much of the log's end, its closed segments included: some 100,000 lines."""
+"""The number of bytes at the end of the log, closed segments included, that are searched: about 100,000
+lines."""
 
 MAX_FOUND: Final = 50
 _IDS: Final = ("event_id", "student_id")
@@ -293,7 +294,7 @@ _PLAIN: Final = re.compile(rb"[A-Za-z0-9]+")
 
 
 def find_predictions(log: Path, text: str, hasher: IdHasher | None = None) -> list[dict[str, Any]]:
-    """Return the latest audit lines whose event id or student id is a text, newest first.
+    """Return the latest audit lines with this event id or student id, newest first.
 
     Args:
         log: The audit log.
@@ -317,9 +318,9 @@ def find_predictions(log: Path, text: str, hasher: IdHasher | None = None) -> li
 
 
 def _candidates(path: Path, size: int, text: str) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a file's end that may hold a text, the last one first.
+    """Yield the lines at the end of a file that may hold a text, last line first.
 
-    An id may be escaped in the log, so only its longest run of letters and digits is looked for.
+    An id may be escaped in the log, so the search is for its longest run of letters and digits.
     """
     needle = max(_PLAIN.findall(text.encode(errors="replace")), key=len, default=b"")
     try:
@@ -333,7 +334,7 @@ def _candidates(path: Path, size: int, text: str) -> Iterator[dict[str, Any]]:
                     yield line
                 stop = line_start
     except (FileNotFoundError, ValueError):
-        return  # rotated at this moment, or empty
+        return  # rotated just now, or empty
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

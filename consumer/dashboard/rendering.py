@@ -1,6 +1,6 @@
-"""The template environment: escapes every text, and formats numbers and times for people. Pure.
+"""Render the templates: escape every text, and format numbers and times for people. Pure.
 
-Texts of others (ids, details, reasons) can hold anything. Autoescape keeps them from becoming markup,
+Texts from outside (ids, details, reasons) can hold anything. Autoescape keeps them from becoming markup,
 and ``printable`` shows characters that would hide or reorder text.
 """
 
@@ -17,18 +17,18 @@ from consumer import timestamps
 from consumer.printable import printable
 
 UNKNOWN: Final = "—"
-"""Shown for a value that is not known."""
+"""The text for an unknown value."""
 
 _NO_BREAK_SPACE: Final = "\N{NO-BREAK SPACE}"
 _WHOLE_NUMBERS_FROM: Final = 100
 _SCIENTIFIC_FROM: Final = 1e12
 _TIME_UNITS: Final = ((86_400, "days"), (3600, "h"), (60, "min"))
 _MIN_UNITS: Final = 2
-"""A duration of less than two days is given in hours, and so on."""
+"""The units of durations; a duration of less than two days is shown in hours, and so on."""
 
 
 def render(template: str, view: dict[str, Any]) -> bytes:
-    """Return a template as an HTML document in UTF-8."""
+    """Render a template as an HTML document in UTF-8."""
     return ENVIRONMENT.get_template(template).render(view).encode()
 
 
@@ -53,7 +53,7 @@ def percent(ratio: float | None) -> str:
 
 
 def precise_percent(ratio: float) -> str:
-    """Format a share with three digits, so that a score near 0 doesn't become ``0.0 %``."""
+    """Format a share with three digits, so that a score near 0 does not become ``0.0 %``."""
     return f"{number(100 * ratio)}{_NO_BREAK_SPACE}%"
 
 
@@ -71,7 +71,7 @@ def duration(seconds: float | None) -> str:
 
 
 def timestamp(text: str | None) -> str:
-    """Return an RFC 3339 time as a ``<time>`` element in UTC; a text that is no time stays as it is."""
+    """Return an RFC 3339 time as a ``<time>`` element in UTC; a text that is not a time stays as it is."""
     if text is None:
         return UNKNOWN
     try:
@@ -98,7 +98,7 @@ def sentence(text: str) -> str:
 
 
 def _printed(value: Any) -> Any:
-    """Prepare the value of an expression: markup stays, text becomes visible, ``None`` is unknown."""
+    """Prepare the value of an expression: keep markup, make text printable, show ``None`` as unknown."""
     if value is None:
         return UNKNOWN
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,4 +1,4 @@
-"""The dashboard's routes: the page, the pages of single records, and their files."""
+"""Build the dashboard's routes: the main page, the pages of single records, and the static files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MEDIA_TYPES: Final = {
 }
 
 _HEADERS: Final = {
-    # Only our own files, and nothing inline: a browser runs no text that reaches the page.
+    # Only our own files, and nothing inline: the browser never runs text that reaches the page.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
         " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -38,14 +38,14 @@ _HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DashboardData:
-    """What the dashboard shows. Each function is called when somebody looks, from an HTTP thread.
+    """The sources of the dashboard. Each function is called for a request, in an HTTP thread.
 
     Attributes:
-        page: Returns what the monitor knows, see :func:`consumer.monitor.view.page_view`.
+        page: Returns everything that the page shows, see :func:`consumer.monitor.view.page_view`.
         window: Returns a recent window of drift by its number, see
             :func:`consumer.monitor.view.window_answer`.
-        find_rejections: Returns the latest rejections of an event id or a student id, newest first.
-        records: Finds single records; asks Kafka.
+        find_rejections: Returns the latest dead letters with an event id or a student id, newest first.
+        records: Finds single records in Kafka.
     """
 
     page: Callable[[], dict[str, Any]]
@@ -58,8 +58,8 @@ def page_routes(settings: Settings, data: DashboardData) -> list[BaseRoute]:
     """Return the routes.
 
     Args:
-        settings: Where the content comes from.
-        data: The content.
+        settings: The settings, which name the sources of the content.
+        data: The sources of the content.
     """
     contents = {name: static_text(name) for name in _MEDIA_TYPES}
     hasher = id_hasher(settings.audit)

@@ -1,4 +1,4 @@
-"""From the monitor's answers to what the templates show: verdict, charts, ranges, tooltips.
+"""Convert the monitor's answers to what the templates show: charts, ranges, tooltips.
 
 :func:`render_report` fills the same templates for the drift report. Pure.
 """
@@ -26,8 +26,8 @@ def page(answer: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """Return everything that the page's templates read.
 
     Args:
-        answer: What the monitor knows, see :func:`consumer.monitor.view.page_view`.
-        settings: Where it comes from, and what to link to.
+        answer: The answer, see :func:`consumer.monitor.view.page_view`.
+        settings: The settings, which name the sources and the links.
     """
     trigger, rejected = answer["trigger"], answer["rejections"]["total"]
     decided = rejected + answer["predictions"]["total"]
@@ -45,7 +45,7 @@ def page(answer: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
 
 
 def sources(settings: Settings) -> dict[str, str]:
-    """Return where the page's content comes from, by title."""
+    """Return the sources of the page's content, by title."""
     topics = settings.topics
     return {
         "Kafka": settings.kafka.bootstrap_servers,
@@ -70,7 +70,7 @@ def series_cards(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def bin_ranges(name: str, bins: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what each bin holds: ``0``, ``1 to 3``, ``≤ 12``, ``> 40``, or a country."""
+    """Return the range of each bin: ``0``, ``1 to 3``, ``≤ 12``, ``> 40``, or a country."""
     return [row["bin"] if name == _COUNTRY else _range(name, row) for row in bins]
 
 
@@ -145,7 +145,7 @@ def _rate_card(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _latency_note(answer: Mapping[str, Any]) -> str:
-    """Return why the latencies may mislead; empty if they tell of now and of an ordinary load."""
+    """Return why the latencies may mislead; empty if they are recent and from ordinary load."""
     predictions = answer["predictions"]
     n_s = len(predictions["per_second"])
     if predictions["latest"] and not any(predictions["per_second"]):
@@ -162,7 +162,7 @@ def _owners(stream: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _history(per_second: Sequence[int]) -> dict[str, Any] | None:
-    """Return the chart of the latest seconds; ``None`` if they had no prediction."""
+    """Return the chart of the latest seconds; ``None`` if there were no predictions."""
     n, peak = len(per_second), max(per_second, default=0)
     if not peak:
         return None
@@ -172,7 +172,7 @@ def _history(per_second: Sequence[int]) -> dict[str, Any] | None:
 
 
 def render_report(view: dict[str, Any]) -> bytes:
-    """Return the report.
+    """Render the drift report as HTML.
 
     Args:
         view: The drift over a span, see :func:`consumer.monitor.view.report_view`.

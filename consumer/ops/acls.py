@@ -12,7 +12,7 @@ from consumer.settings import Settings
 
 Resource = Literal["topic", "group", "transactional-id"]
 Operation = Literal["Create", "Delete", "Describe", "DescribeConfigs", "Read", "Write"]
-"""Kafka's names. ``Read``, ``Write`` and ``Delete`` include ``Describe``."""
+"""The operations by Kafka's names. ``Read``, ``Write`` and ``Delete`` include ``Describe``."""
 
 
 class User(StrEnum):
@@ -43,9 +43,9 @@ class Grant:
 
     Attributes:
         resource: The kind of the resource.
-        name: Its name, or the beginning of its name if ``prefixed``.
-        operation: What is allowed.
-        prefixed: Whether all resources are meant whose names begin like this.
+        name: The name of the resource, or the beginning of the name if ``prefixed``.
+        operation: The allowed operation.
+        prefixed: Whether the right is for all resources whose names begin with ``name``.
     """
 
     resource: Resource
@@ -80,7 +80,7 @@ def grants(settings: Settings, user: User) -> list[Grant]:
             *([Grant("transactional-id", f"{group}-", "Write", prefixed=True)] if exactly_once else []),
         ],
         User.MONITOR: [
-            # Of the events only those that are left at the end, to tell them from transaction markers.
+            # Reads only the last events, to distinguish them from transaction markers.
             *[Grant("topic", topic, "Read") for topic in [*outputs, topics.outcomes, topics.events]],
             Grant("topic", topics.control, "Write"),
             Grant("group", group, "Describe"),

@@ -40,7 +40,7 @@ def asyncapi(settings: Settings, version: str) -> dict[str, Any]:
     """Return the document.
 
     Args:
-        settings: Name the brokers, the topics and the group.
+        settings: The settings, which name the brokers, the topics and the group.
         version: The version of this software.
     """
     topics = settings.topics
@@ -62,7 +62,7 @@ def asyncapi(settings: Settings, version: str) -> dict[str, Any]:
             "events": _channel(topics.events, "Engagement events, in.", "EngagementEvent"),
             "predictions": _channel(topics.predictions, "Predictions, out.", "PurchasePrediction"),
             "deadLetters": _channel(topics.dead_letters, "Rejected events, out.", "DeadLetter"),
-            "outcomes": _channel(topics.outcomes, "Who bought, in; optional.", "PurchaseOutcome"),
+            "outcomes": _channel(topics.outcomes, "Purchase outcomes, in; optional.", "PurchaseOutcome"),
         },
         "operations": {
             "score": _operation("receive", "events", settings.kafka.group_id),

@@ -1,4 +1,4 @@
-"""Write the audit log anew from the predictions topic."""
+"""Rebuild the audit log from the predictions topic."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Rebuilt:
 def rebuild_audit_log(settings: Settings, path: Path, on_progress: Callable[[int], None]) -> Rebuilt:
     """Write a log with a line for every prediction that the topic has now, and its checkpoint.
 
-    The monitor can resume from the new log. The order of lines of different partitions may differ from
-    the lost log's. Predictions of erased students get no line, as long as the file with the removals is
+    The monitor can resume from the new log. Lines of different partitions may be in another order than in
+    the lost log. Predictions of erased students get no line, as long as the file with the removals is
     where it was.
 
     Args:

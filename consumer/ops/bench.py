@@ -59,7 +59,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class _Always:
-    """A model source that never reloads."""
+    """Provides one model, and never reloads."""
 
     model: Model
 
@@ -85,7 +85,7 @@ def time_core(pipeline: Pipeline, *, batch_events: int, repeats: int, broken_rat
         pipeline: The pipeline.
         batch_events: The number of events in the batch, including the broken ones.
         repeats: The number of measured runs, after one run to warm up.
-        broken_ratio: The number of broken events per good one.
+        broken_ratio: The number of broken events per good event.
     """
     raw = _batch(batch_events, broken_ratio)
     processor = BatchProcessor(pipeline, now_s=lambda: _NOW_MS / 1000)

@@ -1,7 +1,7 @@
-"""Check files of events offline: each event gets the answer that the stream would give it.
+"""Check files of events offline: find the events that the stream would reject.
 
 A file is an Avro container, JSON Lines with the fields of one event per line, or one value as it would be in
-the topic. Its events become values with a registry id in a header, and go through the stream's own code.
+the topic. Its events are checked by the stream's own code, as values with a registry id in a header.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BATCH_EVENTS: Final = 10_000
 _MAX_BLOCK_BYTES: Final = 256 * 1024 * 1024
 _CRC_BYTES: Final = 4
 _JSON_TYPES: Final = ("null", "boolean", "long", "double", "string", {"type": "map", "values": "null"})
-"""What a value in JSON may be: a field of our record is read from a union of these."""
+"""The types of a JSON value. Each field of our record is read from a union of them."""
 _LONG_LIMIT: Final = 2**63
 
 
@@ -50,10 +50,10 @@ class EventFile:
     """The events of a file.
 
     Attributes:
-        unit: What one event is called there: ``record``, ``line`` or ``value``.
+        unit: The name of one event in the file: ``record``, ``line`` or ``value``.
         numbers: The number of each event.
         values: The values of the events.
-        schema_ids: The id by which each event names its writer schema; ``None`` if its frame does.
+        schema_ids: The id of each event's writer schema; ``None`` if its frame names it.
         schemas: The writer schemas by id.
     """
 
@@ -81,7 +81,7 @@ class EventFile:
 
 
 class _Given:
-    """Finds the schemas of a file by id, and known schemas by fingerprint."""
+    """Finds the file's own schemas by id, and known schemas by fingerprint."""
 
     def __init__(self, schemas: Mapping[int, AvroSchema], known: WriterSchemas) -> None:
         self._schemas = schemas
@@ -93,7 +93,7 @@ class _Given:
         return self._known.by_fingerprint(fingerprint)
 
     def by_id(self, schema_id: RegistryId) -> AvroSchema | None:
-        """Return a schema of the file. With one schema, every id names it."""
+        """Return a schema of the file. If the file has one schema, every id names it."""
         if len(self._schemas) == 1:
             return next(iter(self._schemas.values()))
         return self._schemas.get(schema_id) if isinstance(schema_id, int) else None
@@ -109,7 +109,7 @@ def read_events(path: Path, schema: AvroSchema | None) -> EventFile:
 
     Args:
         path: The file.
-        schema: The writer schema of a value that is in Confluent framing, or in none.
+        schema: The writer schema of a value in Confluent framing, or without a frame.
 
     Raises:
         BadInputError: The file cannot be read, or is damaged.

@@ -1,6 +1,6 @@
 """Check whether records of a platform's schema can be read as ours.
 
-The verdicts are taken from the plan by which the stream reads the records
+The answers come from the plan by which the stream reads the records
 (:class:`~consumer.pipeline.resolution.Resolution`).
 """
 
@@ -31,7 +31,7 @@ class FieldVerdict:
     Attributes:
         field: The name of the field; for the record, the writer's name.
         verdict: Whether it can be read.
-        what: Why, or from what.
+        what: The reason, or the source of the values.
     """
 
     field: str
@@ -102,7 +102,7 @@ def _field(step: Step, null_code: str) -> FieldVerdict:
 
 
 def _problem(branch: Branch) -> str:
-    """Return why a value cannot be read, or a field of a nested record."""
+    """Return why a value, or a field of a nested record, cannot be read."""
     inner = (
         f"{step.name}: {_problem(step.branches[0])}"
         for step in branch.steps

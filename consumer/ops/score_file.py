@@ -30,7 +30,7 @@ _ID_COLUMNS: Final = ("event_id", "student_id")
 RESULT_COLUMNS: Final = (
     "predicted_purchase_probability", "predicted_purchase", "threshold", "model_version", "error",
 )  # fmt: skip
-"""The columns that are added to the input's. A row has either a prediction or an error."""
+"""The columns that are added to those of the input. A row has either a prediction or an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class InputRow:
         """Return the row as an engagement event; a column for an id is optional.
 
         Raises:
-            ValueError: The row has other columns than the header, or a cell is not a number.
+            ValueError: The row does not fit the header, or a cell is not a number.
         """
         if self.problem is not None:
             raise ValueError(self.problem)
@@ -102,7 +102,7 @@ def score_file(
         on_progress: Called with the rows scored and the bytes read so far.
 
     Raises:
-        BadInputError: The source is not such a file.
+        BadInputError: The source is not such a CSV file.
         UsageError: The target has another suffix.
         StartupError: The target cannot be written, or an extra is not installed.
     """
@@ -180,7 +180,7 @@ def _read_rows(source: Path, file: TextIOWrapper) -> tuple[list[str], Iterator[I
     """Return the header, and an iterator over the rows below it.
 
     Raises:
-        BadInputError: The header lacks an input, or has a name twice.
+        BadInputError: The header lacks an input, or repeats a name.
     """
     lines = _read_cells(source, csv.reader(file, strict=True))
     header = [name.strip() for name in next(lines, (1, []))[1]]
@@ -215,7 +215,7 @@ class _CsvReader(Protocol):
 
 
 class _RowWriter(Protocol):
-    """Writes rows to a file that is open."""
+    """Writes rows to an open file."""
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows that have all columns."""

@@ -1,1 +1,1 @@
-"""The synchronous API: the same predictions over HTTP."""
+"""Answer prediction requests over HTTP, with the stream's own pipeline."""

@@ -1,4 +1,4 @@
-"""The routes of the synchronous API."""
+"""Build the routes of the synchronous API."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Health:
     """The answer of ``/health``.
 
     Attributes:
-        active_conditions: Returns the conditions that hold now.
+        active_conditions: Returns the active conditions.
         models: Holds the active model.
     """
 
@@ -59,7 +59,7 @@ class Health:
     models: ModelReloader
 
     def as_json(self) -> dict[str, bool]:
-        """Return the answer. A model always comes with its drift baseline."""
+        """Return the answer. Every model has a drift baseline."""
         try:
             self.models.current()
         except StartupError:
@@ -84,7 +84,7 @@ def api_routes(
         telemetry: Counts predictions.
         limits: The limits of one request.
         health: Returns the answer of ``/health``.
-        explain: Returns the reasons for a student's probability by a version of the model, or raises
+        explain: Returns the reasons for the probability that a model version gives a student, or raises
             ModelStoreError.
     """
     explainer = ThreadPoolExecutor(1, "explain")
@@ -106,7 +106,7 @@ def api_routes(
             reasons = await asyncio.get_running_loop().run_in_executor(
                 explainer, explain, answer.model_version, parsed.model_dump()
             )
-        except ModelStoreError:  # the version was removed; its prediction is published already
+        except ModelStoreError:  # the version was removed; the prediction is published already
             return _json({**answer.prediction, "explanation": None})
         return _json({**answer.prediction, "explanation": reasons.as_json()})
 
@@ -170,7 +170,7 @@ def _outage(outage: Unavailable) -> Response:
 
 
 def _asks_for_reasons(request: Request) -> bool:
-    """Return the query parameter ``explain``."""
+    """Return whether the query parameter ``explain`` is true."""
     value = request.query_params.get("explain", "false")
     if value not in {"true", "false"}:
         raise error_at(["query", "explain"], "Use true or false")
@@ -188,7 +188,7 @@ def _with_idempotency_key(parsed: PredictionRequest, request: Request) -> Predic
 
 
 async def _parse(executor: ThreadPoolExecutor, parse: Callable[[bytes], T], body: bytes) -> T:
-    """Parse a body, a large one in a thread."""
+    """Parse a body; a large one is parsed in a thread."""
     if len(body) <= _INLINE_BYTES:
         return parse(body)
     return await asyncio.get_running_loop().run_in_executor(executor, parse, body)
@@ -198,9 +198,9 @@ async def _read_json(request: Request, max_bytes: int) -> bytes:
     """Read the body.
 
     Raises:
-        _Refused: The body is of another type or too large.
+        _Refused: The body is not JSON or too large.
     """
-    # A browser sends other types to any site without asking, so a page could make predictions (CSRF).
+    # A browser sends other types to any site without asking first, so any page could make predictions (CSRF).
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise _Refused(json_error(415, "Send the header Content-Type: application/json."))
@@ -222,9 +222,9 @@ def _json(content: Any) -> Response:
 
 
 class _TooLarge(Response):
-    """Answers 413, and then discards for a moment what the client still sends.
+    """Answers 413, and then discards what the client sends during the next moments.
 
-    A client that is sending reads the answer only if the connection is not reset meanwhile.
+    A client that is still sending reads the answer only if the connection is not reset.
     """
 
     def __init__(self, max_bytes: int) -> None:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 ROUTES: Final = frozenset(
     {"/predict", "/batch_predict", "/health", "/health/live", "/health/ready", "/metrics", "/openapi.json"}
 )
-"""The values of the label ``route``. Any other path is ``other``."""
+"""The values of the label ``route``. Every other path counts as ``other``."""
 
 _BUCKETS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -49,7 +49,7 @@ class HttpTelemetry:
         self._predictions.inc(n)
 
     def measured(self, app: ASGIApp) -> ASGIApp:
-        """Return the application with its requests counted and timed."""
+        """Wrap the application, so that its requests are counted and timed."""
 
         async def wrapper(scope: Scope, receive: Receive, send: Send) -> None:
             status = 500

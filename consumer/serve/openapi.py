@@ -1,4 +1,4 @@
-"""The OpenAPI document of the synchronous API."""
+"""Build the OpenAPI document of the synchronous API."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ _ERRORS: Final = {
     415: "The body is not `application/json`.",
     421: "The host name is not allowed; see the setting `http.allowed_hosts`.",
     422: "The body is not a valid request. At most 20 errors are listed.",
-    500: "The model fails, or the server does.",
+    500: "The model or the server fails.",
     503: "No model is loaded, or Kafka does not take the prediction. Retry with the same `event_id`.",
 }
 
@@ -113,7 +113,7 @@ def document(limits: ServeSettings) -> dict[str, Any]:
                         {
                             "name": "Idempotency-Key",
                             "in": "header",
-                            "description": "Used as `event_id` where the body names none.",
+                            "description": "Used as `event_id` if the body names none.",
                             "schema": {"type": "string", "minLength": 1, "maxLength": 128},
                         },
                         {

@@ -1,4 +1,4 @@
-"""Answers prediction requests with the stream's own pipeline.
+"""Answer prediction requests with the stream's own pipeline.
 
 A request is encoded as an event and processed like the events of the stream, so the same inputs get the
 same probability to the last bit. Its prediction is published before it is answered, so the audit log has
@@ -33,11 +33,11 @@ MAX_BATCH_RECORDS: Final = 256
 """A large request is scored in pieces of this size, so that small requests do not wait for all of it."""
 
 ANSWER_TIMEOUT_S: Final = 3.0
-"""How long a request waits. Its prediction is published even after that, so a retry of the same
-``event_id`` joins it instead of making a second one."""
+"""How long a request waits. Its prediction is published even after that, so a retry with the same
+``event_id`` joins it and makes no second prediction."""
 
 MAX_REMEMBERED_IDS: Final = 50_000
-"""How many event ids are remembered with their answers, in less than 1 kB each."""
+"""The number of event ids to remember with their answers, each in less than 1 kB."""
 
 
 class Prediction(TypedDict):
@@ -53,7 +53,7 @@ class Answer:
 
     Attributes:
         prediction: The prediction.
-        model_version: The version that made it.
+        model_version: The version that made the prediction.
     """
 
     prediction: Prediction
@@ -77,7 +77,7 @@ class PredictionPublisher(Protocol):
 
 
 class Rejected(Exception):  # noqa: N818 - a value for the client, not a mistake
-    """The pipeline rejects a request that was valid.
+    """The pipeline rejects a valid request.
 
     Attributes:
         rejection: The reason.
@@ -89,7 +89,7 @@ class Rejected(Exception):  # noqa: N818 - a value for the client, not a mistake
 
 
 class EventIdReused(Exception):  # noqa: N818 - a value for the client, not a mistake
-    """An event id comes again with other inputs.
+    """An event id is used again with other inputs.
 
     Attributes:
         index: The index of the request.
@@ -102,7 +102,7 @@ class EventIdReused(Exception):  # noqa: N818 - a value for the client, not a mi
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """A prediction before it is published: its answer, and the record's key and value."""
+    """A prediction that is not published yet: its answer, and the record's key and value."""
 
     answer: Answer
     key: bytes
@@ -111,7 +111,7 @@ class _Scored:
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """A named event: a digest of its request, and the answer that it gets or will get."""
+    """A named event: the digest of its request, and its answer, now or later."""
 
     digest: bytes
     answer: asyncio.Future[Answer]
@@ -145,7 +145,7 @@ class Predictor:
             StartupError: No model is loaded.
             Unavailable: The model fails, or Kafka does not take the predictions in time.
             Rejected: The pipeline rejects a request.
-            EventIdReused: An ``event_id`` comes again with other inputs.
+            EventIdReused: An ``event_id`` is used again with other inputs.
         """
         if not all(self._is_answered(request) for request in requests):
             self._publisher.check()
@@ -165,7 +165,7 @@ class Predictor:
                 self._forget(new)
                 raise EventIdReused(i)
             answers.append(answer)
-        if new:  # a task of its own: the prediction is published even if this request is answered before
+        if new:  # a separate task: it publishes the prediction even if this request is answered earlier
             task = asyncio.create_task(self._answer(new, own))
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
@@ -181,7 +181,7 @@ class Predictor:
     async def _answer(
         self, requests: Sequence[PredictionRequest], answers: Sequence[asyncio.Future[Answer]]
     ) -> None:
-        """Score and publish the requests, however long that takes, and set their answers."""
+        """Score and publish the requests without a time limit, and set their answers."""
         try:
             scored: list[_Scored] = []
             for start in range(0, len(requests), MAX_BATCH_RECORDS):
@@ -191,7 +191,7 @@ class Predictor:
             self._forget(requests)
             for answer in answers:
                 answer.set_exception(error if isinstance(error, Exception) else Unavailable("stopping"))
-                answer.exception()  # its request may have been answered already
+                answer.exception()  # the request may have been answered already
             if not isinstance(error, Exception):
                 raise
         else:
@@ -209,7 +209,7 @@ class Predictor:
             self._remembered.pop(request.event_id or "", None)
 
     async def _score(self, requests: Sequence[PredictionRequest]) -> list[_Scored]:
-        """Score requests together with all others that wait."""
+        """Score requests together with all other waiting requests."""
         result: asyncio.Future[list[_Scored]] = asyncio.get_running_loop().create_future()
         self._waiting.append((requests, result))
         if self._scoring is None or self._scoring.done():

@@ -1,4 +1,4 @@
-"""Parses and validates request bodies. Errors have FastAPI's form."""
+"""Parse and validate request bodies. Errors have FastAPI's form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from consumer.pipeline.batch import NUMERIC_INPUT_FIELDS
 from consumer.pipeline.validate import StudentInputs, broken_cross_field_rule
 
 MAX_LISTED_ERRORS: Final = 20
-"""Further errors are not listed, so that an answer is never much larger than its request."""
+"""The largest number of errors to list, so that an answer is never much larger than its request."""
 
 Detail = str | list[dict[str, Any]]
 MAX_ID_CHARACTERS: Final = 128
@@ -44,7 +44,7 @@ class InvalidRequest(Exception):  # noqa: N818 - a value for the client, not a m
     """A request that cannot be answered.
 
     Attributes:
-        detail: The sentence, or the list of errors in FastAPI's form.
+        detail: One sentence, or a list of errors in FastAPI's form.
     """
 
     def __init__(self, detail: Detail) -> None:
@@ -87,7 +87,8 @@ class Batch:
 
     Attributes:
         requests: The requests.
-        location: Where they are in the body: ``["body"]`` for a bare list, else ``["body", "records"]``.
+        location: The location of the requests in the body: ``["body"]`` for a bare list, else ``["body",
+            "records"]``.
     """
 
     requests: list[PredictionRequest]
@@ -95,7 +96,7 @@ class Batch:
 
     @property
     def is_bare(self) -> bool:
-        """Whether the body is the list itself."""
+        """Whether the body is a bare list."""
         return len(self.location) == 1
 
 

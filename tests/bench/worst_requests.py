@@ -149,7 +149,7 @@ def attacks() -> dict[str, Attack | None]:
 
 
 def attack_until_terminated(name: str, port: int) -> None:
-    """Send one kind of bad request on several connections for ever."""
+    """Send one kind of bad request on several connections forever."""
     attack = attacks()[name]
     assert attack is not None
 

@@ -192,7 +192,7 @@ class StuckProducer(Producer):
     """A producer that never returns from sending the offsets (librdkafka issue 5456)."""
 
     def send_offsets_to_transaction(self, *_arguments: Any) -> None:
-        """Wait for ever."""
+        """Wait forever."""
         threading.Event().wait()
 
 

@@ -96,7 +96,7 @@ def test_output_topic_deleted(
     service.await_decided()
     service.await_that(lambda: service.conditions(port) == {}, 60, "trouble does not end")
     assert scorer.exit_code is None, service.logs()
-    holds(f"topic of {kind.replace('_', ' ')} deleted and created anew", "once", service.verdict())
+    holds(f"topic of {kind.replace('_', ' ')} deleted and created again", "once", service.verdict())
 
 
 def test_events_lost_before_they_were_read(admin: AdminClient, deploy: Callable[..., Any]) -> None:

@@ -18,7 +18,7 @@ from consumer.pipeline.rejections import Code
 from schemas.repository import SCHEMA_ID_HEADER, name_schema
 
 OTHER: Final = "other"
-"""Stands for the code of a record that is not a dead letter of this service, or has an unknown code."""
+"""The code of a record that is not a dead letter of this service, or whose code is unknown."""
 
 CODES: Final = (*(code.value for code in Code), OTHER)
 """The codes under which dead letters are counted and replayed."""
@@ -101,7 +101,7 @@ class DeadLetterRecord:
 
 @dataclass(frozen=True, slots=True)
 class OriginalEvent:
-    """The record of the events topic that a dead letter was made from.
+    """The original event of a dead letter, as a record of the events topic.
 
     Attributes:
         partition: The partition of the events topic.
@@ -145,11 +145,11 @@ def original_event(dead_letter: DeadLetterRecord, events_topic: str) -> Original
         events_topic: The topic that the event must come from.
 
     Raises:
-        NotReplayable: The dead letter does not carry the whole event, or the event is of another topic.
+        NotReplayable: The dead letter does not carry the whole event, or the event belongs to another topic.
     """
     body = dead_letter.body
     if body is None:
-        raise NotReplayable("it is no dead letter of Purchase Stream")
+        raise NotReplayable("it is not a dead letter of Purchase Stream")
     source = body["source"]
     if source["topic"] != events_topic:
         raise NotReplayable(f"its event is of topic {source['topic']}")
@@ -193,11 +193,11 @@ def _text(data: bytes | None) -> str | None:
 
 _NONE: Final = "-"
 _PRODUCER_HEADERS: Final = ("ce_source", "producer")
-"""Headers that name the producer, the preferred one first."""
+"""Headers that name the producer, in order of preference."""
 
 _FIELD: Final = re.compile(r"(\w+)(?:: | cannot exceed )")
 _RAW_PREFIX: Final = 16
-"""Base64 characters that hold the longest frame header."""
+"""The number of Base64 characters that hold the longest frame header."""
 
 
 class Signature(NamedTuple):
@@ -221,11 +221,11 @@ class SignatureStats:
     """The dead letters of one signature.
 
     Attributes:
-        count: Their number.
-        first: The position of the oldest, as ``PARTITION:OFFSET``.
-        first_at: The timestamp of the oldest, RFC 3339.
-        last: The position of the newest.
-        last_at: The timestamp of the newest.
+        count: The number of dead letters.
+        first: The position of the oldest dead letter, as ``PARTITION:OFFSET``.
+        first_at: The timestamp of the oldest dead letter, RFC 3339.
+        last: The position of the newest dead letter.
+        last_at: The timestamp of the newest dead letter.
     """
 
     count: int
@@ -240,7 +240,7 @@ def signature_of(dead_letter: DeadLetterRecord) -> Signature:
     body = dead_letter.body
     if body is None:
         return Signature(dead_letter.code, _NONE, _NONE, _NONE)
-    headers = dict(reversed(dead_letter.headers))  # of several headers with one name, the first counts
+    headers = dict(reversed(dead_letter.headers))  # if a name repeats, the first header counts
     return Signature(
         dead_letter.code, _fields(body["detail"]), _schema(body.get("raw"), headers), _producer(headers)
     )

@@ -1,7 +1,7 @@
 """Decide which dead letters a replay sends, and remember which ones it has handled. Pure.
 
 The progress of a replay is committed as a consumer group's offset in each partition of the dead-letter
-topic. A replay may handle dead letters out of order: one code only, one dead letter only, or only those
+topic. A replay may handle dead letters out of order: only one code, only one dead letter, or only those
 that would be accepted now. So the commit's metadata holds the handled offsets of each code exactly.
 """
 
@@ -84,7 +84,7 @@ class ReplayPosition:
     def parse(cls, offset: int, metadata: str | None) -> Self:
         """Parse a committed position.
 
-        Metadata of another program is ignored: whoever resets the group's offset resets it for all codes.
+        Metadata of another program is ignored, so resetting the group's offset resets it for all codes.
         """
         try:
             committed = _decode(metadata or "")
@@ -100,17 +100,17 @@ class ReplayPosition:
 
     @property
     def offset(self) -> int:
-        """The offset to commit: the first one that may not be handled."""
+        """The offset to commit: the first offset that may not be handled."""
         return min(offsets.first_missing for offsets in self.handled.values())
 
     @property
     def stop(self) -> int:
-        """The end of the handled offsets."""
+        """The end of the handled offsets (exclusive)."""
         return max((offsets.ranges[-1][1] for offsets in self.handled.values() if offsets.ranges), default=0)
 
     @property
     def metadata(self) -> str:
-        """The metadata to commit: what each code has handled beyond :attr:`offset`."""
+        """The metadata to commit: the handled offsets of each code beyond :attr:`offset`."""
         position: dict[str, dict[str, object]] = {}
         for code, offsets in self.handled.items():
             if offsets.first_missing > self.offset:
@@ -143,7 +143,7 @@ def _to_steps(offsets: OffsetSet) -> list[int]:
 
 
 def _from_steps(steps: Sequence[int]) -> OffsetSet:
-    """Return the ranges that are described by gap, length, gap, length, …."""
+    """Return the ranges described by gap, length, gap, length, …."""
     bounds = list(accumulate(steps))
     offsets = OffsetSet()
     for start, stop in zip(bounds[::2], bounds[1::2], strict=True):
@@ -172,16 +172,16 @@ Restore = Callable[[DeadLetterRecord], OriginalEvent]
 """Returns the event to send for a dead letter; raises :class:`NotReplayable` if there is none."""
 
 Preview = Callable[[Sequence[OriginalEvent]], Sequence[str | None]]
-"""Returns the code that each event would be rejected with now; ``None`` would be accepted."""
+"""Returns the code with which each event would be rejected now; ``None`` if it would be accepted."""
 
 
 def accept_all(events: Sequence[OriginalEvent]) -> Sequence[None]:
-    """Expect that every event is accepted."""
+    """Predict that every event is accepted."""
     return [None] * len(events)
 
 
 class RejectionPreview:
-    """Predicts rejections with the scorers' own code.
+    """Predicts rejections by running the scorers' own checks.
 
     Args:
         writers: Resolves writer schemas; with the scorers' settings, these are the scorers' schemas.
@@ -191,7 +191,7 @@ class RejectionPreview:
         self._decoder = Decoder(engagement_event(), writers, keep_nulls=True)
 
     def __call__(self, events: Sequence[OriginalEvent]) -> list[str | None]:
-        """Return the code that each event would be rejected with; ``None`` would be accepted.
+        """Return the code with which each event would be rejected; ``None`` if it would be accepted.
 
         Raises:
             Unavailable: The schema registry is down.
@@ -208,14 +208,14 @@ class RejectionPreview:
 
 @dataclass(slots=True)
 class Replayed:
-    """The counts of a replay.
+    """The numbers of dead letters that a replay has handled, by result.
 
     Attributes:
         sent: Events sent, by the code of their dead letter; in a dry run, events that would be sent.
         held: Events not sent because they would be rejected again, by old and new code. They stay due.
         stale: Events skipped because their student has sent a newer one, by code.
         refused: Dead letters that cannot be replayed, by code.
-        passed: Dead letters of other codes than those selected.
+        passed: Dead letters whose code is not selected.
         expired: Ranges of dead letters whose retention ended before they were replayed.
     """
 
@@ -227,7 +227,7 @@ class Replayed:
     expired: list[str] = field(default_factory=list)
 
     def copy(self) -> Replayed:
-        """Return a copy that counts on its own."""
+        """Return an independent copy."""
         return replace(
             self,
             sent=Counter(self.sent),
@@ -248,7 +248,7 @@ class ReplayItem:
 
 @dataclass(frozen=True, slots=True)
 class PlanState:
-    """A plan's progress, to return to if a transaction is aborted."""
+    """A saved progress, which is restored if a transaction is aborted."""
 
     positions: Mapping[int, ReplayPosition]
     unread: Mapping[tuple[int, str], int]
@@ -285,7 +285,7 @@ class ReplayPlan:
         self.left = limit
         self._positions: dict[int, ReplayPosition] = {}
         self._unread: dict[tuple[int, str], int] = {}
-        """By partition and code: the offset from which on nothing was marked as handled in this run."""
+        """By partition and code: the end of the offsets that this run has marked as handled."""
         self._restore = restore
         self._preview = preview
         self._is_stale = is_stale
@@ -318,7 +318,7 @@ class ReplayPlan:
             if position.stop > end:
                 raise StartupError(
                     f"the replay has come to offset {position.stop} of {topic}[{partition}], which ends at"
-                    f" {end}; if the topic was created anew, delete the replay's consumer group"
+                    f" {end}; if the topic was created again, delete the replay's consumer group"
                 )
             first_due = position.first_due(self.codes)
             if first_due < first:
@@ -331,7 +331,7 @@ class ReplayPlan:
         return to_read
 
     def advance(self, dead_letters: Sequence[DeadLetterRecord]) -> list[ReplayItem]:
-        """Handle dead letters of any partitions, each in order; return what to send.
+        """Handle dead letters, in order within each partition; return the events to send.
 
         Stops after the last event that the limit allows.
         """
@@ -388,7 +388,7 @@ class ReplayPlan:
             self._on_refused(dead_letter, reason)
 
     def _hold(self, dead_letter: DeadLetterRecord) -> None:
-        """Leave a dead letter due."""
+        """Keep a dead letter due."""
         partition, code = dead_letter.partition, dead_letter.code
         unread = self._unread[partition, code]
         self._positions[partition] = self._positions[partition].add([code], unread, dead_letter.offset)
@@ -402,16 +402,16 @@ class ReplayPlan:
         self._positions[partition] = position
 
     def save(self) -> PlanState:
-        """Return the progress, to be restored if the transaction is aborted."""
+        """Return the present progress, for :meth:`restore_state`."""
         return PlanState(dict(self._positions), dict(self._unread), self.replayed.copy(), self.left)
 
     def restore_state(self, state: PlanState) -> None:
-        """Return to a saved progress."""
+        """Restore a saved progress."""
         self._positions, self._unread = dict(state.positions), dict(state.unread)
         self.replayed, self.left = state.replayed.copy(), state.left
 
     def committable(self) -> dict[int, tuple[int, str]]:
-        """Return offset and metadata to commit, by partition.
+        """Return the offset and the metadata to commit, by partition.
 
         Raises:
             BadInputError: The metadata is longer than a broker accepts.

@@ -1,4 +1,4 @@
-"""Change the fields of rejected events, so that a replay can send what the scorers accept. Pure."""
+"""Change the fields of rejected events, so that the scorers accept them when they are replayed. Pure."""
 
 from __future__ import annotations
 
@@ -114,10 +114,10 @@ class Repair:
 
 
 def decoded_fields(dead_letter: DeadLetterRecord, original: OriginalEvent) -> dict[str, Any]:
-    """Return the event's fields: those that the scorer decoded, or those of a value that is JSON.
+    """Return the event's fields: as the scorer decoded them, or as parsed from a value that is JSON.
 
     Raises:
-        NotReplayable: There are none.
+        NotReplayable: The event has no fields.
     """
     fields = (dead_letter.body or {}).get("event")
     if fields is None:
@@ -134,7 +134,7 @@ def _convert(value: Any, kind: str) -> Any:
     """Convert a value to a type of the schema.
 
     Raises:
-        ValueError: The value does not stand for one of this type.
+        ValueError: The value cannot be converted to this type.
     """
     if kind == "string" and isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)

@@ -1,6 +1,6 @@
 """Send the events of dead letters again, exactly once, even if a run is killed and repeated.
 
-Each transaction holds a batch of events and the replay's new position. An aborted transaction changes
+Each transaction contains a batch of events and the replay's new position. An aborted transaction changes
 neither.
 """
 
@@ -37,7 +37,7 @@ _CLIENT_LIMIT_BYTES: Final = 1_000_000
 """librdkafka's default limit of a record."""
 
 _RECORD_OVERHEAD_BYTES: Final = 1024
-"""The overhead of a record that the client adds to its size before it checks the limit."""
+"""The overhead that the client adds to a record's size before it checks the limit."""
 
 _POLL_S: Final = 0.1
 
@@ -110,7 +110,7 @@ class Replay:
         return self._plan.replayed
 
     def dry_run(self) -> Iterator[ReplayItem]:
-        """Yield what :meth:`run` would send now, without sending or committing anything.
+        """Yield the items that :meth:`run` would send now, without sending or committing anything.
 
         Raises:
             StartupError: The position is beyond the end of the topic.
@@ -170,7 +170,7 @@ class Replay:
                 yield dead_letters[start : start + self._batch_events]
 
     def _pace(self, group: ReplayOffsets, started_s: float) -> None:
-        """Wait until the events sent so far are no more than the rate allows."""
+        """Wait until the rate allows another batch."""
         if self._rate is None:
             return
         until_s = started_s + self._plan.replayed.sent.total() / self._rate
@@ -181,7 +181,7 @@ class Replay:
     def _replay(
         self, producer: TransactionalProducer, group: ReplayOffsets, dead_letters: Sequence[DeadLetterRecord]
     ) -> None:
-        """Replay a batch; halve it around an event that the broker rejects, and refuse that one."""
+        """Replay a batch. Halve it if the broker rejects an event, until that event is alone and refused."""
         plan, pending = self._plan, [dead_letters]
         while pending:
             batch, before = pending.pop(), plan.save()
@@ -224,17 +224,17 @@ class Replay:
             except RecordRejectedByBroker:
                 raise
             except CommitOutcomeUnknown as unknown:
-                raise Unavailable(f"{unknown}; run it again: it resumes where it was") from unknown
+                raise Unavailable(f"{unknown}; run it again: it resumes where it stopped") from unknown
             except BatchAborted as aborted:
-                # Only an abort that is certain may be retried.
+                # Only a certain abort may be retried.
                 if not tries_left:
-                    raise Unavailable(f"{aborted}; run it again: it resumes where it was") from aborted
+                    raise Unavailable(f"{aborted}; run it again: it resumes where it stopped") from aborted
             else:
                 return
 
 
 class NewestEvents:
-    """The newest offset of every student's events, to recognise events that are superseded.
+    """Knows the offset of every student's newest event, and so which events are superseded.
 
     Args:
         settings: The Kafka cluster and the events topic.

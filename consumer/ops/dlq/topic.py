@@ -98,7 +98,7 @@ class Listing:
 
     Attributes:
         counts: The number of dead letters by code, the most frequent code first.
-        newest: The newest dead letters, the newest first.
+        newest: The latest dead letters, newest first.
     """
 
     counts: dict[str, int]
@@ -106,7 +106,7 @@ class Listing:
 
 
 def list_dead_letters(dead_letters: Iterable[DeadLetterRecord], codes: Sequence[str], limit: int) -> Listing:
-    """Count dead letters by code and keep the newest, in one pass.
+    """Count dead letters by code and keep the latest, in one pass.
 
     Args:
         dead_letters: The dead letters.

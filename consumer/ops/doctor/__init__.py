@@ -1,4 +1,4 @@
-"""Check everything that the roles need, and say what to do about what is wrong."""
+"""Check everything that the roles need, and advise how to correct what is wrong."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def examine(load_settings: Callable[[], Settings]) -> Iterator[Check]:
     """Yield the results of all checks, each as soon as it is known; never raise.
 
     Args:
-        load_settings: Loads the settings; if it fails, there is nothing else to check.
+        load_settings: Loads the settings. If this fails, nothing else is checked.
     """
     try:
         settings = load_settings()

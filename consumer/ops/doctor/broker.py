@@ -1,4 +1,4 @@
-"""Check Kafka: brokers, topics, transactions, clock, the group, records hidden by open transactions."""
+"""Check Kafka: brokers, topics, transactions, clock, group, and records behind open transactions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from consumer.settings import Settings, TopicSettings
 
 _CLOCK_WARN_S: Final = 1.0
 _CLOCK_FAIL_S: Final = 3600.0
-"""Brokers refuse a record whose timestamp is further ahead (message.timestamp.after.max.ms)."""
+"""Brokers refuse a record whose timestamp is more than this ahead (message.timestamp.after.max.ms)."""
 
 _RECHECK_AFTER_S: Final = 1.5
 _DAY_MS: Final = 24 * 3_600_000
@@ -25,7 +25,7 @@ _WITHOUT: Final = {
     "outcomes": "live precision and recall stay unknown",
     "control": "nobody learns that retraining is recommended",
 }
-"""The consequence of each optional topic's absence."""
+"""The consequence if an optional topic is missing."""
 
 _PREDICTION_MAX_BYTES: Final = 4096
 
@@ -60,7 +60,7 @@ def _check_topics(names: TopicSettings, admin: ClusterAdmin, n_brokers: int) -> 
 
 
 def judge_topics(names: TopicSettings, found: Mapping[str, TopicSetup], n_brokers: int) -> Iterator[Check]:
-    """Judge the topics, each one and then together.
+    """Judge each topic, and then the topics together.
 
     Args:
         names: The topics' names.
@@ -87,7 +87,7 @@ def judge_topics(names: TopicSettings, found: Mapping[str, TopicSetup], n_broker
 
 
 def _describe_topic(name: str, setup: TopicSetup) -> str:
-    kept = "for ever" if setup.retention_ms < 0 else f"{setup.retention_ms / _DAY_MS:g} days"
+    kept = "forever" if setup.retention_ms < 0 else f"{setup.retention_ms / _DAY_MS:g} days"
     if "delete" not in setup.cleanup_policy:
         kept = "compacted"
     return f"{name}: {setup.partitions} partitions, {setup.replicas} replicas, kept {kept}"
@@ -122,7 +122,7 @@ def _topic_problems(name: str, setup: TopicSetup, n_brokers: int, *, keeps_all: 
 def _dead_letter_problems(
     names: TopicSettings, events: TopicSetup, dead_letters: TopicSetup
 ) -> Iterator[Check]:
-    """Yield what is wrong with the dead-letter topic in comparison with the events topic."""
+    """Yield the problems of the dead-letter topic compared with the events topic."""
     if dead_letters.max_message_bytes < events.max_message_bytes:
         what = (
             f"{names.dead_letters}: takes {dead_letters.max_message_bytes} bytes, {names.events}"
@@ -218,7 +218,7 @@ def judge_group(
             advice = "decide to resume without them, and reset the group's offset"
             yield fail("group", f"{where}, which starts at {start}: {lost}", advice)
         elif next_offset > stop:
-            what = f"{where}, which ends at {stop}; was it created anew?"
+            what = f"{where}, which ends at {stop}; was the topic created again?"
             yield fail("group", what, "reset the group's offset")
     described = state.lower().replace("_", " ")
     what = f"{group}: {described}, {members} members, {lag.lag_events} events to decide"
@@ -237,7 +237,7 @@ def judge_group(
 
 
 def _check_open_transactions(settings: Settings, admin: ClusterAdmin) -> Iterator[Check]:
-    """Find records that stay hidden from committed readers because a transaction before them stays open."""
+    """Find records that read_committed readers cannot see because an earlier transaction stays open."""
     names = [settings.topics.events, settings.topics.predictions, settings.topics.dead_letters]
     topics = list(admin.describe_topics(names))
     before = _first_hidden_offsets(admin, topics)

@@ -1,4 +1,4 @@
-"""The result of one check, and the guard that keeps checks independent of each other."""
+"""Represent the result of a check, and keep checks independent of each other."""
 
 from __future__ import annotations
 
@@ -54,22 +54,22 @@ class Check:
 
 
 def ok(name: str, what: str) -> Check:
-    """Return a check that found nothing wrong."""
+    """Return the result of a check that found nothing wrong."""
     return Check(name, CheckStatus.OK, what)
 
 
 def warn(name: str, what: str, do: str | None = None) -> Check:
-    """Return a check that found something to correct, though every role can work."""
+    """Return the result of a check that found something to correct, although every role can work."""
     return Check(name, CheckStatus.WARN, what, do)
 
 
 def fail(name: str, what: str, do: str | None = None, exit_code: int = CONFIGURATION) -> Check:
-    """Return a check that found something that keeps a role from working."""
+    """Return the result of a check that found something that keeps a role from working."""
     return Check(name, CheckStatus.FAIL, what, do, exit_code)
 
 
 def guarded(name: str, checks: Iterable[Check]) -> Iterator[Check]:
-    """Yield checks; turn an exception into a failed check, so that the next examination still runs.
+    """Yield checks; turn an exception into a failed check, so that the remaining checks still run.
 
     Args:
         name: The name of the failed check.

@@ -1,4 +1,4 @@
-"""Check what this machine provides: settings, model, schema registry, ports, and the audit log."""
+"""Check what this machine provides: settings, model, schema registry, ports and the audit log."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _UNSAFE_CLIENT_SETTINGS: Final = {
 """Values of client properties that break exactly-once delivery."""
 
 _CONNECT_TO: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - an address to look up, not to bind
-"""The address that reaches a socket bound to all interfaces."""
+"""The address at which a socket bound to all interfaces is reached."""
 
 
 def examine_settings(settings: Settings) -> Iterator[Check]:
@@ -110,7 +110,7 @@ def _check_listener(role: str, where: str, address: str) -> Check:
         readiness = orjson.loads(body)
         status = readiness["status"]
         reasons = "; ".join(f"{item['condition']}: {item['reason']}" for item in readiness["conditions"])
-        # The monitor also answers with its verdict on the stream.
+        # The monitor also answers with the health of the stream.
         causes = " ".join(cause["text"] for cause in readiness.get("stream", {}).get("causes", []))
     except (ValueError, KeyError, TypeError):
         return fail("ports", f"{where} is taken by another program", f"set http.{role}_port")
@@ -155,7 +155,7 @@ def judge_disk(folder: Path, free_bytes: int, rotate_bytes: int) -> Check:
 
 
 def _check_lines(path: Path) -> Iterator[Check]:
-    """Look for damaged lines, for a limited time."""
+    """Search for damaged lines, for a limited time."""
     deadline_s, lines_read, damaged = time.monotonic() + _SCAN_LIMIT_S, 0, list[str]()
     for name, number, lines in audit_log_lines(path):
         damaged += [f"{name}, line {number + i}" for i, line in enumerate(lines) if not _is_audit_line(line)]
@@ -187,7 +187,7 @@ def _check_checkpoint(settings: Settings, path: Path) -> Iterator[Check]:
         yield fail("checkpoint", f"{path} has lines and no checkpoint", "restore it, or move the log away")
     elif length_bytes < checkpoint.length_bytes:
         what = f"{path} has {length_bytes} bytes, but {checkpoint.length_bytes} were written"
-        yield fail("checkpoint", what, "somebody cut it; restore it")
+        yield fail("checkpoint", what, "it was truncated; restore it")
     else:
         try:
             yield _check_position(settings, path, checkpoint)

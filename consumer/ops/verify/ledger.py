@@ -1,4 +1,4 @@
-"""Count how often, and in what order, a view of a topic shows each of the topic's offsets. Pure.
+"""Count how often, and in which order, a view of a topic shows each offset of the topic. Pure.
 
 There are two ledgers: one of the events, shown by predictions and dead letters, and one of the
 predictions, shown by the audit log. A ledger takes seven bytes per offset and keeps no record.
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAX_TIMES_SEEN: Final = 255
-"""Counting stops here."""
+"""The largest count; further repeats are not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class SeenReport:
     Attributes:
         known: Rows that show an existing record.
         out_of_order: Known rows that show a record for the first time, after a row with a later record.
-        altered: Known rows with another digest than the record's.
+        altered: Known rows whose digest differs from the record's.
         unknown: Rows that show an offset without a record.
     """
 
@@ -74,12 +74,12 @@ class OffsetLedger:
         self._highest: dict[tuple[Hashable, int], int] = {}
 
     def expect(self, partition: int, offsets: NDArray[np.int64], digests: NDArray[np.uint32]) -> None:
-        """Enter records of the topic, all within its range.
+        """Add records of the topic. They must be within its range.
 
         Args:
             partition: The partition of all records.
             offsets: The records' offsets, int64 (n,).
-            digests: Uint32 (n,), the digests that a view must repeat.
+            digests: The digests that a view must repeat, uint32 (n,).
         """
         ledger = self._partitions[partition]
         ledger.expected[offsets - ledger.start] = True
@@ -98,15 +98,16 @@ class OffsetLedger:
         digests: NDArray[np.uint32],
         comparable: NDArray[np.bool_] | None = None,
     ) -> SeenReport:
-        """Enter the rows of a view, after all records were entered.
+        """Add the rows of a view, after all records were added.
 
         Rows with an offset outside the partition's range are ignored.
 
         Args:
-            sequence: Names an ordered run of rows, in which each partition's offsets must rise.
+            sequence: The name of an ordered sequence of rows, in which the offsets of each partition must
+                rise.
             partitions: The partition of the record that each row shows, int64 (n,).
             offsets: The offset of the record that each row shows, int64 (n,).
-            digests: Uint32 (n,), the digest in each row.
+            digests: The digest in each row, uint32 (n,).
             comparable: Whether each digest can be compared, bool (n,); by default all can.
         """
         report = SeenReport()
@@ -134,7 +135,7 @@ class OffsetLedger:
     def _late(
         self, sequence: Hashable, partition: int, ledger: _PartitionOffsets, indices: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Return the rows, (k,), that come after a higher index of their sequence and are not repeats.
+        """Return the rows (k,) that come after a higher index of their sequence and are not repeats.
 
         For the indices 3 5 4 5 the highest index before each row is -1 3 5 5: row 2 is late.
         """
@@ -151,7 +152,7 @@ class OffsetLedger:
         return np.compress(new, late)
 
     def missing(self, limit: int) -> tuple[int, list[tuple[int, int]]]:
-        """Return the number of records in no view, and the first positions (partition, offset)."""
+        """Return the number of records that no view shows, and the first positions (partition, offset)."""
         return self._select(
             limit, lambda ledger: ledger.expected & (ledger.times_seen == 0) & ~ledger.excused
         )
@@ -165,7 +166,7 @@ class OffsetLedger:
         return self._select(limit, lambda ledger: ledger.times_seen > 1)
 
     def missing_at_end(self) -> int:
-        """Return the number of missing records after the last seen one of their partition."""
+        """Return the number of missing records after the last record that was seen in their partition."""
         total = 0
         for ledger in self._partitions.values():
             seen = np.flatnonzero(ledger.times_seen)

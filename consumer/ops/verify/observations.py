@@ -46,14 +46,14 @@ class Observed:
     """The n readable records or lines of a batch; arrays have length n.
 
     Attributes:
-        rows: Their row numbers in the batch, int64.
+        rows: The row numbers in the batch, int64.
         partitions: The partition of the original that each one shows, int64.
         offsets: The offset of the original that each one shows, int64.
-        digests: Uint32, the digest of what each one repeats of its original.
+        digests: The digest of the part of the original that each one repeats, uint32.
         unreadable: The row numbers of unreadable records or lines, each with the reason.
         codes: For dead letters: their codes.
-        keyed: For dead letters: bool, whether they have kept their event's key. Large ones may drop it.
-        contents: For predictions: uint32, the digest of what their audit line must repeat.
+        keyed: For dead letters: whether they have kept their event's key, bool. Large ones may drop it.
+        contents: For predictions: the digest of what their audit line must repeat, uint32.
         students: For predictions: the student ids in UTF-8.
         comparable: For lines: bool, whether the digest can be compared. It cannot if the ids are hashed
             with another key than the configured one.
@@ -224,7 +224,7 @@ def _prediction(value: bytes | None) -> dict[str, Any]:
 
 
 def _dead_letter(record: Record, events_topic: str) -> tuple[int, int, str, bool]:
-    """Return source partition and offset, code, and whether it was truncated.
+    """Return source partition and offset, code, and whether the key was kept.
 
     Raises:
         ValueError: It is not a dead letter of this service, or its headers contradict its body.

@@ -1,7 +1,8 @@
 """Compare events, predictions, dead letters and the audit log: nothing lost, doubled or out of order.
 
-The ends are taken in this order: events, outputs, log. So an event that is decided during the verification
-lies after the end of the events, and is ignored; everything before that end must be there by now.
+The ends of the topics and of the log are read in this order: events, outputs, log. An event that is decided
+during the verification lies after the end of the events and is ignored; every event before that end must be
+decided by then.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ MEANINGS: Final = {
     "out_of_order": "predictions or dead letters after one of a later event of their partition",
     "wrong_key": "predictions or dead letters whose key is not the event's",
     "unknown_source": "predictions or dead letters of events that do not exist",
-    "unreadable": "records that are no valid prediction or dead letter",
+    "unreadable": "records that are not a valid prediction or dead letter",
     "log_missing": "predictions without a line in the audit log",
     "log_doubled": "predictions with more than one line",
     "log_out_of_order": "lines after one of a later prediction of their partition",
     "log_altered": "lines that differ from their prediction",
     "log_foreign": "lines of predictions that the topic does not have",
-    "log_unreadable": "lines that are no valid audit line",
+    "log_unreadable": "lines that are not a valid audit line",
     "unfinished_erasure": "erasures that were interrupted; run erase for these students again",
 }
 """The violations of the guarantees."""
@@ -54,8 +55,8 @@ class Finding:
     """The violations of one kind.
 
     Attributes:
-        count: Their number.
-        examples: The positions of the first of them.
+        count: The number of violations.
+        examples: The positions of the first violations.
     """
 
     count: int = 0
@@ -94,7 +95,7 @@ class VerifyReport:
         Args:
             name: The kind of violation.
             count: The number of violations to add.
-            positions: The positions of the first of them.
+            positions: The positions of the first violations.
         """
         finding = self.findings[name]
         finding.count += count
@@ -111,12 +112,12 @@ class VerifyReport:
 
     @property
     def missing(self) -> int:
-        """The number of lost events and of predictions that the log lost."""
+        """The number of lost events, and of predictions that the log lacks."""
         return self.count("missing") + self.count("log_missing")
 
     @property
     def doubled(self) -> int:
-        """The number of events decided, and of predictions logged, more than once."""
+        """The number of events that were decided, and of predictions that were logged, more than once."""
         return self.count("doubled") + self.count("log_doubled")
 
     @property
@@ -160,7 +161,7 @@ class VerifyReport:
 
 
 _QUIET_S: Final = 2.0
-"""The stream must not change for this long before it is verified."""
+"""The stream is verified once it has not changed for this long."""
 
 _POLL_S: Final = 0.5
 
@@ -318,7 +319,7 @@ class _Verification:
                 report.dead_letters[code] = report.dead_letters.get(code, 0) + 1
 
     def _record_outputs(self, topic: str, records: Sequence[Record], observed: Observed) -> list[int]:
-        """Enter outputs into the ledger of events; return the indices in ``observed`` of known events."""
+        """Add outputs to the ledger of events; return the indices in ``observed`` of known events."""
         report, known = self._report, []
         for row, reason in observed.unreadable:
             report.add("unreadable", 1, [f"{_position(records[row])} ({reason})"])

@@ -35,10 +35,10 @@ _SCAN_BYTES: Final = 64 * 1024
 """A range of this many bytes of the audit log is read, not halved again."""
 
 Probe = Callable[[int, int], tuple[int, int] | None]
-"""Return position and number of the first relevant record in a range of positions (start, stop)."""
+"""Returns position and number of the first relevant record in a range of positions (start, stop)."""
 
 SourceOf = Callable[[Record], tuple[int, int] | None]
-"""Return partition and offset of the event that a record belongs to; ``None`` for a foreign record."""
+"""Returns partition and offset of a record's event; ``None`` if the record is not ours."""
 
 
 def narrow(
@@ -55,7 +55,7 @@ def narrow(
         start: The first position of the range.
         stop: The end of the range, exclusive.
         wanted: The number to find.
-        scan_limit: The size of a range that is small enough.
+        scan_limit: The largest size of the result.
     """
     while stop - start > scan_limit:
         middle = (start + stop) // 2
@@ -79,7 +79,8 @@ def find_outputs(
 
     Args:
         config: The configuration of every client.
-        topic: The output topic. An event's outputs are in its partition modulo the topic's partitions.
+        topic: The output topic. It holds an event's outputs in the event's partition modulo the number of
+            partitions.
         source: The partition and offset of the event.
         source_of: Returns the event of a record.
 
@@ -191,10 +192,10 @@ class _PartitionLines:
         self._topic = topic
         self._partition = partition
         self._stop = data.rfind(b"\n") + 1
-        """Bytes after this position are a line that is being written."""
+        """The end of the last complete line. The bytes after it are a line that is being written."""
 
     def starts_at_or_before(self, offset: int) -> bool:
-        """Return whether the first line is at this offset or an earlier one."""
+        """Return whether the first line is at this offset or before it."""
         first = self._probe(0, self._stop)
         return first is not None and first[1] <= offset
 
@@ -230,7 +231,7 @@ class _PartitionLines:
 def find_events(
     settings: Settings, writers: WriterSchemas, event_id: str, since_ms: int
 ) -> list[tuple[int, int]]:
-    """Return partition and offset of every event with an id, sorted.
+    """Return partition and offset of every event with this id, sorted.
 
     Args:
         settings: The Kafka cluster and the events topic.
@@ -256,8 +257,8 @@ def find_events(
 
 
 def _positions_of(records: Sequence[Record], event_id: str, decoder: Decoder) -> list[tuple[int, int]]:
-    """Return partition and offset of the records with an event id."""
-    # Every framing holds the id as plain bytes, so only records with these bytes are worth decoding.
+    """Return partition and offset of the records with this event id."""
+    # Every framing holds the id as plain bytes, so only records that contain these bytes are decoded.
     encoded_id = event_id.encode()
     likely = [record for record in records if encoded_id in (record.value() or b"")]
     decoded, _ = decoder.decode(

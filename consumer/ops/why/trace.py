@@ -63,12 +63,12 @@ class Scoring:
 
 @dataclass(frozen=True, slots=True)
 class FoundEvent:
-    """An event as the topic has it.
+    """An event as it is in the topic.
 
     Attributes:
         timestamp_ms: The record's timestamp, in milliseconds since the epoch.
         key: The record's key.
-        n_bytes: The length of the record's value; ``None`` is a tombstone.
+        n_bytes: The length of the record's value; ``None`` for a tombstone.
         fields: The decoded fields, or ``None``.
         rejection: The rejection that the event would get now, or ``None``.
     """
@@ -170,7 +170,7 @@ class EventTracer:
         self._refuse_erased(event)
         trace = self._find_outputs(EventTrace(self._topics.events, partition, offset, event))
         if trace.outcome == "missing":
-            # An open transaction of another producer may hide an output that was committed just now.
+            # An open transaction of another producer may hide an output that was committed just before.
             time.sleep(_RETRY_AFTER_S)
             trace = self._find_outputs(EventTrace(self._topics.events, partition, offset, event))
         return trace
@@ -225,7 +225,7 @@ class EventTracer:
     def _find_outputs(self, trace: EventTrace) -> EventTrace:
         """Complete a trace of an event."""
         topics, source = self._topics, (trace.partition, trace.offset)
-        # Ask for the lag before reading outputs: an event that is decided in between must not seem lost.
+        # Ask for the lag before reading outputs: an event that is decided meanwhile must not seem lost.
         lag = self._admin.lag(self._settings.kafka.group_id, topics.events)
         predictions = find_outputs(
             self._client, topics.predictions, source, prediction_source(self._prediction_decoder)
@@ -294,7 +294,7 @@ class EventTracer:
 
 
 def rescore(store: ModelStore, version: str, features: Mapping[str, Any]) -> Scoring:
-    """Score a prediction's inputs again, and say how each of them adds to the score.
+    """Score a prediction's inputs again, and explain how much each of them adds to the score.
 
     Args:
         store: The model store.

@@ -119,7 +119,7 @@ def test_a_revoked_partition_waits_for_the_commit_in_flight(consumer: EventConsu
 
 
 def test_a_group_right_that_was_never_there_ends_the_start(client: Client, consumer: EventConsumer) -> None:
-    """Joining would go on for ever."""
+    """Joining would go on forever."""
     client.is_member = False
     client.refuse_group()
     with pytest.raises(StartupError, match="lacks the right Read on group g"):

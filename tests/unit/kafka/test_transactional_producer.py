@@ -156,7 +156,7 @@ def test_any_other_error_drops_the_producer_and_leaves_the_outcome_unknown(
     call: str, error: KafkaException
 ) -> None:
     """The broker may have committed; only the committed offsets can tell."""
-    broker = Broker(**{call: [error, error]})  # a producer that met a fatal error raises it for ever
+    broker = Broker(**{call: [error, error]})  # a producer that met a fatal error raises it forever
     publisher = on(broker)
     with pytest.raises(CommitOutcomeUnknown):
         publish(publisher)

@@ -140,7 +140,7 @@ def test_segments_are_removed_by_age_and_it_is_written_down(tmp_path: Path) -> N
 
 
 def test_a_log_that_is_never_full_is_rotated_daily(tmp_path: Path) -> None:
-    """Otherwise a line of a quiet stream would stay for ever."""
+    """Otherwise a line of a quiet stream would stay forever."""
     kept = Kept(tmp_path, retention_days=10)
     kept.append(0, NOW_S)
     kept.enforce()

@@ -113,7 +113,7 @@ def test_an_offset_that_a_person_set_holds_for_all_codes(metadata: str | None) -
 
 
 def test_a_topic_that_is_shorter_than_the_replay_was_is_refused() -> None:
-    """It was created anew: going on would skip its dead letters without a word."""
+    """It was created again: going on would skip its dead letters without a word."""
     with pytest.raises(StartupError, match="ends at 4"):
         World([]).selection([]).resume_from("dlq", {0: (0, 4)}, {0: (5, None)})
 

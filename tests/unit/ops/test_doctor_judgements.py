@@ -121,7 +121,7 @@ def test_clocks(ahead_s: float | None, status: CheckStatus) -> None:
         ("EMPTY", 0, 10, CheckStatus.WARN, "no scorer runs"),
         ("PREPARING_REBALANCING", 2, 10, CheckStatus.WARN, "never settles"),
         ("STABLE", 2, 4, CheckStatus.FAIL, "1 events expired"),
-        ("STABLE", 2, 21, CheckStatus.FAIL, "created anew"),
+        ("STABLE", 2, 21, CheckStatus.FAIL, "created again"),
     ],
 )
 def test_groups(state: str, members: int, committed: int, status: CheckStatus, word: str) -> None:
@@ -212,7 +212,7 @@ def test_a_registry_that_is_away_is_an_outage() -> None:
         (None, None, None),
         (b"line\n", None, "no checkpoint"),
         (b"line\n", b"nonsense", "not a valid checkpoint"),
-        (b"li", b'{"source": {}, "length_bytes": 5}', "somebody cut it"),
+        (b"li", b'{"source": {}, "length_bytes": 5}', "it was truncated"),
     ],
 )
 def test_a_log_and_its_checkpoint(

@@ -11,6 +11,7 @@
         RecordRejectedByBroker  -  one record of the batch  split the batch to find the record
       CommitOutcomeUnknown      -  nobody's                 read the committed offsets, retry the rest
       Unavailable              75  an outage                pause, keep polling, resume
+        RightMissing           78  the broker's rights      the same; a command ends
       FatalError               75  this process             stop and be restarted
       InvariantError           70  our own bug              stop and report it
 
@@ -92,6 +93,12 @@ class Unavailable(ServiceError):  # noqa: N818 - a state of the world, not a mis
     def __init__(self, message: str, condition: Condition = Condition.BROKER) -> None:
         super().__init__(message)
         self.condition = condition
+
+
+class RightMissing(Unavailable):
+    """The broker refuses a right. A role that runs waits until it is granted; a command ends."""
+
+    exit_code = 78
 
 
 class FatalError(ServiceError):

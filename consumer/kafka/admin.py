@@ -29,6 +29,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in __al
 from consumer.errors import ServiceError, StartupError, Unavailable
 from consumer.kafka.errors import (
     ClientLog,
+    Refusal,
     examine,
     explain_settings,
     format_error,
@@ -44,7 +45,11 @@ GONE_CODES: Final = (
 )
 """The topic or the partition does not exist."""
 
-_NEW_LEADER_CODES: Final = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+_NEW_LEADER_CODES: Final = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError._NOENT,
+)
 """The partition has just changed its leader. Ask again in a moment."""
 
 _BROKER_DEFAULT: Final = -1
@@ -93,6 +98,7 @@ class Topic:
         replicas: The smallest number of replicas of a partition.
         without_leader: The number of partitions that nobody can read or write now.
         under_replicated: The number of partitions with a replica out of sync.
+        operations: What the client may do with it, in Kafka's words, such as ``READ``; empty if unknown.
     """
 
     topic_id: str = ""
@@ -100,6 +106,7 @@ class Topic:
     replicas: int = 1
     without_leader: int = 0
     under_replicated: int = 0
+    operations: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +204,8 @@ class ClusterAdmin:
         self._timeout_s = timeout_s
         self._log = ClientLog()
         self._all_down = False
+        self._examined: tuple[Refusal, Refusal] | None = None
+        """The refusal that was examined last, and what was found out."""
         self._lock = threading.Lock()
         self._offset_readers: dict[str, Consumer] = {}
         self._admin = self._new_client()
@@ -259,11 +268,7 @@ class ClusterAdmin:
         try:
             self._wait(answer, f"Create on topic {name}")
         except StartupError as error:
-            cause = error.__cause__
-            if (
-                isinstance(cause, KafkaException)
-                and kafka_error(cause).code() == KafkaError.TOPIC_ALREADY_EXISTS
-            ):
+            if _code_of(error) == KafkaError.TOPIC_ALREADY_EXISTS:
                 return False
             raise
         return True
@@ -332,7 +337,9 @@ class ClusterAdmin:
         names = list(dict.fromkeys(names))
         if not names:
             return {}
-        answers = self._admin.describe_topics(TopicCollection(names), request_timeout=self._timeout_s)
+        answers = self._admin.describe_topics(
+            TopicCollection(names), request_timeout=self._timeout_s, include_authorized_operations=True
+        )
         return {
             name: PendingTopic(answer, partial(self._wait, right=f"Describe on topic {name}", topic=name))
             for name, answer in answers.items()
@@ -342,11 +349,11 @@ class ClusterAdmin:
 
     def first_offsets(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
         """Return the first offset that each partition still has."""
-        return self._list_offsets(topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        return self._ends(topic, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
 
     def end_offsets(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
         """Return the offset after the last record of each partition, uncommitted records included."""
-        return self._list_offsets(topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        return self._ends(topic, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
     def offsets_since(self, topic: str, partitions: Iterable[int], time_ms: int) -> dict[int, int]:
         """Return the first offset of each partition whose record has at least this timestamp.
@@ -374,7 +381,7 @@ class ClusterAdmin:
     def stable_ends(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
         """Return the last stable offset of each partition: the end for a reader of committed records."""
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        return self._list_offsets(topic, partitions, latest, IsolationLevel.READ_COMMITTED)
+        return self._ends(topic, partitions, latest, IsolationLevel.READ_COMMITTED)
 
     def newest_timestamp_ms(self, topic: str, partition: int) -> int | None:
         """Return the largest timestamp of a partition's records, or ``None`` if it has no records."""
@@ -383,6 +390,21 @@ class ClusterAdmin:
         answer = self._admin.list_offsets({at: spec}, request_timeout=self._timeout_s)[at]
         timestamp_ms: int = self._wait(answer, f"Describe on topic {topic}").timestamp
         return timestamp_ms if timestamp_ms >= 0 else None
+
+    def _ends(
+        self,
+        topic: str,
+        partitions: Iterable[int],
+        spec: OffsetSpec,
+        isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED,
+    ) -> dict[int, int]:
+        """Return the first or the last offset of each partition."""
+        found = self._list_offsets(topic, partitions, spec, isolation)
+        # The client reports a leader that did not answer in time as the offset -1001, and as no error.
+        silent = [partition for partition, offset in found.items() if offset < 0]
+        if silent:
+            raise Unavailable(f"the leader of {topic}[{silent[0]}] does not answer")
+        return found
 
     def _list_offsets(
         self,
@@ -402,12 +424,11 @@ class ClusterAdmin:
                 return {
                     at.partition: self._wait(answer, right, topic).offset for at, answer in answers.items()
                 }
-            except Unavailable as error:
-                cause = error.__cause__
-                has_new_leader = (
-                    isinstance(cause, KafkaException) and kafka_error(cause).code() in _NEW_LEADER_CODES
-                )
-                if not has_new_leader or time.monotonic() > deadline_s:
+            except (StartupError, Unavailable) as error:
+                code = _code_of(error)
+                if code == KafkaError._NOENT:  # The client found no leader, and does not say why.
+                    self.describe_topic(topic)
+                if code not in _NEW_LEADER_CODES or time.monotonic() > deadline_s:
                     raise
             time.sleep(_ASK_AGAIN_S)
         return {}
@@ -440,7 +461,7 @@ class ClusterAdmin:
                 found = reader.committed(wanted, timeout=_COMMITTED_SLICE_S)
                 break
             except KafkaException as exception:
-                error = kafka_error(exception)
+                error = self._group_refusal(group) or kafka_error(exception)
                 if not is_outage(error) or self._is_refused() or time.monotonic() > deadline_s:
                     raise self._translated(error, f"Describe on group {group}", None) from exception
         for at in found:
@@ -465,6 +486,22 @@ class ClusterAdmin:
                 }
                 self._offset_readers[group] = Consumer({**self._config, **own})
             return self._offset_readers[group]
+
+    def _group_refusal(self, group: str) -> KafkaError | None:
+        """Return the error with which the broker refuses a group, if it does.
+
+        The client waits for the group's coordinator even if it may not know it. It reports the refusal once,
+        in place of a message, so the next request gets a new client.
+        """
+        with self._lock:
+            reader = self._offset_readers[group]
+            message = reader.poll(0)
+            error = None if message is None else message.error()
+            if error is None or error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
+                return None
+            del self._offset_readers[group]
+        reader.close()
+        return error
 
     def lag(self, group: str, topic: str) -> GroupLag:
         """Return a group's committed offsets in a topic, and the end offsets."""
@@ -515,8 +552,8 @@ class ClusterAdmin:
     def _translated(self, error: KafkaError | None, right: str, topic: str | None) -> ServiceError:
         if error is None or is_outage(error):
             self._serve_callbacks()
-            if self._log.refusal is not None:
-                refusal = examine(self._log.refusal, self._log.server, self._config)
+            refusal = self._refusal()
+            if refusal is not None:
                 kind = StartupError if refusal.is_lasting else Unavailable
                 return kind(f"Kafka at {self._servers}: {refusal.reason}")
             why = "no answer in time" if error is None else error.name()
@@ -531,7 +568,19 @@ class ClusterAdmin:
 
     def _is_refused(self) -> bool:
         """Return whether all brokers refuse this client, so that waiting is useless."""
-        return self._all_down and self._log.refusal is not None and self._log.refusal.is_lasting
+        if not self._all_down:
+            return False
+        refusal = self._refusal()
+        return refusal is not None and refusal.is_lasting
+
+    def _refusal(self) -> Refusal | None:
+        """Return why the latest connection was refused, if the reason is known. Examine each reason once."""
+        reported = self._log.refusal
+        if reported is None:
+            return None
+        if self._examined is None or self._examined[0] != reported:
+            self._examined = reported, examine(reported, self._log.server, self._config)
+        return self._examined[1]
 
     def _on_error(self, error: KafkaError) -> None:
         self._all_down = self._all_down or error.code() == KafkaError._ALL_BROKERS_DOWN
@@ -567,7 +616,14 @@ class PendingTopic:
             replicas=min(len(part.replicas) for part in found.partitions),
             without_leader=sum(part.leader is None for part in found.partitions),
             under_replicated=sum(len(part.isr) < len(part.replicas) for part in found.partitions),
+            operations=frozenset(operation.name for operation in found.authorized_operations or ()),
         )
+
+
+def _code_of(error: ServiceError) -> int | None:
+    """Return the code of the client's error that caused an error, if one did."""
+    cause = error.__cause__
+    return kafka_error(cause).code() if isinstance(cause, KafkaException) else None
 
 
 class _NoTopicError(StartupError):
@@ -581,6 +637,7 @@ def _with_config(topic: Topic, config: Mapping[str, Any]) -> TopicSetup:
         replicas=topic.replicas,
         without_leader=topic.without_leader,
         under_replicated=topic.under_replicated,
+        operations=topic.operations,
         cleanup_policy=config["cleanup.policy"].value,
         retention_ms=int(config["retention.ms"].value),
         max_message_bytes=int(config["max.message.bytes"].value),

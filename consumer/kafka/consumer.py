@@ -125,7 +125,7 @@ class EventConsumer:
         self._assigned: set[int] = set()
         self._revoked: set[int] = set()
         """The partitions that were revoked since the last poll began, even if they were assigned again."""
-        self._stuck = StuckPartitions(readiness)
+        self._stuck = StuckPartitions(readiness, config)
         self._fenced_at_s = float("-inf")
         self._paused: set[int] = set()
         self._unstarted: set[int] = set()
@@ -155,6 +155,11 @@ class EventConsumer:
         callbacks = {"error_cb": self._on_error, "stats_cb": self._on_statistics}
         self._connect = partial(consumer_factory, config | callbacks)
         self.client = self._connect()
+
+    @property
+    def group(self) -> str:
+        """The consumer group."""
+        return str(self._config.get("group.id"))
 
     @property
     def assigned(self) -> frozenset[int]:
@@ -369,7 +374,7 @@ class EventConsumer:
         Raises:
             StartupError: The member never had the right.
         """
-        reason = missing_right(error, f"Read on group {self._config['group.id']}", self._config)
+        reason = missing_right(error, f"Read on group {self.group}", self._config)
         if not self._was_member:
             raise StartupError(str(reason))
         if not self._missing_right:
@@ -451,7 +456,6 @@ _ABSENT_CODES: Final = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
 )
 
 
@@ -460,10 +464,12 @@ class StuckPartitions:
 
     Args:
         readiness: Receives the latest reason.
+        client_config: The configuration of the consumer.
     """
 
-    def __init__(self, readiness: Readiness) -> None:
+    def __init__(self, readiness: Readiness, client_config: Mapping[str, Any]) -> None:
         self._readiness = readiness
+        self._client_config = client_config
         self._partitions: set[int | None] = set()
 
     def add_if_stuck(self, message: Message, error: KafkaError) -> bool:
@@ -479,6 +485,10 @@ class StuckPartitions:
             )
         elif error.code() in _DAMAGED_CODES:
             reason = f"{where} cannot be read: {format_error(error)}"
+        elif missing := missing_right(error, f"Read on topic {message.topic()}", self._client_config):
+            if error.code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                return False
+            reason = missing
         elif error.code() in _ABSENT_CODES:
             reason = f"{where}: {format_error(error)}"
         else:

@@ -185,6 +185,8 @@ _RIGHTS_CODES: Final = (
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
 )
 
+_REFUSED_TOPIC: Final = re.compile(r'Failed to add partition "([^"]*)".*Topic authorization failed')
+
 _FILES: Final = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location")
 
 
@@ -199,11 +201,19 @@ class ClientLog:
         """Why the latest connection failed, if the reason is known."""
         self.server: str | None = None
         """The ``host:port`` of that connection."""
+        self.refused_topic: str | None = None
+        """The topic that the latest transaction was not allowed to write to."""
 
-    def log(self, level: int, message: str, *arguments: object) -> None:
-        """Pass a line on to the logger ``librdkafka``."""
+    def log(self, _level: int, message: str, *arguments: object) -> None:
+        """Pass a line on to the logger ``librdkafka``, for ``--debug``.
+
+        The level of a line says little: the client reports every failed connection as an error. What matters
+        of it is in the messages and in the conditions.
+        """
         line = message % arguments if arguments else message
-        _LOGGER.log(level, "%s", line)
+        _LOGGER.debug("%s", line)
+        if found := _REFUSED_TOPIC.search(line):
+            self.refused_topic = found[1]
         if line.startswith("FAIL"):
             # A failure that is not a refusal, such as a broker that is down, replaces an older refusal.
             self.refusal = refusal_in(line)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NoReturn, TypeAlias
@@ -26,11 +26,13 @@ from consumer.errors import (
     CommitOutcomeUnknown,
     FatalError,
     RecordRejectedByBroker,
+    RightMissing,
     StartupError,
     Unavailable,
 )
 from consumer.kafka.client_config import RETRY_BACKOFF_MS
 from consumer.kafka.errors import (
+    ClientLog,
     Policy,
     format_error,
     is_outage,
@@ -73,8 +75,6 @@ _GENERATION_CODES: Final = (
 )
 """The group has rebalanced; the offset commit may or may not have been accepted."""
 
-_COMMIT_RIGHTS: Final = "to commit a batch: Write on the output topics, Read on the group"
-
 _ID_LOOKUP_TOPIC: Final = "__transaction_state"
 """Asking for any one topic costs less than asking for all."""
 
@@ -107,14 +107,43 @@ class SourceOffsets:
 
     Attributes:
         consumer: The group member that read the events.
+        group: The group.
         next_offsets: The offset to resume from, for each partition of the batch.
         group_metadata: The member's identity and generation when the batch was begun. After the next
             poll it may belong to a later generation, in which the partitions are not ours.
     """
 
     consumer: Consumer
+    group: str
     next_offsets: Sequence[TopicPartition]
     group_metadata: object
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRights:
+    """The rights that a commit needs.
+
+    Attributes:
+        topics: The topics of its records.
+        group: The group whose offsets it commits.
+    """
+
+    topics: Sequence[str] = ()
+    group: str = ""
+
+    def missing(self, error: KafkaError, client_config: Mapping[str, Any]) -> str | None:
+        """Return which right is missing, or ``None`` if the error says something else."""
+        client_log = client_config.get("logger")
+        refused_topic = client_log.refused_topic if isinstance(client_log, ClientLog) else None
+        topics = [refused_topic] if refused_topic in self.topics else self.topics
+        needed = {
+            KafkaError.TOPIC_AUTHORIZATION_FAILED: f"Write on topic {' or '.join(map(str, topics))}",
+            KafkaError.GROUP_AUTHORIZATION_FAILED: f"Read on group {self.group}",
+            KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: (
+                f"Write on transactional id {client_config.get('transactional.id')}"
+            ),
+        }
+        return missing_right(error, needed.get(error.code(), "IdempotentWrite on the cluster"), client_config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +218,7 @@ class TransactionalProducer:
             Unavailable: The broker is away.
             FatalError: This process must stop.
         """
+        rights = CommitRights([each.topic for each in records], offsets.group)
         producer = self._open_producer()
         try:
             # Serve callbacks first: a connection that broke between transactions raises no doubt.
@@ -198,8 +228,8 @@ class TransactionalProducer:
             for topic_records in records:
                 produce_all(producer, topic_records, self._heartbeat)
         except KafkaException as exception:
-            self._fail(producer, exception)
-        return OpenTransaction(partial(self._commit, producer, offsets))
+            self._fail(producer, exception, rights)
+        return OpenTransaction(partial(self._commit, producer, offsets, rights))
 
     def close(self) -> None:
         """Drop the producer. The broker aborts a transaction that is still open."""
@@ -216,10 +246,9 @@ class TransactionalProducer:
                 acquire_producer_id(producer, _OPEN_TIMEOUT_S)
             except KafkaException as exception:
                 error = kafka_error(exception)
-                right = f"Write on transactional id {self._config['transactional.id']}"
-                if missing := missing_right(error, right, self._config):
+                if missing := CommitRights().missing(error, self._config):
                     # Wait for a right that was taken away; one that was never there needs a person.
-                    raise (Unavailable if self._was_open else StartupError)(missing) from exception
+                    raise (RightMissing if self._was_open else StartupError)(missing) from exception
                 reason = outage_reason(error, self._config)
                 if error.retriable() or is_outage(error):
                     raise Unavailable(f"no transactional producer yet: {reason}") from exception
@@ -228,7 +257,7 @@ class TransactionalProducer:
             self._was_open = True
         return self._producer
 
-    def _commit(self, producer: Producer, offsets: SourceOffsets) -> None:
+    def _commit(self, producer: Producer, offsets: SourceOffsets, rights: CommitRights) -> None:
         """Commit the open transaction.
 
         3. Flush, so that the next two steps need not wait for deliveries. 4. Send the offsets, fenced by
@@ -242,7 +271,7 @@ class TransactionalProducer:
             self._n_fatal_errors = 0
             self._close_if_sent_twice(producer, started_s)
         except KafkaException as exception:
-            self._fail(producer, exception)
+            self._fail(producer, exception, rights)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Make a call, and repeat it while librdkafka says that the same call may be retried."""
@@ -284,9 +313,10 @@ class TransactionalProducer:
             )
             self.close()
 
-    def _fail(self, producer: Producer, exception: KafkaException) -> NoReturn:
+    def _fail(self, producer: Producer, exception: KafkaException, rights: CommitRights) -> NoReturn:
         """Abort the transaction if possible, and raise the error that says what happened to the batch."""
-        error = kafka_error(exception)
+        error = cause = kafka_error(exception)
+        missing = rights.missing(cause, self._config)
         if policy_of(error) is Policy.ABORT:
             started_s = time.monotonic()
             try:
@@ -300,10 +330,16 @@ class TransactionalProducer:
                 # delivery reports are not needed here.
                 if error.code() in REJECTION_CODES:
                     raise RecordRejectedByBroker(reason) from exception
-                if missing := missing_right(error, _COMMIT_RIGHTS, self._config):
-                    raise Unavailable(missing) from exception
+                if missing is not None:
+                    raise RightMissing(missing) from exception
                 raise BatchAborted(reason) from exception
         self.close()
+        if missing is not None and cause.code() != KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+            # The broker refused a record or the offsets, so the commit was not sent. It may refuse the abort,
+            # too, because it did not let the transaction begin.
+            raise RightMissing(missing) from exception
+        if missing is not None:
+            raise CommitOutcomeUnknown(missing) from exception
         self._count_fatal_error(error)
         # Even a fatal error may arrive after the broker has committed.
         raise CommitOutcomeUnknown(f"producer recreated: {format_error(error)}") from exception
@@ -360,14 +396,15 @@ class AtLeastOnceProducer:
             CommitOutcomeUnknown: The committed offsets tell what is left to do.
             Unavailable: The broker is away.
         """
+        rights = CommitRights([each.topic for each in records], offsets.group)
         producer = self._open_producer()
         self._delivery_errors.clear()
         try:
             for topic_records in records:
                 produce_all(producer, topic_records, self._heartbeat)
         except KafkaException as exception:
-            self._fail(exception)
-        return OpenTransaction(partial(self._commit, producer, offsets))
+            self._fail(exception, rights)
+        return OpenTransaction(partial(self._commit, producer, offsets, rights))
 
     def close(self) -> None:
         """Drop the producer."""
@@ -380,7 +417,7 @@ class AtLeastOnceProducer:
             self._producer = self._producer_factory(self._config)
         return self._producer
 
-    def _commit(self, producer: Producer, offsets: SourceOffsets) -> None:
+    def _commit(self, producer: Producer, offsets: SourceOffsets, rights: CommitRights) -> None:
         """Flush, and commit the offsets if every record was acknowledged."""
         try:
             flush(producer, self._heartbeat)
@@ -388,19 +425,19 @@ class AtLeastOnceProducer:
             if not self._delivery_errors:
                 offsets.consumer.commit(offsets=list(offsets.next_offsets), asynchronous=False)
         except KafkaException as exception:
-            self._fail(exception)
+            self._fail(exception, rights)
         if self._delivery_errors:
-            self._fail(KafkaException(self._delivery_errors[0]))
+            self._fail(KafkaException(self._delivery_errors[0]), rights)
 
-    def _fail(self, exception: KafkaException) -> NoReturn:
+    def _fail(self, exception: KafkaException, rights: CommitRights) -> NoReturn:
         error = kafka_error(exception)
         reason = f"batch not acknowledged: {format_error(error)}"
         if error.fatal():
             self.close()
         if error.code() in REJECTION_CODES:
             raise RecordRejectedByBroker(reason) from exception
-        if missing := missing_right(error, _COMMIT_RIGHTS, self._config):
-            raise Unavailable(missing) from exception
+        if missing := rights.missing(error, self._config):
+            raise RightMissing(missing) from exception
         if is_outage(error):
             raise Unavailable(reason) from exception
         if error.code() in _GENERATION_CODES:

@@ -206,6 +206,8 @@ class TopicFollower:
         except ServiceError as error:
             self._readiness.set(Condition.BROKER, f"{self._topic}: {error}")
             return
+        if "READ" in description.operations:
+            self._lacks_right = False
         if not self._lacks_right:  # Describing needs another right than reading.
             self._readiness.clear(Condition.BROKER)
         if description.topic_id != self._topic_id:

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from consumer.errors import FatalError, Unavailable
+from consumer.errors import FatalError, RightMissing, Unavailable
 from consumer.kafka.admin import Committed
-from consumer.kafka.errors import format_error, kafka_error, unwrap_callback_errors
+from consumer.kafka.errors import format_error, kafka_error, missing_right, unwrap_callback_errors
 
 _JOIN_TIMEOUT_S: Final = 30.0
 """Longer than the session of a killed member, and than the broker waits for other members to join."""
@@ -37,6 +37,7 @@ class ReplayOffsets:
         self.topic = topic
         self._assigned: set[int] = set()
         self._lost = False
+        self._config = config
         own = {
             "group.id": group,
             "group.instance.id": group,
@@ -49,6 +50,7 @@ class ReplayOffsets:
         """Join the group, get all partitions, and return what is committed.
 
         Raises:
+            RightMissing: The broker refuses the group.
             Unavailable: The broker did not assign the partitions within half a minute.
             FatalError: Another run took this one's place.
         """
@@ -96,6 +98,10 @@ class ReplayOffsets:
         error = message.error() if message is not None else None
         if error is not None and error.fatal():
             raise self._taken(format_error(error))
+        if error is not None and (
+            missing := missing_right(error, f"Read on group {self.group}", self._config)
+        ):
+            raise RightMissing(missing)
         if self._lost:
             raise self._taken("its partitions were revoked")
 

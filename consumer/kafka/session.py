@@ -93,6 +93,7 @@ class Session:
         client, topic = self._consumer.client, self._consumer.topic
         offsets = SourceOffsets(
             consumer=client,
+            group=self._consumer.group,
             next_offsets=[
                 TopicPartition(topic, partition, offset, self._consumer.offset_metadata)
                 for partition, offset in next_offsets.items()

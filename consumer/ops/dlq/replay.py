@@ -220,7 +220,8 @@ class Replay:
             try:
                 next_offsets = group.offsets(self._plan.committable())
                 metadata = group.client.consumer_group_metadata()
-                producer.begin([records], SourceOffsets(group.client, next_offsets, metadata)).commit()
+                offsets = SourceOffsets(group.client, self._group_id, next_offsets, metadata)
+                producer.begin([records], offsets).commit()
             except RecordRejectedByBroker:
                 raise
             except CommitOutcomeUnknown as unknown:

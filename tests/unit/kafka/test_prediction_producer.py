@@ -16,6 +16,7 @@ import pytest
 
 from consumer.errors import Condition, Unavailable
 from consumer.kafka import background_producer
+from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.background_producer import LeaderProbe, PredictionProducer
 from consumer.runtime.readiness import Readiness
 
@@ -145,12 +146,14 @@ def test_a_frozen_broker_is_noticed_and_a_resumed_one_too(
     config = {"bootstrap.servers": address, "reconnect.backoff.max.ms": 500, "log_level": 0}
     probe = LeaderProbe(config, "predictions", range(2))
     producer = PredictionProducer(config | {"enable.idempotence": True}, "predictions", readiness, probe.ask)
+    admin = ClusterAdmin(config, 1.0)
     producer.start()
     reports: SimpleQueue[str | None] = SimpleQueue()
     try:
         producer.publish([b"key"], [b"value"], reports.put)
         assert reports.get(timeout=60) is None
         until(lambda: not readiness.active())
+        assert set(admin.end_offsets("predictions", range(2))) == {0, 1}
         os.kill(pid, signal.SIGSTOP)
         until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
         producer.publish([b"key"], [b"value"], reports.put)
@@ -158,6 +161,8 @@ def test_a_frozen_broker_is_noticed_and_a_resumed_one_too(
         with pytest.raises(Unavailable):
             producer.check()
         assert reports.empty()
+        with pytest.raises(Unavailable, match=r"the leader of predictions\[0\] does not answer"):
+            admin.end_offsets("predictions", range(2))  # the client calls it offset -1001
         os.kill(pid, signal.SIGCONT)
         assert reports.get(timeout=60) is None
         until(lambda: not readiness.active())

@@ -18,6 +18,7 @@ from consumer.errors import (
     CommitOutcomeUnknown,
     FatalError,
     RecordRejectedByBroker,
+    RightMissing,
     StartupError,
     Unavailable,
 )
@@ -108,7 +109,7 @@ def on(broker: Broker, **told: Any) -> TransactionalProducer:
 
 def publish(publisher: TransactionalProducer, records: Sequence[Records] = RECORDS) -> None:
     """Publish one batch."""
-    publisher.begin(records, SourceOffsets(None, OFFSETS, None)).commit()  # type: ignore[arg-type]  # no consumer
+    publisher.begin(records, SourceOffsets(None, "g", OFFSETS, None)).commit()  # type: ignore[arg-type]  # no consumer
 
 
 PUBLISHED = [b"v", b"w", OFFSETS]
@@ -252,13 +253,38 @@ def test_a_right_that_is_taken_away_is_waited_for() -> None:
     refused = failure(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
     broker = Broker(commit_transaction=[abortable, None], init_transactions=[None, refused, None])
     publisher = on(broker)
-    with pytest.raises(Unavailable, match="lacks the right to commit a batch"):
+    with pytest.raises(RightMissing, match="lacks the right Write on topic"):
         publish(publisher)
     publish(publisher)
     publisher.close()
-    with pytest.raises(Unavailable, match="lacks the right Write on transactional id t"):
+    with pytest.raises(RightMissing, match="lacks the right Write on transactional id t"):
         publisher.open()
     publisher.open()
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome", "right"),
+    [
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, RightMissing, "Write on topic"),
+        (KafkaError.GROUP_AUTHORIZATION_FAILED, RightMissing, "Read on group g"),
+        (
+            KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+            CommitOutcomeUnknown,
+            "Write on transactional id t",
+        ),
+    ],
+)
+def test_a_refused_abort_does_not_hide_the_missing_right(
+    code: int, outcome: type[Exception], right: str
+) -> None:
+    """The broker refuses to abort a transaction that it has not let begin; that is no sign of a rival."""
+    abortable = failure(code, txn_requires_abort=True)
+    invalid = failure(KafkaError.INVALID_TXN_STATE, fatal=True)
+    times = 10
+    publisher = on(Broker(commit_transaction=[abortable] * times, abort_transaction=[invalid] * times))
+    for _ in range(times):
+        with pytest.raises(outcome, match=f"lacks the right {right}"):
+            publish(publisher)
 
 
 def test_a_fatal_error_hidden_by_a_callback_is_raised_as_itself() -> None:

@@ -148,10 +148,17 @@ class GroupMember(NamedTuple):
 
 
 class GroupState(NamedTuple):
-    """A consumer group's state, as Kafka names it (``STABLE``, ``EMPTY``, …), and its members."""
+    """A consumer group.
+
+    Attributes:
+        state: its state, as Kafka names it (``STABLE``, ``EMPTY``, …).
+        members: its members.
+        operations: what the client may do with it, in Kafka's words, such as ``READ``; empty if unknown.
+    """
 
     state: str
     members: Sequence[GroupMember]
+    operations: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,7 +444,9 @@ class ClusterAdmin:
 
     def describe_group(self, group: str) -> GroupState:
         """Describe a consumer group."""
-        answers = self._admin.describe_consumer_groups([group], request_timeout=self._timeout_s)
+        answers = self._admin.describe_consumer_groups(
+            [group], request_timeout=self._timeout_s, include_authorized_operations=True
+        )
         found = self._wait_for_coordinator(answers[group], f"Describe on group {group}")
         members = [
             GroupMember(
@@ -447,7 +456,8 @@ class ClusterAdmin:
             )
             for member in found.members
         ]
-        return GroupState(str(found.state.name), members)
+        operations = frozenset(operation.name for operation in found.authorized_operations or ())
+        return GroupState(str(found.state.name), members, operations)
 
     def committed_offsets(self, group: str, topic: str, partitions: Iterable[int]) -> Committed:
         """Return what a group has committed, without joining it."""

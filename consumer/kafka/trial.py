@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from consumer.errors import ServiceError, StartupError, Unavailable
 from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.errors import format_error, is_outage, kafka_error
-from consumer.kafka.producer import acquire_producer_id
+from consumer.kafka.producer import CommitRights, acquire_producer_id
 
 _OFFSETS_TOPIC: Final = "__consumer_offsets"
 _TIMEOUT_S: Final = 15.0
@@ -29,10 +28,12 @@ class Trial:
         took_s: The duration of the transaction or the commit.
         broker_ahead_s: The least difference by which the broker's clock is ahead of this machine's; negative
             if it is behind, 0 if no difference is visible, ``None`` if the timestamp may not be read.
+        not_deleted: The reason why the trial's group could not be deleted, or ``None`` if it was.
     """
 
     took_s: float
     broker_ahead_s: float | None
+    not_deleted: str | None = None
 
 
 def try_commit(config: Mapping[str, Any], topic: str, name: str, *, exactly_once: bool) -> Trial:
@@ -67,14 +68,18 @@ def try_commit(config: Mapping[str, Any], topic: str, name: str, *, exactly_once
         error = kafka_error(exception)
         if error.retriable() or is_outage(error):
             raise Unavailable(format_error(error)) from exception
-        raise StartupError(format_error(error)) from exception
+        missing = CommitRights(group=name).missing(error, {**config, "transactional.id": name})
+        raise StartupError(missing or format_error(error)) from exception
     finally:
         consumer.close()
     admin = ClusterAdmin(common, _TIMEOUT_S)
     ahead_s = _broker_ahead_s(admin, name, began_ms, ended_ms)
-    with contextlib.suppress(ServiceError):  # the group expires anyway
+    not_deleted = None
+    try:
         admin.delete_group(name)
-    return Trial((ended_ms - began_ms) / 1000, ahead_s)
+    except ServiceError as error:
+        not_deleted = str(error)
+    return Trial((ended_ms - began_ms) / 1000, ahead_s, not_deleted)
 
 
 def _broker_ahead_s(admin: ClusterAdmin, group: str, began_ms: int, ended_ms: int) -> float | None:

@@ -117,8 +117,9 @@ def grants(settings: Settings, user: User) -> list[Grant]:
         ],
         User.DOCTOR: [
             *[Grant("topic", topic, "DescribeConfigs") for topic in topics.model_dump().values()],
-            *[Grant("topic", topic, "Describe") for topic in topics.model_dump().values()],
-            Grant("topic", topics.events, "Read"),
+            # It resolves where a scorer would resume, as the scorer does.
+            *[Grant("topic", topic, "Read") for topic in [topics.events, *outputs]],
+            *[Grant("topic", topic, "Describe") for topic in [topics.outcomes, topics.control]],
             Grant("topic", "__consumer_offsets", "Describe"),
             Grant("group", group, "Describe"),
             Grant("group", f"{group}-doctor", "Read"),

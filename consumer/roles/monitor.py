@@ -142,9 +142,9 @@ def build_monitor(
     topics, kafka = settings.topics, client_config.common(settings.kafka)
     telemetry = MonitorTelemetry(registry, settings.drift)
     store = ModelStore(settings.model_store.path, settings.model_store.model)
-    control = ControlProducer(client_config.producer(settings.kafka), topics.control)
     hasher = id_hasher(settings.audit)
     audit_log, tail = open_log_and_topic(settings, readiness)
+    control = ControlProducer(client_config.producer(settings.kafka), topics.control)
     removals = read_removals(settings.audit.path)
     model_monitor = open_model_monitor(
         settings, writers, audit_log, removals, hasher, store, control, telemetry

@@ -28,6 +28,16 @@ def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A locked-down Kafka that all tests of this process share, with a user that has no right."""
+    from tests.support.secured_kafka import secured_kafka  # noqa: PLC0415 - only broker tests need it
+
+    with secured_kafka(tmp_path_factory.mktemp("secured")) as kafka:
+        kafka.add_user("nobody")
+        yield kafka
+
+
 @dataclass
 class Deployment:
     """Topics, settings and processes of one test."""

@@ -1,73 +1,95 @@
-"""Each refusal names its cause, on a real broker with passwords, TLS and an authorizer."""
+"""Each way to be refused is reported with its cause, as docs/refusals.md says, on a real, secured broker."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pytest
 from typer.testing import CliRunner
 
 from consumer.cli import app
-from consumer.errors import ServiceError
+from consumer.errors import Condition, ServiceError
+from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin, TopicSpec
-from consumer.ops.acls import User, grants
-from consumer.settings import Settings
-from model_store.store import ModelStore
-from model_store.synthetic import generate_students
-from model_store.training import train
+from consumer.kafka.consumer import EventConsumer
+from consumer.runtime.readiness import Readiness
+from consumer.settings import KafkaSettings, Settings
 from tests.support.certificates import PASS_PHRASE, Authority
-from tests.support.secured_kafka import SecuredKafka, secured_kafka
+from tests.support.markdown_tables import rows
+from tests.support.secured_kafka import SecuredKafka
 
 pytestmark = pytest.mark.broker
 
-WAIT, CORRECT = 75, 78
+
+class Row(NamedTuple):
+    """A row of the table: a way to be refused, and what is said about it."""
+
+    way: str
+    verb: str
+    sentence: str
+    exit_code: str
+    condition: str
+
+
+TABLE: Final = [Row(*cells) for cells in rows("refusals.md", "way")]
+ROWS: Final = [pytest.param(row, id=row.way) for row in TABLE]
+
+ARGUMENTS: Final = {
+    "produce": ["--count", "1"],
+    "audit verify": ["--no-log"],
+    "why": ["0:0"],
+    "dlq show": ["0:0"],
+    "dlq repair": ["--drop", "x"],
+    "report --topic": ["--out", "report.html"],
+}
+"""What a verb needs beside its name."""
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
-    """The broker, with the product's topics and a user that has no right."""
-    with secured_kafka(tmp_path_factory.mktemp("secured")) as kafka:
-        names = Settings().topics.model_dump().values()
-        specs = [TopicSpec(name=name, partitions=1) for name in names]
-        ClusterAdmin({"bootstrap.servers": kafka.broker.bootstrap_servers}, 30).create_topics(specs)
-        kafka.add_user("nobody")
-        yield kafka
+def kafka(secured: SecuredKafka) -> SecuredKafka:
+    """The secured broker, with the product's topics."""
+    specs = [TopicSpec(name=name, partitions=1) for name in Settings().topics.model_dump().values()]
+    ClusterAdmin({"bootstrap.servers": secured.broker.bootstrap_servers}, 30).create_topics(specs)
+    return secured
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model store with a champion."""
-    folder = tmp_path_factory.mktemp("models")
-    models = ModelStore(folder, "purchase")
-    models.promote(models.add(train(generate_students(2_000))), reason="test", actor="test")
-    return folder
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a broker that is away for 2 s, not 10 or 15."""
+    connect = ClusterAdmin.__init__
+
+    def connect_briefly(self: ClusterAdmin, config: dict[str, Any], timeout_s: float = 2.0) -> None:
+        connect(self, config, min(timeout_s, 2.0))
+
+    monkeypatch.setattr(ClusterAdmin, "__init__", connect_briefly)
 
 
-def refused(client: dict[str, Any], words: str, **options: Any) -> tuple[str, int]:
-    """Run a verb in this process; return what it says and its exit code."""
+def refused(client: dict[str, Any], verb: str, store: Path, folder: Path) -> tuple[str, int]:
+    """Run a role or verb in this process; return its error message and exit code."""
     own = {key: value for key, value in client.items() if key != "bootstrap.servers"}
-    arguments = [
-        "--set", f"kafka.bootstrap_servers={client['bootstrap.servers']}",
-        "--set", f"kafka.client={json.dumps(own)}",
-    ]  # fmt: skip
-    for key, value in options.items():
-        arguments += ["--set", f"{key.replace('__', '.')}={value}"]
-    result = CliRunner().invoke(app, [*arguments, *words.split()])
+    settings = {
+        "kafka.bootstrap_servers": client["bootstrap.servers"],
+        "kafka.client": json.dumps(own),
+        "model_store.path": store,
+        "audit.path": folder / "log.jsonl",
+    }
+    overrides = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    result = CliRunner().invoke(app, [*overrides, *verb.split(), *ARGUMENTS.get(verb, [])])
     error = result.exception
     assert isinstance(error, ServiceError), f"{error!r} {result.output}"
     assert "\n" not in str(error)
     return str(error), error.exit_code
 
 
-Client = Callable[[SecuredKafka], dict[str, Any]]
-
-
-def _certificate(kafka: SecuredKafka, **changes: Any) -> dict[str, Any]:
+def _certificate(kafka: SecuredKafka, name: str, **changes: Any) -> dict[str, Any]:
     """Return the settings of a client with a certificate."""
-    name = f"client-{abs(hash(str(changes)))}"
     certificate, key = kafka.authority.issue(name, **changes)
     return kafka.tls("MTLS", ssl_certificate_location=str(certificate), ssl_key_location=str(key))
 
@@ -83,6 +105,17 @@ def _foreign(kafka: SecuredKafka) -> dict[str, Any]:
     return kafka.tls("MTLS", ssl_certificate_location=str(certificate), ssl_key_location=str(key))
 
 
+def _mismatched(kafka: SecuredKafka) -> dict[str, Any]:
+    _, key = kafka.authority.issue("another")
+    return _certificate(kafka, "mismatched") | {"ssl.key.location": str(key)}
+
+
+def _not_pem(kafka: SecuredKafka) -> dict[str, Any]:
+    path = kafka.authority.folder / "not.pem"
+    path.write_text("not a certificate")
+    return kafka.tls(ssl_ca_location=str(path))
+
+
 def _plain_listener(kafka: SecuredKafka) -> dict[str, str]:
     return {"bootstrap.servers": kafka.broker.bootstrap_servers}
 
@@ -91,193 +124,122 @@ def _without(settings: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name != key}
 
 
-HANDSHAKES: Final[dict[str, tuple[Client, str, int]]] = {
-    "wrong password": (
-        lambda k: k.scram("nobody", "wrong"),
-        "refuses the user name or the password",
-        CORRECT,
+@contextlib.contextmanager
+def _closing_listener() -> Iterator[dict[str, Any]]:
+    """Listen, and close every connection after its first request, as a program of another protocol does."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, contextlib.suppress(OSError):
+                        connection.recv(4096)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield {"bootstrap.servers": f"127.0.0.1:{listener.getsockname()[1]}"}
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+Client = Callable[[SecuredKafka], dict[str, Any]]
+CLOSING: Final = "a listener that closes every connection"
+CLIENTS: Final[dict[str, Client]] = {
+    "wrong password": lambda k: k.scram("nobody", "wrong"),
+    "unknown user": lambda k: k.scram("stranger"),
+    "another SASL mechanism": lambda k: k.scram("nobody") | {"sasl.mechanism": "PLAIN"},
+    "no user name": lambda k: _without(k.scram("nobody"), "sasl.username"),
+    "SASL, and the listener has none": lambda k: k.scram("nobody") | _plain_listener(k),
+    "no SASL, and the listener requires it": lambda k: {
+        "bootstrap.servers": k.broker.listener_address("SCRAM")
+    },
+    "no TLS, and the listener requires it": lambda k: {"bootstrap.servers": k.broker.listener_address("TLS")},
+    "SASL without TLS, and the listener requires TLS": lambda k: (
+        k.scram("nobody") | {"bootstrap.servers": k.broker.listener_address("MTLS")}
     ),
-    "unknown user": (
-        lambda k: k.scram("stranger"),
-        "refuses the user name or the password",
-        CORRECT,
+    "TLS, and the listener has none": lambda k: k.tls() | _plain_listener(k),
+    "broker's certificate from an unknown authority": lambda k: k.tls(
+        ssl_ca_location=str(_stranger(k).certificate)
     ),
-    "other SASL mechanism": (
-        lambda k: k.scram("nobody") | {"sasl.mechanism": "PLAIN"},
-        "does not accept this sasl.mechanism, but SCRAM-SHA-256",
-        CORRECT,
+    "no ssl.ca.location": lambda k: _without(k.tls(), "ssl.ca.location"),
+    "broker's certificate expired": lambda k: k.tls("EXPIRED"),
+    "broker's certificate for another name": lambda k: k.tls("OTHERNAME"),
+    "no client certificate": lambda k: k.tls("MTLS"),
+    "client certificate from an unknown authority": _foreign,
+    "client certificate expired": lambda k: _certificate(k, "expired", days=-1),
+    "authority's file missing": lambda k: k.tls(ssl_ca_location="/nowhere/ca.pem"),
+    "authority's file not PEM": _not_pem,
+    "client's key missing": lambda k: (
+        _certificate(k, "keyless") | {"ssl.key.location": "/nowhere/client.key"}
     ),
-    "no user name": (
-        lambda k: _without(k.scram("nobody"), "sasl.username"),
-        "sasl.username and sasl.password must be set",
-        CORRECT,
+    "client's key of another certificate": _mismatched,
+    "pass phrase missing": lambda k: _certificate(k, "encrypted", pass_phrase=PASS_PHRASE),
+    "pass phrase wrong": lambda k: (
+        _certificate(k, "encrypted-too", pass_phrase=PASS_PHRASE) | {"ssl.key.password": "wrong"}
     ),
-    "SASL to a listener without": (
-        lambda k: k.scram("nobody") | _plain_listener(k),
-        "the broker's listener does not use SASL",
-        CORRECT,
-    ),
-    "no SASL to a listener that requires it": (
-        lambda k: {"bootstrap.servers": k.broker.listener_address("SCRAM")},
-        "the broker's listener requires SASL",
-        CORRECT,
-    ),
-    "plaintext to TLS": (
-        lambda k: {"bootstrap.servers": k.broker.listener_address("TLS")},
-        "the broker's listener uses TLS",
-        CORRECT,
-    ),
-    "SASL without TLS to TLS": (
-        lambda k: k.scram("nobody") | {"bootstrap.servers": k.broker.listener_address("MTLS")},
-        "the broker's listener uses TLS",
-        CORRECT,
-    ),
-    "TLS to plaintext": (
-        lambda k: k.tls() | _plain_listener(k),
-        "the broker's listener does not use TLS",
-        CORRECT,
-    ),
-    "another authority": (
-        lambda k: k.tls(ssl_ca_location=str(_stranger(k).certificate)),
-        "the broker's certificate is not trusted",
-        CORRECT,
-    ),
-    "no authority": (
-        lambda k: _without(k.tls(), "ssl.ca.location"),
-        "the broker's certificate is not trusted",
-        CORRECT,
-    ),
-    "broker's certificate expired": (
-        lambda k: k.tls("EXPIRED"),
-        "the broker's certificate has expired",
-        CORRECT,
-    ),
-    "broker's certificate for another name": (
-        lambda k: k.tls("OTHERNAME"),
-        "the broker's certificate is not for 127.0.0.1",
-        CORRECT,
-    ),
-    "authority's file missing": (
-        lambda k: k.tls(ssl_ca_location="/nowhere/ca.pem"),
-        "ssl.ca.location /nowhere/ca.pem: No such file",
-        CORRECT,
-    ),
-    "no client certificate": (
-        lambda k: k.tls("MTLS"),
-        "the broker requires a client certificate",
-        CORRECT,
-    ),
-    "client certificate of another authority": (
-        _foreign,
-        "client certificate from an authority that it trusts",
-        CORRECT,
-    ),
-    "client certificate expired": (
-        lambda k: _certificate(k, days=-1),
-        "not trusted or has expired",
-        CORRECT,
-    ),
-    "client's key missing": (
-        lambda k: _certificate(k) | {"ssl.key.location": "/nowhere/client.key"},
-        "ssl.key.location /nowhere/client.key: No such file",
-        CORRECT,
-    ),
-    "pass phrase missing": (
-        lambda k: _certificate(k, pass_phrase=PASS_PHRASE),
-        "the pass phrase in ssl.key.password is missing",
-        CORRECT,
-    ),
-    "pass phrase wrong": (
-        lambda k: _certificate(k, pass_phrase=PASS_PHRASE) | {"ssl.key.password": "wrong"},
-        "the pass phrase in ssl.key.password is wrong",
-        CORRECT,
-    ),
-    "unknown host": (
-        lambda _: {"bootstrap.servers": "no-such-host.invalid:9092"},
-        "the host of no-such-host.invalid:9092 is unknown",
-        WAIT,
-    ),
-    "nothing listens": (
-        lambda _: {"bootstrap.servers": "127.0.0.1:1"},
-        "no Kafka answers at 127.0.0.1:1",
-        WAIT,
-    ),
+    "unknown host": lambda _: {"bootstrap.servers": "no-such-host.invalid:9092"},
+    "nothing listens": lambda _: {"bootstrap.servers": "127.0.0.1:1"},
 }
 
 
-@pytest.mark.parametrize("way", HANDSHAKES)
-def test_a_refused_handshake_is_told_with_its_reason(secured: SecuredKafka, way: str) -> None:
-    """Each with the exit code: 78 if somebody has to correct something, 75 if waiting may help."""
-    client, sentence, exit_code = HANDSHAKES[way]
-    said, code = refused(client(secured), "dlq list")
-    assert sentence in said
-    assert code == exit_code
+@contextlib.contextmanager
+def client_of(way: str, kafka: SecuredKafka) -> Iterator[dict[str, Any]]:
+    """Return the settings of a client that is refused in a way."""
+    if way == CLOSING:
+        with _closing_listener() as client:
+            yield client
+    else:
+        yield CLIENTS[way](kafka)
 
 
-VERBS = (
-    "score",
-    "monitor",
-    "serve",
-    "topics create",
-    "produce --count 1",
-    "audit verify --no-log",
-    "why 0:0",
-    "dlq list",
-    "dlq replay",
-    "report --topic --out x.html",
-)
+def test_every_way_is_documented_and_tried() -> None:
+    """The table and this file have the same ways, at least 25."""
+    assert [row.way for row in TABLE] == [*CLIENTS, CLOSING]
+    assert len(TABLE) >= 25
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_tells_a_wrong_password(
-    secured: SecuredKafka, store: Path, tmp_path: Path, verb: str
+@pytest.mark.usefixtures("short_waits")
+@pytest.mark.parametrize("row", ROWS)
+def test_a_refused_connection_is_reported_with_its_cause(
+    kafka: SecuredKafka, trained_store: Path, tmp_path: Path, row: Row
 ) -> None:
-    """And none waits for a timeout: the broker has answered."""
-    options = {"model_store__path": store, "audit__path": tmp_path / "log.jsonl"}
-    said, code = refused(secured.scram("nobody", "wrong"), verb, **options)
-    assert "refuses the user name or the password" in said
-    assert code == CORRECT
+    """Exit code 78 if somebody has to correct something, 75 if waiting may help."""
+    with client_of(row.way, kafka) as client:
+        said, code = refused(client, row.verb, trained_store, tmp_path)
+    assert row.sentence in said
+    assert code == int(row.exit_code)
 
 
-RIGHTS: Final[dict[str, tuple[str, User, tuple[str, str], str]]] = {
-    "monitor": ("monitor", User.MONITOR, ("topic", "purchase-predictions"), "on topic purchase-predictions"),
-    "topics create": (
-        "topics create",
-        User.TOPICS_CREATE,
-        ("topic", "purchase-outcomes"),
-        "Create on topic purchase-outcomes",
-    ),
-    "audit verify": (
-        "audit verify --no-log",
-        User.AUDIT_VERIFY,
-        ("topic", "engagement-events.dlq"),
-        "on topic engagement-events.dlq",
-    ),
-}
+@pytest.mark.faults
+@pytest.mark.usefixtures("short_waits")
+@pytest.mark.parametrize("verb", sorted({row.verb for row in TABLE}))
+@pytest.mark.parametrize("row", ROWS)
+def test_every_verb_reports_every_cause(
+    kafka: SecuredKafka, trained_store: Path, tmp_path: Path, row: Row, verb: str
+) -> None:
+    """The sentence and the exit code do not depend on the verb."""
+    with client_of(row.way, kafka) as client:
+        said, code = refused(client, verb, trained_store, tmp_path)
+    assert row.sentence in said
+    assert code == int(row.exit_code)
 
 
-@pytest.mark.parametrize("case", RIGHTS)
-def test_a_missing_right_is_named(secured: SecuredKafka, store: Path, tmp_path: Path, case: str) -> None:
-    """The user has all rights that `acls` prints for the verb but those on one resource."""
-    verb, user, missing, sentence = RIGHTS[case]
-    name = case.replace(", ", "-").replace(" ", "-")
-    secured.add_user(name)
-    secured.allow(
-        name,
-        *[
-            (grant.resource, grant.name + "*" * grant.prefixed, grant.operation)
-            for grant in grants(Settings(), user)
-            if (grant.resource, grant.name) != missing
-        ],
-    )
-    options = {
-        "model_store__path": store,
-        "audit__path": tmp_path / "log.jsonl",
-        "http__score_port": 0,
-        "http__monitor_port": 0,
-        "http__serve_port": 0,
-    }
-    said, code = refused(secured.scram(name), verb, **options)
-    assert f"User:{name} lacks the right" in said
-    assert sentence in said
-    assert code == CORRECT
+RUNNING: Final = [pytest.param(row, id=row.way) for row in TABLE if row.condition]
+
+
+@pytest.mark.parametrize("row", RUNNING)
+def test_a_running_scorer_that_is_refused_is_not_ready(kafka: SecuredKafka, row: Row) -> None:
+    """Its consumer waits, and says why; the ambiguous causes are examined only at the start."""
+    readiness = Readiness(time.time)
+    with client_of(row.way, kafka) as client:
+        servers = client.pop("bootstrap.servers")
+        settings = KafkaSettings(bootstrap_servers=servers, client=client)
+        consumer = EventConsumer(client_config.consumer(settings), "engagement-events", readiness)
+        consumer.open()
+        deadline_s = time.monotonic() + 30
+        while Condition.BROKER not in readiness.active():
+            assert time.monotonic() < deadline_s, readiness.active()
+            consumer.poll(1, 0, 0.1)
+        consumer.close()
+    assert [condition.value for condition in readiness.active() if condition != Condition.STARTING] == [
+        row.condition
+    ]

@@ -173,5 +173,5 @@ def secured_kafka(folder: Path) -> Iterator[SecuredKafka]:
             f"{name}.client.auth": "required" if listener == "MTLS" else "none",
         }
     with EmbeddedKafka(folder / "kafka", properties=properties, listeners=LISTENERS) as broker:
-        admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers, "log_level": 0})
         yield SecuredKafka(broker, authority, admin)

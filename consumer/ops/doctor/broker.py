@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin, GroupLag, TopicSetup
 from consumer.kafka.lag import LagReader
+from consumer.kafka.schema_registry import writer_schemas
+from consumer.kafka.starting_offsets import CommittedOffset
 from consumer.kafka.trial import Trial, try_commit
+from consumer.ops.acls import Grant, Operation, Resource, User, grants
 from consumer.ops.doctor.check import OUTAGE, Check, fail, guarded, ok, warn
+from consumer.scorer.resume import OffsetMarker, start_resolver
 from consumer.settings import Settings, TopicSettings
 
 _CLOCK_WARN_S: Final = 1.0
@@ -29,6 +34,16 @@ _WITHOUT: Final = {
 
 _PREDICTION_MAX_BYTES: Final = 4096
 
+_PROTOCOL_NAMES: Final[Mapping[Operation, str]] = {
+    "Create": "CREATE",
+    "Delete": "DELETE",
+    "Describe": "DESCRIBE",
+    "DescribeConfigs": "DESCRIBE_CONFIGS",
+    "Read": "READ",
+    "Write": "WRITE",
+}
+"""The operations in the words of Kafka's protocol."""
+
 
 def examine_broker(settings: Settings) -> Iterator[Check]:
     """Yield every check of Kafka. If no broker answers, yield only that."""
@@ -41,11 +56,12 @@ def examine_broker(settings: Settings) -> Iterator[Check]:
         return
     n_brokers, version = len(broker_ids), client_config.LIBRDKAFKA_VERSION
     yield ok("broker", f"cluster {cluster_id}, brokers up: {n_brokers}, librdkafka {version}")
-    topics = settings.topics
-    yield from guarded("topics", _check_topics(topics, admin, n_brokers))
+    yield from guarded("topics", _check_topics(settings.topics, admin, n_brokers))
     examinations: dict[str, Callable[[Settings, ClusterAdmin], Iterator[Check]]] = {
+        "rights": _check_rights,
         "transactions": _check_commit,
         "group": _check_group,
+        "start": _check_start,
         "open transactions": _check_open_transactions,
     }
     for name, examination in examinations.items():
@@ -56,20 +72,36 @@ def examine_broker(settings: Settings) -> Iterator[Check]:
 
 
 def _check_topics(names: TopicSettings, admin: ClusterAdmin, n_brokers: int) -> Iterator[Check]:
-    yield from judge_topics(names, admin.topic_setups(names.model_dump().values()), n_brokers)
+    found: dict[str, TopicSetup] = {}
+    unknown: set[str] = set()
+    for name in names.model_dump().values():
+        try:
+            found |= admin.topic_setups([name])
+        except StartupError as error:
+            yield fail("topics", str(error))
+            unknown.add(name)
+    yield from judge_topics(names, found, n_brokers, unknown)
 
 
-def judge_topics(names: TopicSettings, found: Mapping[str, TopicSetup], n_brokers: int) -> Iterator[Check]:
+def judge_topics(
+    names: TopicSettings,
+    found: Mapping[str, TopicSetup],
+    n_brokers: int,
+    unknown: Collection[str] = (),
+) -> Iterator[Check]:
     """Judge each topic, and then the topics together.
 
     Args:
         names: The topics' names.
         found: The existing topics.
         n_brokers: The number of brokers that are up.
+        unknown: The topics that could not be described.
     """
     required = (names.events, names.predictions, names.dead_letters)
     for role, name in names.model_dump().items():
         setup = found.get(name)
+        if name in unknown:
+            continue
         if setup is not None:
             problems = list(_topic_problems(name, setup, n_brokers, keeps_all=name in required))
             yield from problems or [ok("topics", _describe_topic(name, setup))]
@@ -135,6 +167,50 @@ def _dead_letter_problems(
         yield warn("topics", what, "raise its retention.ms, so that there is time to replay them")
 
 
+# Rights
+
+
+def _check_rights(settings: Settings, admin: ClusterAdmin) -> Iterator[Check]:
+    """Compare what the brokers let this user do with the topics and the group with what each role does.
+
+    The rights on transactional ids cannot be asked for; the trial transaction shows them.
+    """
+    allowed: dict[tuple[Resource, str], frozenset[str]] = {}
+    for name in settings.topics.model_dump().values():
+        with contextlib.suppress(StartupError):  # reported with the topics
+            allowed |= {
+                ("topic", name): topic.operations for name, topic in admin.describe_topics([name]).items()
+            }
+    group = settings.kafka.group_id
+    with contextlib.suppress(StartupError):  # reported with the group
+        allowed["group", group] = admin.describe_group(group).operations
+    for role in (User.SCORE, User.MONITOR, User.SERVE):
+        yield judge_rights(role, grants(settings, role), allowed)
+
+
+def judge_rights(
+    role: User, needed: Iterable[Grant], allowed: Mapping[tuple[Resource, str], Collection[str]]
+) -> Check:
+    """Judge whether the user of these settings may run a role.
+
+    Args:
+        role: The role.
+        needed: Its rights.
+        allowed: The operations that are allowed on each topic and group, in the words of Kafka's protocol. A
+            resource without any is unknown.
+    """
+    missing = [
+        f"{grant.operation} on {grant.resource} {grant.name}"
+        for grant in needed
+        if (operations := allowed.get((grant.resource, grant.name)))
+        and _PROTOCOL_NAMES[grant.operation] not in operations
+    ]
+    if missing:
+        what = f"the user of these settings cannot run {role.value}: it lacks {', '.join(missing)}"
+        return warn("rights", what, f"if it is to, see: purchase-stream acls --role {role.value}")
+    return ok("rights", f"{role.value}: no right is missing, as far as the broker tells")
+
+
 # Transactions and clock
 
 
@@ -156,6 +232,9 @@ def _check_commit(settings: Settings, admin: ClusterAdmin) -> Iterator[Check]:
         yield fail("transactions", f"{what} does not complete: {error}", "check the brokers", OUTAGE)
     else:
         yield ok("transactions", f"{what} was committed in {trial.took_s * 1000:.0f} ms")
+        if trial.not_deleted is not None:
+            advice = "allow Delete on it, or let it expire"
+            yield warn("transactions", f"the group {name} is left: {trial.not_deleted}", advice)
         yield judge_clock(trial)
 
 
@@ -182,7 +261,7 @@ def _check_group(settings: Settings, admin: ClusterAdmin) -> Iterator[Check]:
     topic, group = settings.topics.events, settings.kafka.group_id
     if topic not in admin.describe_topics([topic]):
         return  # reported with the topics
-    state, members = admin.describe_group(group)
+    state, members, _ = admin.describe_group(group)
     lag = LagReader(client_config.common(settings.kafka), group, topic, admin).read()
     starts = admin.first_offsets(topic, lag.end_offsets)
     has_committed = bool(admin.committed_offsets(group, topic, lag.end_offsets))
@@ -231,6 +310,33 @@ def judge_group(
         yield warn("group", what, advice)
     else:
         yield ok("group", what)
+
+
+# Where a scorer resumes
+
+
+def _check_start(settings: Settings, admin: ClusterAdmin) -> Iterator[Check]:
+    """Find out where a scorer would start, as it does; it reads outputs only if offsets are missing."""
+    kafka, topic = settings.kafka, settings.topics.events
+    description = admin.describe_topics([topic]).get(topic)
+    if description is None:
+        return  # reported with the topics
+    marker = OffsetMarker(description.topic_id, description.partitions)
+    partitions = range(description.partitions)
+    found = admin.committed_offsets(kafka.group_id, topic, partitions)
+    committed = {
+        p: CommittedOffset(found[p][0], found[p][1] or "") if p in found else None for p in partitions
+    }
+    config = client_config.common(kafka)
+    resolve = start_resolver(settings, config, marker, writer_schemas(settings), lambda: None, None)
+    starts, first = resolve(committed), admin.first_offsets(topic, partitions)
+    resumed = {p: start for p, start in starts.items() if p not in found and start > first[p]}
+    if resumed:
+        where = ", ".join(f"{topic}[{partition}] at {start}" for partition, start in resumed.items())
+        what = (
+            f"{kafka.group_id} has no offset for these partitions: a scorer resumes behind the last outputs"
+        )
+        yield warn("start", f"{what}, {where}", "nothing to do, if this is the group that made them")
 
 
 # Open transactions

@@ -15,7 +15,8 @@ import pytest
 from consumer.errors import Condition
 from consumer.kafka.admin import GroupLag, TopicSetup
 from consumer.kafka.trial import Trial, offsets_partition
-from consumer.ops.doctor.broker import judge_clock, judge_group, judge_topics
+from consumer.ops.acls import Resource, User, grants
+from consumer.ops.doctor.broker import judge_clock, judge_group, judge_rights, judge_topics
 from consumer.ops.doctor.check import BUG, Check, CheckStatus, guarded
 from consumer.ops.doctor.local import (
     examine_audit_log,
@@ -272,3 +273,28 @@ def test_a_port_is_free_or_somebody_elses() -> None:
         server.server_close()
     assert (check.status, "another program" in check.what) == (CheckStatus.FAIL, True)
     assert examine_port("monitor", "127.0.0.1", 0).status is CheckStatus.OK
+
+
+def test_a_right_that_the_broker_does_not_allow_is_named() -> None:
+    """What the broker does not tell is not held against the user."""
+    allowed: dict[tuple[Resource, str], list[str]] = {
+        ("topic", NAMES.events): ["DESCRIBE", "READ"],
+        ("topic", NAMES.predictions): ["DESCRIBE"],
+        ("group", "purchase-stream"): ["DESCRIBE"],
+    }
+    check = judge_rights(User.SCORE, grants(Settings(), User.SCORE), allowed)
+    assert check.status is CheckStatus.WARN
+    assert check.what == (
+        "the user of these settings cannot run score: it lacks Write on topic purchase-predictions,"
+        " Read on topic purchase-predictions, Read on group purchase-stream"
+    )
+    allowed["topic", NAMES.predictions].append("WRITE")
+    assert judge_rights(User.SERVE, grants(Settings(), User.SERVE), allowed).status is CheckStatus.OK
+
+
+def test_a_topic_that_cannot_be_described_is_not_called_missing() -> None:
+    """Its own check says why; the others are judged."""
+    found = {name: SOUND for name in NAMES.model_dump().values() if name != NAMES.events}
+    checks = list(judge_topics(NAMES, found, 3, {NAMES.events}))
+    assert {check.status for check in checks} == {CheckStatus.OK}
+    assert len(checks) == len(found)

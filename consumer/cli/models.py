@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from consumer.cli.context import Context
-from consumer.errors import UsageError
+from consumer.dashboard.model_card import render_model_card
+from consumer.errors import StartupError, UsageError
 from consumer.settings import Settings
 from model_store.aliases import ALIASES
 from model_store.errors import ModelStoreError
@@ -20,7 +21,7 @@ from model_store.estimator import input_format, read_estimator
 from model_store.evaluation import Evaluation, ThresholdCriterion
 from model_store.inputs import EngagementWeights
 from model_store.manifest import Metrics, Provenance
-from model_store.promotion import Check, PromotionRefused
+from model_store.promotion import Check, PromotionRefused, judge
 from model_store.store import ModelStore
 from model_store.synthetic import generate_students
 from model_store.training import TrainedModel, assess
@@ -197,6 +198,23 @@ def slices(context: typer.Context, version: Version = "champion") -> None:
         )
         group = f"{item.feature}: {item.group}"
         typer.echo(f"{group:<45} {item.rows:>8} rows {item.positives:>6} buyers  {figures}")
+
+
+@models.command(epilog="Example: purchase-stream models card champion --out card.html")
+def card(
+    context: typer.Context,
+    version: Version = "champion",
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("model-card.html"),
+) -> None:
+    """Write a version's model card: quality, calibration, thresholds and slices as one HTML file."""
+    store = _store(_settings(context))
+    manifest = store.manifest(version)
+    page = render_model_card(manifest, _evaluation(store, version), judge(store, manifest.version))
+    try:
+        out.write_bytes(page)
+    except OSError as error:
+        raise StartupError(f"{out} cannot be written: {error.strerror}; name another with --out") from error
+    typer.echo(f"{out}: model card of version {manifest.version}")
 
 
 @models.command(epilog="Example: purchase-stream models history")

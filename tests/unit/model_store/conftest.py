@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sklearn.naive_bayes import GaussianNB
+from threadpoolctl import threadpool_limits
 
 from model_store.manifest import InputFormat
 from model_store.store import ModelStore
@@ -13,9 +14,17 @@ from model_store.synthetic import generate_students
 from model_store.training import TrainedModel, assess, train
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from model_store.training_data import TrainingTable
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Fit on one thread: the tests share the machine, and OpenMP's threads wait for each other busily."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -48,10 +48,12 @@ def test_example_is_added_and_promoted(
         ["ls"],
         ["show"],
         ["slices"],
+        ["card", "champion", "--out", str(tmp_path / "card.html")],
         ["history"],
         ["threshold", "champion", "--criterion", "cost"],
     ):
         main(["--set", f"model_store.path={store}", "models", *command])
+    assert champion.version in (tmp_path / "card.html").read_text()
     (store / "purchase" / "aliases" / "previous").write_text("damaged")
     with pytest.raises(SystemExit) as stopped:
         main(["--set", f"model_store.path={store}", "models", "ls"])

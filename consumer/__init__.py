@@ -1,1 +1,1 @@
-"""Purchase Stream: what runs."""
+"""Purchase Stream: the roles and the command line."""

@@ -1,4 +1,4 @@
-"""The exceptions of this package, ordered by whose fault they report.
+"""Define the exceptions of this package, by the cause that they report.
 
 ::
 
@@ -65,7 +65,7 @@ class StartupError(ServiceError):
     exit_code = 78
 
 
-class BatchAborted(ServiceError):  # noqa: N818 - an outcome, not a mistake
+class BatchAborted(ServiceError):  # noqa: N818 - the state of a transaction, not a mistake
     """The transaction was aborted and no reader saw any of it. Retry the same batch."""
 
     exit_code = 75
@@ -75,8 +75,8 @@ class RecordRejectedByBroker(BatchAborted):
     """The transaction was aborted because the broker refuses one of its records."""
 
 
-class CommitOutcomeUnknown(ServiceError):  # noqa: N818 - an outcome, not a mistake
-    """The batch may or may not have been committed. The group's committed offsets tell."""
+class CommitOutcomeUnknown(ServiceError):  # noqa: N818 - the state of a transaction, not a mistake
+    """The batch may or may not have been committed. The group's committed offsets show which."""
 
     exit_code = 75
 
@@ -85,7 +85,7 @@ class Unavailable(ServiceError):  # noqa: N818 - a state of the world, not a mis
     """A dependency is down, or a batch is held. Pause, stay in the group and retry.
 
     Attributes:
-        condition: The condition that keeps the role from being ready meanwhile.
+        condition: The condition that holds meanwhile, so that the role is not ready.
     """
 
     exit_code = 75

@@ -1,4 +1,4 @@
-"""Foreign text and bytes in a form that is safe to show, on a terminal and on a page."""
+"""Make text and bytes from outside safe to show, on a terminal and on a web page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BYTES_PER_LINE: Final = 16
 def printable(text: str) -> str:
     r"""Replace control, bidirectional, surrogate and unassigned characters by escapes.
 
-    What is left neither controls a terminal nor hides or reorders the text around it.
+    The result neither controls a terminal nor hides or reorders the text around it.
 
     >>> printable("invoice\u202egpj.exe")
     'invoice\\u202egpj.exe'
@@ -26,7 +26,7 @@ def printable(text: str) -> str:
 
 
 def hex_lines(data: bytes) -> list[str]:
-    """Return bytes as ``xxd`` shows them: offset, 16 bytes in hexadecimal, and as ASCII.
+    """Format bytes as ``xxd`` does: offset, 16 bytes in hexadecimal, and as ASCII.
 
     >>> hex_lines(b"to be")
     ['00000000  74 6f 20 62 65                                   to be']

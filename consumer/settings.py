@@ -1,4 +1,4 @@
-"""The typed settings.
+"""Load the typed settings.
 
 Sources, weakest first: defaults, ``purchase-stream.toml``, files in the secrets folder, environment
 variables (prefix ``PURCHASE_STREAM_``, ``__`` between levels), command-line flags. The variable
@@ -39,7 +39,8 @@ _KUBERNETES_VARIABLE: Final = re.compile(
     r"PURCHASE_STREAM_(?:[A-Z0-9]+_)*?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?"
     r"|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
 )
-"""Kubernetes sets such variables in every pod for a Service whose name starts with ``purchase-stream``."""
+"""Matches variables that Kubernetes sets in every pod for a Service whose name starts with
+``purchase-stream``."""
 _KUBERNETES_PORT_VALUE: Final = re.compile(r"(?:tcp|udp|sctp)://")
 
 _SHOWN_CLIENT_KEYS: Final = frozenset(
@@ -100,11 +101,11 @@ class _Section(BaseModel):
 
 
 ResumeFrom: TypeAlias = Literal["outputs", "beginning", "end", "committed"]
-"""What an operator can choose where a scorer cannot tell where to resume (an option, not a setting)."""
+"""The operator's choices if a scorer cannot decide where to resume (an option, not a setting)."""
 
 
 class KafkaSettings(_Section):
-    """The connection to Kafka and the identity of this process there."""
+    """The connection to Kafka, and the identity of this process."""
 
     bootstrap_servers: Annotated[str, BeforeValidator(_bootstrap_servers)] = "localhost:9092"
     client: dict[str, Any] = Field(default_factory=dict)
@@ -134,7 +135,7 @@ class SchemaRegistrySettings(_Section):
 
 
 class SchemaSettings(_Section):
-    """A folder of ``.avsc`` files whose records are read too, besides the schemas of this package."""
+    """A folder of ``.avsc`` files with further schemas, besides those of this package."""
 
     path: LocalPath | None = None
 
@@ -160,7 +161,7 @@ class AuditSettings(_Section):
     """Remove the oldest closed segments while the log and its segments are larger than this."""
     hash_ids_key_file: LocalPath | None = None
     """A file with a secret key. The log then holds a keyed hash (HMAC-SHA-256) of every student id and
-    event id instead of the id. docs/privacy.md says what can no longer be done."""
+    event id instead of the id. docs/privacy.md lists what this rules out."""
 
 
 class HttpSettings(_Section):
@@ -172,7 +173,7 @@ class HttpSettings(_Section):
     monitor_port: int = Field(default=9100, ge=0, le=65535)
     serve_port: int = Field(default=8000, ge=0, le=65535)
     allowed_hosts: str = ""
-    """Host names under which clients reach this machine, separated by commas. Requests to other names are
+    """Host names by which clients reach this machine, separated by commas. Requests to other names are
     refused, except to loopback names, IP addresses and ``host``. ``*`` allows any name."""
 
 
@@ -180,7 +181,7 @@ class ServeSettings(_Section):
     """Limits of the synchronous API."""
 
     max_records: int = Field(default=1000, ge=1, le=10_000)
-    """The most records in one request."""
+    """The largest number of records in one request."""
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     """The largest request body."""
 
@@ -206,7 +207,7 @@ class TracingSettings(_Section):
     """OpenTelemetry spans (docs/tracing.md)."""
 
     exporter: Literal["none", "otlp"] = "none"
-    """``otlp`` sends a span per batch, as the standard variables ``OTEL_EXPORTER_OTLP_…`` say."""
+    """``otlp`` sends a span per batch, according to the standard variables ``OTEL_EXPORTER_OTLP_…``."""
 
 
 class BatchSettings(_Section):
@@ -223,7 +224,7 @@ class BreakerSettings(_Section):
     action: Literal["off", "alert", "pause"] = "off"
     """``alert`` counts and logs it. ``pause`` holds the batch until its events are accepted."""
     rejected_ratio: float = Field(default=0.5, ge=0, lt=1)
-    """The tolerated share of rejected events among the latest of a schema."""
+    """The tolerated share of rejected events among the latest events of a schema."""
     minimum_events: int = Field(default=100, ge=1, le=10_000)
     """The share is taken over the latest batches that together have this many events of the schema."""
 
@@ -232,20 +233,20 @@ class DriftSettings(_Section):
     """When live data counts as drifted from the training data (docs/drift.md)."""
 
     window_students: int = Field(default=1000, ge=10, le=1_000_000)
-    """Distinct students that fill a window. A full window is judged."""
+    """The number of distinct students that fill a window. A full window is judged."""
     window_max_age_h: float = Field(default=24.0, gt=0)
     """Hours after which a window is closed even if it is not full."""
     minimum_students: int = Field(default=500, ge=2)
     """A window closed with fewer students than this is not judged."""
     windows_per_false_alarm: float = Field(default=1000.0, gt=1)
-    """On stable traffic, at most one in this many windows has an alarm in any feature."""
+    """On stable traffic, at most one window in this many raises an alarm in any feature."""
     tolerated_psi: float = Field(default=0.02, ge=0)
     """A population stability index up to this is not drift. 0.02 corresponds to a shift of the mean by
     about 0.14 standard deviations."""
     tolerated_rate_shift_ratio: float = Field(default=0.01, ge=0, lt=1)
     """A shift of the predicted-positive rate up to this is not drift. 0.01 is one percentage point."""
     windows_to_confirm: int = Field(default=2, ge=1, le=10)
-    """How many windows in a row must agree before the recommendation about retraining changes."""
+    """The number of windows in a row that must agree before the retraining recommendation changes."""
     cooldown_h: float = Field(default=24.0, ge=0)
     """Hours between two recommendations of retraining on the control topic."""
 
@@ -260,13 +261,13 @@ class OutcomeSettings(_Section):
     """Live precision and recall, measured from the outcomes topic (docs/drift.md)."""
 
     max_predictions: int = Field(default=200_000, ge=1)
-    """How many predictions wait for an outcome. The oldest are dropped first."""
+    """The number of predictions that can wait for an outcome. The oldest are dropped first."""
     maturity_days: float = Field(default=0.0, ge=0)
-    """The age of a prediction at which its outcome counts. Set it where purchases are reported at once
+    """The age of a prediction at which its outcome counts. Set it if purchases are reported at once
     and missing purchases only days later. Otherwise early windows hold mostly purchases and precision
     looks too high."""
     window_outcomes: int = Field(default=2000, ge=100)
-    """How many matured outcomes are judged together. Fewer are not judged."""
+    """The number of matured outcomes that are judged together. Fewer are not judged."""
     tolerated_drop_ratio: float = Field(default=0.05, ge=0, lt=1)
     """The tolerated drop of precision or recall below its expected value. 0.05 is five percentage points."""
 
@@ -279,10 +280,10 @@ class ChallengerSettings(_Section):
     rollback: bool = False
     """Roll a new champion back as soon as the outcomes show that its predecessor is better."""
     error_ratio: float = Field(default=0.01, ge=1e-6, le=0.2)
-    """The chance that a version is ever called better although it is not."""
+    """The probability that a version is ever called better although it is not."""
     budget_ratio: float = Field(default=0.25, gt=0, le=1)
-    """The largest share of one core for scoring live students with the challenger. What does not fit is
-    dropped. Students with an outcome are always scored."""
+    """The largest share of one core for scoring live students with the challenger. Students beyond it are
+    skipped. Students with an outcome are always scored."""
 
 
 class TrainingSettings(_Section):
@@ -416,7 +417,7 @@ def _explain(problem: ErrorDetails, secret_files: dict[str, Path]) -> str:
 
 
 def _explain_unparsable(error: SettingsError, secret_files: dict[str, Path]) -> str:
-    """Name the JSON text that cannot be parsed. The error names only its section."""
+    """Name the variable or file whose JSON cannot be parsed. The error names only its section."""
     section = re.search(r'field "(\w+)"', str(error))
     names = (section[1], f"{section[1]}__client") if section else ()
     origins = [str(secret_files[name]) for name in names if name in secret_files]
@@ -449,7 +450,7 @@ def _environment() -> set[str]:
 
 
 def _reject_unknown_names(secret_files: dict[str, Path]) -> None:
-    """Reject variables and secret files whose section does not exist. pydantic-settings ignores them.
+    """Reject variables and secret files whose section does not exist, which pydantic-settings ignores.
 
     Raises:
         StartupError: A name is unknown.

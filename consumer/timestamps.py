@@ -1,4 +1,4 @@
-"""The one text form of a time: RFC 3339 in UTC with milliseconds, ``2026-01-31T12:00:00.000Z``."""
+"""Format and parse times: RFC 3339 in UTC with milliseconds, ``2026-01-31T12:00:00.000Z``."""
 
 from __future__ import annotations
 

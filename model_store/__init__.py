@@ -1,4 +1,4 @@
-"""Train models, store their versions, and load them verified.
+"""Train models, store their versions, and verify them when they are loaded.
 
 Independent of Kafka and the command line: nothing here imports ``consumer``.
 """

@@ -1,4 +1,4 @@
-"""Aliases of versions, and the history of their switches.
+"""Read and switch the aliases of versions, and record the history.
 
 An alias is a file with one JSON line: a version and the digest of its manifest. It is replaced
 atomically, so readers need no lock. Writers hold the store's lock.
@@ -51,7 +51,7 @@ class Aliases:
         self._history = model_folder / "history.jsonl"
 
     def read(self, alias: Alias) -> AliasTarget | None:
-        """Return the target of an alias, or None if the alias is not set.
+        """Return the target of an alias, or ``None`` if the alias is not set.
 
         Raises:
             ModelStoreError: The alias file is damaged.

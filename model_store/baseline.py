@@ -1,4 +1,4 @@
-"""The drift baseline: histograms of the training data's inputs and scores.
+"""Compute the drift baseline: histograms of the training data's inputs and scores.
 
 Bin edges come from training data only, and bin labels are a closed set that suits Prometheus. A bin
 is open below and closed above, ``(edge[i-1], edge[i]]``. The outer bins extend to infinity, so every
@@ -24,7 +24,7 @@ _QUANTILE_BINS: Final = 10
 _ZERO_BIN_RATIO: Final = 0.05
 """Zero gets its own bin if more than this share of the rows is zero."""
 _MIN_POSITIVE_BIN_RATIO: Final = 0.02
-"""The smallest share of all rows in a bin of positive values beside a zero bin. Smaller bins would
+"""The smallest share of all rows in a bin of positive values next to a zero bin. Smaller bins would
 add degrees of freedom (noise) to a drift statistic, but no evidence."""
 _MIN_COUNTRY_RATIO: Final = 0.01
 _MAX_COUNTRIES: Final = 20

@@ -18,12 +18,12 @@ from model_store.inputs import COUNTRY_MAX_CHARACTERS
 UNKNOWN_COUNTRY: Final = -1
 """The number of a text that is not a known country."""
 COUNTRY_CODES: Final = 26 * 26
-"""Country numbers lie in 0 … ``COUNTRY_CODES - 1``."""
+"""The number of country numbers, which are 0 … ``COUNTRY_CODES - 1``."""
 
 ALPHA2: Final = re.compile("[A-Z]{2}")
 
 _REMEMBERED_TEXTS: Final = 4096
-"""The cache size: far more than the real spellings, and a bound for a flood of garbage."""
+"""The cache size: far above the number of real spellings, and a limit in a flood of garbage."""
 
 # Names in everyday use that neither ISO 3166 nor pycountry lists.
 _EVERYDAY_NAMES: Final = {
@@ -88,7 +88,7 @@ def alpha2_number(alpha_2: str) -> int:
 
 
 def country_alpha2(code: int) -> str | None:
-    """Return the alpha-2 code for a country number, or None if the number is out of range."""
+    """Return the alpha-2 code for a country number, or ``None`` if the number is out of range."""
     if not 0 <= code < COUNTRY_CODES:
         return None
     first, second = divmod(code, 26)
@@ -102,7 +102,7 @@ def iso_country_numbers() -> list[int]:
 
 @lru_cache(maxsize=_REMEMBERED_TEXTS)
 def _remembered(text: str) -> int:
-    """Look up a text; the cache makes this one lookup per distinct spelling."""
+    """Look up a text. With the cache, this takes one lookup per distinct spelling."""
     return _spellings().get(_normalised(text), UNKNOWN_COUNTRY)
 
 

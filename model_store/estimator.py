@@ -1,4 +1,4 @@
-"""Fitted scikit-learn classifiers as probability models.
+"""Use fitted scikit-learn classifiers as probability models.
 
 :func:`probability_model` folds the default pipeline into a :class:`~model_store.linear.LinearModel`.
 Every other classifier is called through its ``predict_proba``, in the input format that it needs.
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from model_store.linear import ProbabilityModel
 
 UNKNOWN_TEXT: Final = "unknown"
-"""The country that an estimator with the country as text receives for an unknown country."""
+"""The text that an estimator receives for an unknown country, if it takes the country as text."""
 
 _COUNTRY_TEXTS: Final = np.array(
     [country_alpha2(code) for code in range(COUNTRY_CODES)] + [UNKNOWN_TEXT], dtype=object
@@ -58,7 +58,7 @@ _FORMATS: Final = (
     ("frame", "text"),
     ("frame", "category"),
 )
-"""From the fastest to the slowest."""
+"""The input formats, from the fastest to the slowest."""
 
 _TRIED_ROWS: Final = 20_000
 _COST_ROWS: Final = 1000
@@ -224,7 +224,7 @@ def check_classifier(estimator: Any) -> None:
 
 
 def fitted_columns(estimator: Any) -> tuple[str, ...] | None:
-    """Return the column names that an estimator was fitted on, or None if it was fitted on an array."""
+    """Return the column names that an estimator was fitted on, or ``None`` if it was fitted on an array."""
     for attribute in ("feature_names_in_", "feature_names_"):  # the second is CatBoost's
         names = getattr(estimator, attribute, None)
         if names is not None:
@@ -285,7 +285,7 @@ def _known_countries(inputs: NDArray[np.float64]) -> tuple[str, ...]:
 
 
 def leaf_numbers(estimator: Any, rows: Any) -> NDArray[np.intp] | None:
-    """Return the leaf that each row reaches in each tree, intp (n, trees); None if there are no trees.
+    """Return the leaf that each row reaches in each tree, intp (n, trees); ``None`` if there are no trees.
 
     Knows the trees of scikit-learn, LightGBM, XGBoost and CatBoost, alone and inside of pipelines and
     of classifiers that calibrate or combine others. Numbers are comparable within a tree only.
@@ -374,12 +374,12 @@ def pickled(estimator: Any) -> tuple[bytes, dict[str, str]]:
 
 
 def unpickled(version: str, content: bytes, *, other_versions: bool = False) -> Any:
-    """Unpickle a version's estimator, whose digest is verified.
+    """Unpickle a version's estimator, whose digest was verified before.
 
     Args:
         version: The version's id, for messages.
         content: The pickle.
-        other_versions: Whether the libraries may have other versions than in training.
+        other_versions: Whether the library versions may differ from those in training.
 
     Raises:
         ModelStoreError: It cannot be unpickled.
@@ -400,7 +400,7 @@ def _packages_distributions() -> Mapping[str, list[str]]:
 
 
 class _ModuleRecorder(pickle.Unpickler):
-    """Notes the modules that a pickle names."""
+    """Records the modules that a pickle names."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)

@@ -24,7 +24,7 @@ Criterion = Literal["max_f1", "cost", "precision", "fixed"]
 _SLICE_RESAMPLES: Final = 50
 _FEWEST_RESAMPLES: Final = 40
 _RESAMPLED_ROWS: Final = 20_000_000
-"""Large tables get fewer resamples: this many rows in all, so that an interval takes seconds."""
+"""The total number of resampled rows. Large tables get fewer resamples, so that an interval takes seconds."""
 
 CONFIDENCE: Final = 0.95
 _Z: Final = 1.959963984540054
@@ -74,7 +74,7 @@ MAX_F1: Final = ThresholdCriterion()
 
 
 class ThresholdCurve(Record):
-    """The decisions at every threshold of four decimals; runs of equal decisions are one entry.
+    """The decisions at every threshold of four decimals. A run of equal decisions is one entry.
 
     Attributes:
         rows: The number of rows.
@@ -152,7 +152,7 @@ def _on_grid(value: float) -> float:
 
 
 class ReliabilityBin(Record):
-    """Rows with similar probabilities: the mean probability beside the share that bought."""
+    """Rows with similar probabilities: their mean probability, and the share that bought."""
 
     rows: int
     mean_probability: Ratio
@@ -166,7 +166,7 @@ class Slice(Record):
         feature: The input that defines the group.
         group: The group's name.
         mean_probability: The mean predicted probability.
-        quality: The quality in the group; None if it has too few buyers to tell.
+        quality: The quality in the group; ``None`` if it has too few buyers to tell.
     """
 
     feature: str
@@ -390,7 +390,7 @@ def evaluate(
 
 
 _SEPARATION: Final = 0.995
-"""A ROC AUC of one input alone that real behaviour does not reach."""
+"""A ROC AUC that no single input reaches in real behaviour."""
 
 
 def _separating_input(inputs: NDArray[np.float64], purchased: NDArray[np.int8]) -> str | None:
@@ -432,7 +432,7 @@ def _reliability(
 
 
 def _groups(inputs: NDArray[np.float64]) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
-    """Yield the groups that slices are made of: the feature, the group's name, the rows, bool (n,)."""
+    """Yield the groups of the slices: the feature, the group's name, and the rows, bool (n,)."""
     countries, days, minutes, _, exams, _, _ = inputs.T
     codes, counts = np.unique(countries.astype(np.intp), return_counts=True)
     ranked = [int(code) for code in codes[np.argsort(-counts, kind="stable")] if code != UNKNOWN_COUNTRY]

@@ -1,4 +1,4 @@
-"""The scikit-learn transformer that engineers the features of the default pipeline."""
+"""Engineer the features of the default pipeline, as a scikit-learn transformer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EngagementFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Engineer a student's features: float64 (m, 7) inputs to float64 (m, k).
 
     The country is one-hot encoded. Every country with a share of at least ``min_country_ratio`` in
-    training has its own column; all other countries and unknown texts share the last one.
+    training has its own column; all other countries and unknown texts share the last column.
 
     Attributes:
         country_codes_: The numbers of the countries with their own column, ascending.

@@ -1,7 +1,7 @@
-"""Durable files: written as a whole or not at all, appended to without torn lines, read safely.
+"""Write files durably: as a whole or not at all, and append without torn lines.
 
 A file's content is durable after its own fsync, its name after the fsync of its folder. Errors are plain
-:class:`OSError`; the caller knows what the file meant.
+:class:`OSError`; the caller knows the meaning of the file.
 """
 
 from __future__ import annotations

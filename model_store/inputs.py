@@ -1,11 +1,11 @@
-"""The seven inputs of a prediction, and the numeric features that the linear model computes from them.
+"""Define the seven inputs of a prediction, and the numeric features that the linear model computes from them.
 
 An input matrix is float64 of shape (m, 7) in Fortran order, so that every column is contiguous.
 Column 0 is the country's number (:func:`model_store.countries.country_code`); the other columns are
 counts, days and minutes as received.
 
 Every operation is elementwise on one column. A row's features therefore have the same bits alone
-and in any batch. (BLAS gives no such promise: its kernels depend on the batch size.)
+and in any batch. (BLAS does not guarantee this, because its kernels depend on the batch size.)
 
 This module needs NumPy only: a scorer with a linear model never imports scikit-learn.
 """
@@ -57,7 +57,7 @@ EXAMS_EPSILON: Final = 1e-9
 """Added to the exams started: passed / started is then 0, not undefined, when no exam was started."""
 
 DAYS_EPSILON: Final = 1.0
-"""Added to the days on the platform, so that the joining day counts; smaller values were no better."""
+"""Added to the days on the platform, so that the day of joining counts; smaller values were not better."""
 
 _LARGEST: Final = np.finfo(np.float64).max
 

@@ -1,4 +1,4 @@
-"""The linear model: a logistic regression on the engineered features as one weighted sum.
+"""Compute the linear model: a logistic regression on the engineered features, as one weighted sum.
 
 It is fast, gives a row the same bits alone and in any batch, and its log-odds are a sum of one term
 per feature. It is stored as numbers (JSON), so loading it runs no code and needs neither

@@ -147,9 +147,9 @@ def read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
 
 
 def _check_libraries(manifest: Manifest) -> None:
-    """Refuse a pickle from other library versions: scikit-learn supports only the same version.
+    """Refuse a pickle from other library versions: scikit-learn supports only the version that wrote it.
 
-    NumPy and SciPy keep their pickles compatible within a minor release, Python within all.
+    Pickles of NumPy and SciPy stay compatible within a minor release, those of Python always.
     """
     for name, recorded in sorted(manifest.libraries.items()):
         if name == "python" or (name == "scipy" and manifest.schema_version == 1):

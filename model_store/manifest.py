@@ -1,10 +1,10 @@
-"""The manifest of a version: files, libraries, features, threshold, quality, training data.
+"""Define the manifest of a version: files, libraries, features, threshold, quality, training data.
 
 The manifest identifies the version: an alias holds the manifest's digest, and the manifest holds the
 digest of every other file. A digest depends on exact bytes, so JSON has one canonical form here.
 
 Schema version 1 is the manifest without the fields that have a default. It is still read. It records
-SciPy for information; version 2 records SciPy only if the pickle names it.
+SciPy only for information; version 2 records SciPy only if the pickle names it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EVALUATION_FILE: Final = "evaluation.json"
 LINEAR_FILE: Final = "linear.json"
 REQUIRED_FILES: Final = frozenset({MODEL_FILE, BASELINE_FILE, SELF_TEST_FILE})
 OPTIONAL_FILES: Final = frozenset({EVALUATION_FILE, LINEAR_FILE})
-"""The file of schema version 2, and the one of linear models only."""
+"""The file that only versions of schema version 2 have, and the file that only linear models have."""
 
 LIBRARIES: Final = ("scikit-learn", "numpy", "joblib")
 """The libraries that every version records; a pickle may name more."""
@@ -60,8 +60,8 @@ class Threshold(Record):
         false_negative_cost: For ``cost``: the cost of missing a student who will buy, same unit.
         min_precision: For ``precision``: the smallest accepted precision.
         precision: The precision on the out-of-fold probabilities that were used to choose it.
-        recall: The recall on them.
-        f1: The F1 score on them.
+        recall: The recall on the same probabilities.
+        f1: The F1 score on the same probabilities.
     """
 
     value: Ratio
@@ -144,7 +144,7 @@ class InputFormat(Record):
     categories: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return the name for people."""
+        """Return a description for people."""
         return f"{self.container} with the country as {self.country}"
 
 
@@ -186,7 +186,7 @@ class Manifest(Record):
         input_features: The inputs, in order.
         engineered_features: The features that the pipeline computes from them, in order.
         classes: The labels; the last one is a purchase.
-        engagement_weights: The weights of the engagement score; None for an estimator without one.
+        engagement_weights: The weights of the engagement score; ``None`` for an estimator without one.
         input_format: How the estimator receives the inputs.
         batch_invariant: Whether a row's probability has the same bits alone and in a batch.
         cost: How long a prediction takes.

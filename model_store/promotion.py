@@ -1,6 +1,6 @@
 """Decide whether a version may become the champion.
 
-:meth:`model_store.store.ModelStore.promote` asks :func:`judge`, so no promotion goes around the checks.
+:meth:`model_store.store.ModelStore.promote` calls :func:`judge`, so no promotion bypasses the checks.
 Every check reports a finding, and the findings are recorded in the store's history.
 """
 
@@ -23,7 +23,7 @@ _SUSPICIOUS_AVERAGE_PRECISION: Final = 0.98
 _SUSPICIOUS_ROC_AUC: Final = 0.995
 _TOO_GOOD: Final = " are too good to be true: a leaked label, or rows that it was fitted on?"
 _LARGEST_MISCALIBRATION: Final = 1.25
-"""Predicted purchases may be this factor above or below the actual ones."""
+"""The largest accepted ratio between predicted and actual purchases, in either direction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Check:
 
     Attributes:
         name: The check's name.
-        passed: Whether the version may be promoted as far as this check goes.
+        passed: Whether this check allows the promotion.
         finding: What was found, in one sentence.
     """
 
@@ -47,14 +47,14 @@ class Promotion:
 
     Attributes:
         target: The new target of the alias.
-        checks: The checks of the version; none if the alias had this target already.
+        checks: The checks of the version; empty if the alias already had this target.
     """
 
     target: AliasTarget
     checks: tuple[Check, ...] = ()
 
 
-class PromotionRefused(ModelStoreError):  # noqa: N818 - a verdict on the version, not a mistake
+class PromotionRefused(ModelStoreError):  # noqa: N818 - a decision about the version, not a mistake
     """A version failed a check, so it was not promoted.
 
     Attributes:
@@ -146,7 +146,7 @@ def _is_calibrated(evaluation: Evaluation) -> Check:
 def _facts(evaluation: Evaluation) -> Check:
     return Check(
         "data",
-        passed=True,  # it states facts only
+        passed=True,  # it only states facts
         finding=f"{evaluation.duplicate_rows} duplicate rows, "
         f"{evaluation.unknown_country_rows} rows of unknown countries",
     )

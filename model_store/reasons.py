@@ -50,7 +50,7 @@ class Contribution:
     Attributes:
         feature: An input, or a feature that the linear model engineers from the inputs.
         value: The feature's value; the country as alpha-2 code, or :data:`UNKNOWN`.
-        amount: The amount that it adds, in the unit of the reasons.
+        amount: The amount that the feature adds, in the unit of the reasons.
     """
 
     feature: str
@@ -63,12 +63,12 @@ class Reasons:
     """The reasons for one probability.
 
     Attributes:
-        model_version: The version that was asked.
+        model_version: The version that made the prediction.
         probability: The probability of the student.
         unit: The unit of the amounts.
         reference: The seven inputs of the reference student.
         base: The score of the reference student, in the unit.
-        contributions: What each feature adds to the base; the country is the first.
+        contributions: The contribution of each feature, the country first.
     """
 
     model_version: str
@@ -80,7 +80,7 @@ class Reasons:
 
     @property
     def total(self) -> float:
-        """The base and all amounts: the student's score, in the unit, up to rounding."""
+        """The sum of the base and all amounts: the student's score, up to rounding."""
         return self.base + sum(item.amount for item in self.contributions)
 
     def as_json(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The self-test: rows with their expected probabilities.
+"""Choose and run the self-test: rows with their expected probabilities.
 
-A model that gives other probabilities is not the model that was trained, even if its digest is
+A model that predicts other probabilities is not the model that was trained, even if its digest is
 right: a library, the processor or the feature code differs. Countries are stored as text, so the
 self-test covers the country table as well.
 """
@@ -27,7 +27,7 @@ TOLERANCE: Final = 1e-9
 
 _ROWS: Final = 64
 _MAX_ROWS: Final = 4096
-"""A self-test of this size takes a fraction of a second."""
+"""The largest number of rows, which take a fraction of a second."""
 _UNKNOWN_TEXT: Final = "??"
 _EDGES: Final = ((0, 0, 0, 0, 0, 0), (1e6, 1e9, 1e6, 1e6, 1e6, 1e9))
 
@@ -116,7 +116,7 @@ def input_rows(rows: tuple[SelfTestRow, ...]) -> NDArray[np.float64]:
 
 
 def differences(rows: tuple[SelfTestRow, ...], model: ProbabilityModel) -> NDArray[np.float64]:
-    """Score the rows; return how far each is from its expected probability, float64 (n,), NaN for NaN."""
+    """Score the rows; return each distance from the expected probability, float64 (n,), NaN for NaN."""
     inputs = input_rows(rows)
     expected = np.array([row.expected_probability for row in rows])
     distances: NDArray[np.float64] = np.abs(model.predict_probability(inputs) - expected)

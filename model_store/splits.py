@@ -77,7 +77,7 @@ def fold_splits(table: TrainingTable, rows: NDArray[np.intp], seed: int) -> list
 
 
 def _without_duplicates(table: TrainingTable, fitted: NDArray[np.intp], measured: NDArray[np.intp]) -> Split:
-    """Return a split without the fitted rows that equal a measured one."""
+    """Return a split without the fitted rows that are duplicates of a measured row."""
     group = duplicate_groups(table.inputs)
     return Split(fitted[~np.isin(group[fitted], group[measured])], measured)
 

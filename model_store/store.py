@@ -1,4 +1,4 @@
-"""The model store: a folder with versions, aliases and their history.
+"""Manage the model store: a folder with versions, aliases and their history.
 
 ::
 
@@ -61,7 +61,7 @@ class Migration:
     Attributes:
         version: The id of the version for these libraries.
         rows: The self-test rows that were scored.
-        leaves: The leaves of its trees that the rows reach; None if it has no trees.
+        leaves: The leaves of its trees that the rows reach; ``None`` if it has no trees.
     """
 
     version: str
@@ -159,7 +159,7 @@ class ModelStore:
         return {alias: target for alias in ALIASES if (target := self._aliases.read(alias))}
 
     def target(self, alias: Alias) -> AliasTarget | None:
-        """Return the target of an alias, or None if it is not set.
+        """Return the target of an alias, or ``None`` if it is not set.
 
         Raises:
             ModelStoreError: The alias file is damaged.
@@ -261,7 +261,7 @@ class ModelStore:
         findings = as_evidence(checks) | (evidence or {})
         with self._writing(f"switch {alias} in"):
             old = self._aliases.read(alias)
-            # `previous` is switched first. After a crash in between, a rollback finds no earlier
+            # Switch `previous` first. After a crash in between, a rollback finds no earlier
             # champion; the other order would roll back to the version before the last one.
             if alias == "champion" and old not in {None, target}:
                 self._aliases.switch("previous", old, reason=reason, actor=actor)
@@ -270,7 +270,7 @@ class ModelStore:
         return Promotion(target, checks)
 
     def withdraw(self, alias: Alias, *, reason: str = "", actor: str = "") -> str | None:
-        """Remove an alias; return the version that it named, or None if it was not set.
+        """Remove an alias; return the version that it named, or ``None`` if it was not set.
 
         Raises:
             ModelStoreError: The alias is damaged, or the store is not writable.
@@ -298,7 +298,7 @@ class ModelStore:
         return target
 
     def evaluation(self, version_or_alias: str) -> Evaluation | None:
-        """Return what was measured for a version; None for a version of an older release.
+        """Return the evaluation of a version; ``None`` for a version of an older release.
 
         Raises:
             ModelStoreError: There is no such version or alias, or its evaluation is damaged.
@@ -376,7 +376,7 @@ class ModelStore:
             )
         content, libraries = estimators.pickled(estimator)
         contents |= {MODEL_FILE: content}
-        if isinstance(model, LinearModel):  # of a release that did not store the numbers
+        if isinstance(model, LinearModel):  # from a release that did not store the numbers
             contents |= {LINEAR_FILE: model.to_json()}
         leaves = estimators.leaf_numbers(
             estimator, estimators.format_inputs(self_test.input_rows(rows), manifest.input_format)
@@ -402,7 +402,7 @@ class ModelStore:
                     raise ModelStoreError(f"version {version} is the {alias}; promote another one first")
             removed = self._versions / ".removed"
             shutil.rmtree(removed, ignore_errors=True)
-            folder.rename(removed)  # at once for readers
+            folder.rename(removed)  # readers see it disappear at once
             shutil.rmtree(removed)
             files.sync_folder(self._versions)
 

@@ -2,7 +2,7 @@
 
 Each student has one latent standard normal engagement, which drives minutes watched, courses started
 and practice exams (a one-factor Gaussian copula). A logistic model draws the purchase. The constants
-were fitted once to aggregates of about 12,000 real students; none describes a person.
+were fitted once to aggregates of about 12,000 real students; none of them describes a person.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _COUNTRIES: Final = {
     "BD": (0.011, -0.6),
     "PH": (0.010, 0.1),
 }
-"""The other countries share the rest evenly, and have no effect."""
+"""The number of other countries, which share the rest evenly and have no effect."""
 
 _JOINED_TODAY_RATIO: Final = 0.04
 # Quantiles of the other students' days: nearly uniform over ten months.

@@ -1,4 +1,4 @@
-"""Train the default model, or assess a classifier that somebody else fitted.
+"""Train the default model, or assess a classifier that was fitted elsewhere.
 
 Both measure on students whom the model was not fitted on, choose the threshold and compute the
 baseline. Classes are neither weighted nor resampled in training: the natural class ratio keeps the
@@ -52,10 +52,10 @@ if TYPE_CHECKING:
     from model_store.training_data import TrainingTable
 
 _LEAF_ROWS: Final = 20_000
-"""The rows among which the self-test finds a row for every leaf."""
+"""The number of rows in which the self-test searches for a row for every leaf."""
 _REPEATED_ROWS: Final = 1000
 MIN_ROWS_PER_CLASS: Final = 20
-"""With fewer rows of a class, a fold has too few of them to measure anything."""
+"""The least number of rows of a class. With fewer, a fold could not be measured."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,8 +69,8 @@ class TrainedModel:
         baseline: The baseline of all rows, with out-of-fold scores.
         evaluation: The threshold curve, calibration and slices.
         self_test: Rows with this estimator's probabilities.
-        training_data: Where the rows came from.
-        engagement_weights: The weights of the engagement score; None for an estimator without one.
+        training_data: The origin of the rows.
+        engagement_weights: The weights of the engagement score; ``None`` for an estimator without one.
         input_format: How the estimator receives the inputs.
         batch_invariant: Whether a row's probability has the same bits alone and in a batch.
         cost: How long a prediction takes.
@@ -141,13 +141,13 @@ def assess(
         table: Labelled students.
         estimator: The classifier or pipeline.
         unseen: Whether the classifier was fitted without these rows.
-        input_format: How it receives the inputs; None finds out.
+        input_format: How the classifier receives the inputs; ``None`` tries all formats.
         criterion: How to choose the threshold.
         seed: The seed of the splits.
 
     Raises:
-        ModelStoreError: It is no fitted classifier with the classes 0 and 1 over the seven inputs, or
-            it fails on valid inputs, or it cannot be fitted again.
+        ModelStoreError: The estimator is not a fitted classifier with the classes 0 and 1 over the seven
+            inputs, or it fails on valid inputs, or it cannot be fitted again.
         TrainingDataError: A class has too few rows, or no threshold fulfils the criterion.
     """
     check_classifier(estimator)
@@ -194,7 +194,7 @@ def _assess(
     seed: int,
     weights: EngagementWeights | None,
 ) -> TrainedModel:
-    """Measure and describe an estimator; ``fit`` fits an equal one on some of the rows."""
+    """Measure and describe an estimator; ``fit`` fits an equal one on a part of the rows."""
 
     def splits(rows: NDArray[np.intp]) -> list[Split]:
         return fold_splits(table, rows, seed + 1) if folds > 1 else [Split(rows[:0], rows)]
@@ -252,7 +252,7 @@ def _assess(
 def _leaves(
     estimator: Any, inputs: NDArray[np.float64], input_format: InputFormat
 ) -> NDArray[np.intp] | None:
-    """Return the leaves that the first rows reach, or None if the estimator does not tell."""
+    """Return the leaves that the first rows reach, or ``None`` if the estimator has no trees that we know."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

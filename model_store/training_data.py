@@ -46,13 +46,13 @@ _UNSUPPORTED: Final = {b"PK\x03\x04": "a ZIP archive or an Excel workbook", b"\x
 _CHUNK_ROWS: Final = 50_000
 _SHOWN_FAULTS: Final = 10
 _LARGEST_NUMBER: Final = 1e12
-"""Larger numbers are no behaviour of a student, and a sum of their squares loses all others."""
+"""The largest accepted number. A larger one cannot be a student's, and would swamp a sum of squares."""
 _PLAIN_NUMBER: Final = re.compile(
     r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf(inity)?|nan", re.IGNORECASE
 )
 _LARGEST_LONG: Final = 2**63 - 1
 _FIRST_TIME_MS: Final = 946_684_800_000
-"""2000-01-01, as for an event's ``occurred_at``: earlier times are seconds or nonsense."""
+"""2000-01-01, as for an event's ``occurred_at``: earlier times are seconds, or wrong."""
 _LAST_TIME_MS: Final = 253_402_300_799_999
 
 
@@ -65,9 +65,9 @@ class TrainingTable:
         inputs: The inputs, float64 (n, 7), Fortran order; column 0 is the country's number.
         purchased: The labels, int8 (n,), 0 or 1.
         sha256: The digest of the file's bytes, or of the generated columns.
-        source: Where the rows came from, for people.
+        source: The origin of the rows, for people.
         dialect: How the file was read, for people, such as ``UTF-8, delimiter ;, decimal comma``.
-        times_ms: When each student was seen, int64 (n,), in milliseconds since the epoch; None if the
+        times_ms: When each student was seen, int64 (n,), in milliseconds since the epoch; ``None`` if the
             times are not known.
     """
 
@@ -265,12 +265,12 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Where a row's cells are.
+    """The positions of a row's cells.
 
     Attributes:
         inputs: The position of each input.
         label: The position of the label.
-        time: The name and the position of the time; None if times are not read.
+        time: The name and the position of the time; ``None`` if times are not read.
         width: The number of cells.
     """
 
@@ -280,7 +280,7 @@ class _Columns:
     width: int
 
     def __len__(self) -> int:
-        """Return how many numbers a row gives."""
+        """Return the number of numbers in a row."""
         return len(self.inputs) + (self.time is not None) + 1
 
 
@@ -309,7 +309,7 @@ def _columns(path: Path, header: list[str], time_column: str | None) -> _Columns
 def _row(
     faults: _Faults, line: int, cells: list[str], columns: _Columns, *, decimal_comma: bool
 ) -> list[float] | None:
-    """Return the inputs, the time if it is read, and the label; or None after noting the row's faults."""
+    """Return the inputs, the time if it is read, and the label; or ``None`` after noting the row's faults."""
     if len(cells) != columns.width:
         fewer = "fewer" if len(cells) < columns.width else "more"
         faults.add(line, f"{len(cells)} columns, {fewer} than the header's {columns.width}")
@@ -353,7 +353,7 @@ def _times(faults: _Faults, line: int, cells: list[str], columns: _Columns) -> l
 
 
 def _time_ms(cell: str) -> float | None:
-    """Return milliseconds since the epoch, or None if the cell is no time of an event.
+    """Return milliseconds since the epoch, or ``None`` if the cell is no time of an event.
 
     >>> _time_ms("2026-11-28T13:30:00.5Z") == _time_ms("1795872600500")
     True
@@ -370,7 +370,7 @@ def _time_ms(cell: str) -> float | None:
 
 
 def _complaint(name: str, cell: str) -> str | None:
-    """Say what is wrong with a number, or return None."""
+    """Say what is wrong with a number, or return ``None``."""
     if cell.isdecimal() and cell.isascii() and len(cell) <= 12:  # noqa: PLR2004 - the usual case, below the limit
         return None
     if not _PLAIN_NUMBER.fullmatch(cell):

@@ -18,7 +18,7 @@ from fastavro.schema import fingerprint
 PRIMITIVES: Final = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
 
 MAX_DEPTH: Final = 64
-"""The deepest nesting of a schema, and of a record of a recursive one; real ones stay below 10."""
+"""The deepest nesting of a schema, and of a record of a recursive schema. Real nesting stays below 10."""
 
 Node: TypeAlias = Any
 """A type in a parsed schema: a name, a list of branches, or a dictionary with ``type``."""
@@ -55,12 +55,12 @@ class AvroSchema:
         parsed: The schema with full names, each named type defined where it is first used, and without
             documentation.
         named: The named types by full name.
-        empty: The names of those whose values take no bytes.
+        empty: The names of the named types whose values take no bytes.
         canonical: The Parsing Canonical Form (Avro specification): schemas with the same form write the
             same bytes.
-        identity: The canonical form with logical types: schemas with the same one mean the same.
+        identity: The canonical form with logical types: schemas with the same identity have the same meaning.
         fingerprint: CRC-64-AVRO of the canonical form, 8 bytes little-endian, as in a single-object frame.
-        fingerprints: Every fingerprint by which libraries know the schema, that one first.
+        fingerprints: Every fingerprint by which libraries know the schema, the specification's first.
     """
 
     name: str
@@ -79,7 +79,7 @@ class AvroSchema:
 
         Args:
             definition: The schema.
-            references: Schemas of named types that it uses, each before those that use it.
+            references: Schemas of named types that it uses, in dependency order.
 
         Raises:
             SchemaError: The schema breaks the Avro specification, or nests too deep.
@@ -113,7 +113,7 @@ class AvroSchema:
         """Parse a schema from its JSON text.
 
         Raises:
-            SchemaError: The text is not JSON, or as for :meth:`parse`.
+            SchemaError: The text is not JSON; otherwise as for :meth:`parse`.
         """
         return cls.parse(json_of(text), references)
 
@@ -146,7 +146,7 @@ class _Parser:
         self._named: dict[str, Node] = {}
 
     def parse(self, node: Any, namespace: str = "", depth: int = 0) -> Node:  # noqa: C901, PLR0911 - a branch per type
-        """Check a schema; named types are kept by name and replaced by it."""
+        """Check a schema. Store each named type, and replace it by its name."""
         if depth > MAX_DEPTH:
             raise SchemaError(f"the schema nests deeper than {MAX_DEPTH} levels")
         if isinstance(node, str):
@@ -392,12 +392,12 @@ def _size(node: dict[str, Any], name: str) -> int:
 
 
 def _within(owner: str, problem: str) -> str:
-    """Name the field of a problem once: the innermost."""
+    """Prefix a problem with the innermost field, once."""
     return problem if problem.startswith(f"{owner.rpartition('.')[0]}.") else f"{owner}: {problem}"
 
 
 def _shown(value: Any) -> str:
-    """Return a JSON value in short, as ASCII."""
+    """Return a JSON value, shortened, as ASCII."""
     text = json.dumps(value, default=str)
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."
 

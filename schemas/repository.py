@@ -1,8 +1,8 @@
-"""The schemas that are known without a registry, and the frames that name a record's schema.
+"""Find the schemas that are known without a registry, and the frames that name a record's schema.
 
-Known are our own schemas, and those in a folder that the settings name.
+These are our own schemas, and the schemas in a folder that the settings name.
 
-Two frames are read, told apart by their first bytes:
+Two kinds of frame are read, which differ in their first bytes:
 
 - Avro single-object encoding: ``C3 01``, then the writer schema's CRC-64-AVRO fingerprint in
   8 bytes, little-endian (Avro specification, "Single-object encoding");
@@ -24,7 +24,7 @@ from uuid import UUID
 from schemas.avro import AvroSchema, SchemaError, UndefinedTypeError, json_of
 
 RegistryId: TypeAlias = int | UUID
-"""What a registry knows a schema by: its id, or its GUID."""
+"""The id or the GUID of a schema in a registry."""
 
 SINGLE_OBJECT_MARKER: Final = b"\xc3\x01"
 SINGLE_OBJECT_HEADER_BYTES: Final = 10
@@ -92,14 +92,14 @@ class UnusableSchema(NamedTuple):
     """A schema that exists but cannot be used.
 
     Attributes:
-        reason: Why, as the end of a sentence.
+        reason: The reason, as the end of a sentence.
     """
 
     reason: str
 
 
 class BundledSchemas:
-    """Finds the schemas of this package and of one more folder by fingerprint. Knows no registry.
+    """Finds the schemas of this package and of one more folder by fingerprint, without a registry.
 
     Args:
         folder: A folder with ``*.avsc`` files, sub-folders included.
@@ -123,7 +123,7 @@ class BundledSchemas:
 
 
 def read_schema(path: Path) -> AvroSchema:
-    """Read one ``.avsc`` file with a record.
+    """Read one ``.avsc`` file that defines a record.
 
     Raises:
         SchemaError: The file is missing or not a usable schema; the message names it.
@@ -149,7 +149,7 @@ def read_schemas(paths: Iterable[Path]) -> dict[Path, AvroSchema]:
 
 
 def _parse(file: Path, definitions: dict[Path, Any], using: tuple[Path, ...]) -> AvroSchema:
-    """Parse a file; add the files that define what it uses until nothing is missing."""
+    """Parse a file, together with the files that define the types that it uses."""
     references: list[Path] = []
     while True:
         try:

@@ -92,8 +92,8 @@ def changed(**changes: Any) -> DeadLetterRecord:
         (changed(raw_truncated=None), "truncated"),
         (changed(source={"topic": "else", "partition": 0, "offset": 0}), "of topic else"),
         (letter_of(headers=[("dlq.error.headers", b"unreadable")]), "headers could not be read"),
-        (DeadLetterRecord(0, 7, 0, None, b"plain text", [], parse_body(b"plain text")), "no dead letter"),
-        (DeadLetterRecord(0, 7, 0, None, None, [], parse_body(None)), "no dead letter"),
+        (DeadLetterRecord(0, 7, 0, None, b"plain text", [], parse_body(b"plain text")), "not a dead letter"),
+        (DeadLetterRecord(0, 7, 0, None, None, [], parse_body(None)), "not a dead letter"),
     ],
 )
 def test_what_is_not_whole_is_refused_with_the_reason(letter: DeadLetterRecord, why: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import json
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +14,14 @@ from typing import Annotated, Any
 import typer
 
 from consumer.cli.context import Context
+from consumer.cli.formatting import parse_time
 from consumer.dashboard.model_card import render_model_card
-from consumer.errors import StartupError, UsageError
+from consumer.errors import BadInputError, StartupError, Unavailable, UsageError
+from consumer.kafka.schema_registry import writer_schemas
+from consumer.ops.model_replay import replay_model
+from consumer.ops.outcome_training import outcome_table
+from consumer.ops.past import NO_OUTCOMES, Outcomes, Past
+from consumer.pipeline.score import ModelFails
 from consumer.settings import Settings
 from model_store.aliases import ALIASES
 from model_store.errors import ModelStoreError
@@ -62,6 +70,19 @@ TimeColumn = Annotated[
 ]
 
 
+Since = Annotated[
+    str | None,
+    typer.Option(help="Start: a time such as 2026-01-31T12:00Z, or an age: 24h, 7d, 30m.", metavar="T"),
+]
+Until = Annotated[
+    str | None, typer.Option(help="End (exclusive), in the same form. Default: now.", metavar="T")
+]
+Log = Annotated[Path | None, typer.Option(help="Audit log instead of the configured one.")]
+FromTopic = Annotated[
+    bool, typer.Option("--topic", help="Read the predictions topic instead of an audit log.")
+]
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the verbs."""
     app.command(epilog="Example: purchase-stream train --data students.csv --promote")(train)
@@ -79,12 +100,30 @@ def train(
     min_precision: MinPrecision = 0.5,
     value: FixedValue = 0.5,
     seed: Seed = 0,
+    from_outcomes: Annotated[
+        bool,
+        typer.Option(
+            "--from-outcomes",
+            help="Train on past predictions' inputs and the outcomes that followed, instead of --data.",
+        ),
+    ] = False,
+    since: Since = None,
+    until: Until = None,
+    log: Log = None,
+    topic: FromTopic = False,
 ) -> None:
     """Train a model and add it to the store; without --data, train on generated students."""
+    if data and from_outcomes:
+        raise UsageError("--data and --from-outcomes name two sources; give one of them")
+    if not from_outcomes and (since or until or log or topic):
+        raise UsageError("--since, --until, --log and --topic belong to --from-outcomes")
     chosen = _criterion(criterion, false_positive_cost, false_negative_cost, min_precision, value)
     settings = _settings(context)
     weights = settings.training
-    if data:
+    if from_outcomes:
+        past = _past(settings, since, until, log, topic=topic)
+        table = outcome_table(past, past.outcomes(), settings.outcomes.maturity_days)
+    elif data:
         table = read_training_csv(data, _echo_progress, time_column)
     elif time_column:
         raise UsageError("--time-column needs --data FILE")
@@ -309,6 +348,34 @@ def migrate(context: typer.Context, version: Version = "champion", promote: Prom
         _promote(store, migration.version, reason="models migrate --promote")
 
 
+@models.command(epilog="Example: purchase-stream models replay --version challenger --since 7d")
+def replay(
+    context: typer.Context,
+    version: Annotated[str, typer.Option(help="The version to score with, or an alias.")],
+    since: Since = None,
+    until: Until = None,
+    log: Log = None,
+    topic: FromTopic = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
+) -> None:
+    """Score the past with another version: who gets another decision, and was it right?
+
+    Precision and recall need the outcomes topic. Nothing is published.
+    """
+    settings = _settings(context)
+    model = _store(settings).load(version)
+    past = _past(settings, since, until, log, topic=topic)
+    try:
+        result = replay_model(past, model, _outcomes(past), _echo_progress)
+    except ModelFails as error:
+        raise BadInputError(f"version {model.version} fails on the past's inputs: {error}") from error
+    if as_json:
+        typer.echo(json.dumps(result.as_json(), indent=2))
+        return
+    for line in result.lines():
+        typer.echo(line)
+
+
 @models.command(epilog="Example: purchase-stream models verify champion")
 def verify(context: typer.Context, version: Version = "champion") -> None:
     """Check a version's digests, library versions and feature names, and run its self-test."""
@@ -427,6 +494,27 @@ def _evaluation(store: ModelStore, version: str) -> Evaluation:
     if evaluation is None:
         raise ModelStoreError(f"version {version} is of a release that kept no evaluation; train it again")
     return evaluation
+
+
+def _past(settings: Settings, since: str | None, until: str | None, log: Path | None, *, topic: bool) -> Past:
+    """Return the span of the past that the options name."""
+    if topic and log:
+        raise UsageError("--topic and --log name two sources; give one of them")
+    now = datetime.now(UTC)
+    source = None if topic else log or settings.audit.path
+    start, stop = parse_time(since, now, "--since"), parse_time(until, now, "--until")
+    return Past(settings, writer_schemas(settings), start, stop, source)
+
+
+def _outcomes(past: Past) -> Outcomes:
+    """Return the outcomes; none if the past is a log and Kafka does not answer."""
+    try:
+        return past.outcomes()
+    except Unavailable as error:
+        if past.needs_kafka:
+            raise
+        typer.echo(f"outcomes are not read: {error}", err=True)
+        return NO_OUTCOMES
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -35,6 +35,8 @@ class User(StrEnum):
     DLQ_REPAIR = "dlq repair"
     DOCTOR = "doctor"
     ERASE = "erase"
+    MODELS_REPLAY = "models replay --topic"
+    TRAIN_FROM_OUTCOMES = "train --from-outcomes --topic"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -68,6 +70,7 @@ def grants(settings: Settings, user: User) -> list[Grant]:
         Grant("group", replay, "Read"),
         Grant("transactional-id", replay, "Write"),
     ]
+    past = [Grant("topic", topic, "Read") for topic in [topics.predictions, topics.outcomes]]
     table: Mapping[User, Sequence[Grant]] = {
         User.SCORE: [
             Grant("topic", topics.events, "Read"),
@@ -115,6 +118,8 @@ def grants(settings: Settings, user: User) -> list[Grant]:
             # For tombstones, where the topic is compacted.
             *[Grant("topic", topic, "Write") for topic in outputs],
         ],
+        User.MODELS_REPLAY: past,
+        User.TRAIN_FROM_OUTCOMES: past,
         User.DOCTOR: [
             *[Grant("topic", topic, "DescribeConfigs") for topic in topics.model_dump().values()],
             # It resolves where a scorer would resume, as the scorer does.

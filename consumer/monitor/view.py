@@ -7,6 +7,7 @@ age of the baseline), so that a reader can compute the verdict again. An unknown
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -294,13 +295,16 @@ def predictions_view(recent: RecentSnapshot) -> dict[str, Any]:
     }
 
 
-def report_view(span: Span, settings: DriftSettings, made_at_s: float) -> dict[str, Any]:
+def report_view(
+    span: Span, settings: DriftSettings, made_at_s: float, removals: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return everything that the drift report shows.
 
     Args:
         span: The span of predictions that was read.
         settings: The drift settings that it was judged by.
         made_at_s: When the report was made, seconds since the epoch.
+        removals: What was removed from the log on purpose, in words.
     """
     return {
         "made_at": timestamp(made_at_s),
@@ -308,6 +312,7 @@ def report_view(span: Span, settings: DriftSettings, made_at_s: float) -> dict[s
         "since": timestamp(span.since.timestamp()) if span.since else None,
         "until": timestamp(span.until.timestamp()) if span.until else None,
         "predictions": span.predictions,
+        "removals": list(removals),
         "versions": [_version_span(version) for version in span.versions],
         "settings": settings.model_dump(),
     }

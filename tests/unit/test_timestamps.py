@@ -33,3 +33,9 @@ def test_a_time_outside_every_calendar_stays_a_number() -> None:
 def test_seconds_are_formatted_to_the_millisecond() -> None:
     """A float clock gives the same form."""
     assert timestamps.format_s(1_700_000_000.5) == "2023-11-14T22:13:20.500Z"
+
+
+def test_no_float_is_too_large_to_be_written() -> None:
+    """A time in seconds whose milliseconds are beyond every float stays a number."""
+    for time_s in (1.7e308, -1.7e308, float("inf"), 1e300):
+        assert float(timestamps.format_s(time_s)) == time_s * (1 if abs(time_s) > 1e305 else 1000)

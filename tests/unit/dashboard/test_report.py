@@ -11,9 +11,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from consumer.cli import main
 from consumer.cli.context import Context
 from consumer.cli.formatting import parse_time
-from consumer.cli.report import add_to
+from consumer.cli.report import EXIT_DRIFT, add_to
 from consumer.dashboard.view import render_report
 from consumer.errors import BadInputError, UsageError
 from consumer.monitor.audit.lines import audit_lines
@@ -197,3 +198,36 @@ def test_the_report_as_json_has_the_same_numbers(trained: Any, predict: Any, tmp
     assert version["predictions"] == 600
     assert expected.verdict is not None
     assert version["features"]["minutes_watched"]["psi"] == expected.verdict.features["minutes_watched"].psi
+
+
+def test_fail_on_drift_says_what_the_monitor_said_by_its_exit_code(
+    trained: Any, predict: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One drifted window in a span that looks fine as a whole is a 1; standard output has the numbers."""
+    batches = [
+        predict(range(start, start + 500), scored_at_ms=NOON_MS + start) for start in range(0, 5000, 500)
+    ]
+    batches[4].numbers["features.minutes_watched"] += 300.0
+    log = written(tmp_path, *batches)
+    arguments = [
+        *("--set", f"audit.path={log}", "--set", f"model_store.path={trained.store.folder.parent}"),
+        *("--set", "drift.window_students=500", "report", "--json"),
+    ]
+    main(arguments)
+    view = json.loads(capsys.readouterr().out)
+    assert [window["status"] for window in view["versions"][0]["windows"]].count("drift") == 1
+    assert not (tmp_path / "report.html").exists()
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--fail-on-drift", "--out", str(tmp_path / "report.html")])
+    assert ended.value.code == EXIT_DRIFT
+    assert (tmp_path / "report.html").exists()
+    calm = written(tmp_path, *batches[:2])
+    main([*arguments, "--fail-on-drift", "--log", str(calm)])
+
+
+def test_a_report_says_what_was_removed_from_the_log(trained: Any, predict: Any, tmp_path: Path) -> None:
+    """A reader of the figures must know that they are not of everything."""
+    log = written(tmp_path, predict(range(20)))
+    removed = "removed by retention: 2 segments with 7 lines"
+    html = render_report(report_view(read(log, trained.store), SETTINGS, 0.0, [removed])).decode()
+    assert removed in html

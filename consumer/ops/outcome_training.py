@@ -55,6 +55,7 @@ def outcome_table(past: Past, outcomes: Outcomes, maturity_days: float) -> Train
         purchased=purchased,
         sha256=digest(chosen.tobytes(order="F") + purchased.tobytes()),
         source=f"{len(rows)} outcomes of predictions in {past.source}",
+        times_ms=scored_at_ms[rows],
     )
 
 

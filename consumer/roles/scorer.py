@@ -136,7 +136,9 @@ def open_session(
     publisher: Publisher
     before_start: Callable[[], None] | None = None
     if settings.kafka.delivery == "exactly_once":
-        if not client_config.uses_consumer_protocol(settings.kafka):  # Its groups do not list members.
+        # With the protocol of KIP-848 a dead member keeps its partitions for 45 s or longer (the broker's
+        # group.consumer.min.session.timeout.ms). Until then the broker has aborted its transaction.
+        if not client_config.uses_consumer_protocol(settings.kafka):
             before_start = ZombieFencer(settings.kafka).abort_transactions
         publisher = TransactionalProducer(
             client_config.transactional_producer(settings.kafka),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import threading
@@ -15,6 +16,7 @@ from confluent_kafka import KafkaError
 from consumer.errors import StartupError, Unavailable
 from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.errors import ClientLog, missing_right, outage_reason, refusal_in
+from consumer.kafka.producer import CommitRights
 from tests.support.certificates import PASS_PHRASE, Authority
 
 PLAIN = "FAIL [rdkafka#producer-1] [thrd:127.0.0.1:9/bootstrap]: 127.0.0.1:9/bootstrap: "
@@ -61,6 +63,26 @@ def test_the_cause_is_read_from_the_clients_log_line(line: str, reason: str) -> 
     assert found is not None
     assert reason in found.reason
     assert found.is_lasting is not reason.startswith(("no-such-host", "closes"))
+
+
+def test_raw_lines_are_for_debugging_only(caplog: pytest.LogCaptureFixture) -> None:
+    """The client reports each failed connection as an error; a verb prints one line of its own instead."""
+    with caplog.at_level(logging.DEBUG):
+        ClientLog().log(logging.ERROR, "%s", PLAIN + OUTAGES[0])
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG]
+
+
+def test_the_topic_that_a_transaction_may_not_write_to_is_known() -> None:
+    """The broker does not attempt to add the others, and the client reports these as well."""
+    log = ClientLog()
+    for topic, reason in (("a", "Topic authorization failed"), ("b", "Operation not attempted")):
+        failed = f'Failed to add partition "{topic}" [0] to transaction: Broker: {reason}'
+        log.log(logging.ERROR, "%s", f"ADDPARTS [thrd:main]: {failed}")
+    assert log.refused_topic == "a"
+    error = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    missing = CommitRights(["a", "b"]).missing(error, {"logger": log, "sasl.username": "u"})
+    assert missing is not None
+    assert missing.startswith("User:u lacks the right Write on topic a (")
 
 
 @pytest.mark.parametrize("line", OUTAGES)

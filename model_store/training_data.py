@@ -346,14 +346,14 @@ def _times(faults: _Faults, line: int, cells: list[str], columns: _Columns) -> l
     name, position = columns.time
     time_ms = _time_ms(cells[position].strip())
     if time_ms is None:
-        complaint = f"{cells[position]!r} is no time from 2000 to 9999 (RFC 3339, or milliseconds)"
+        complaint = f"{cells[position]!r} is not a time from 2000 to 9999 (RFC 3339, or milliseconds)"
         faults.add(line, complaint, name)
         return []
     return [time_ms]
 
 
 def _time_ms(cell: str) -> float | None:
-    """Return milliseconds since the epoch, or ``None`` if the cell is no time of an event.
+    """Return milliseconds since the epoch, or ``None`` if the cell is not a time that an event may have.
 
     >>> _time_ms("2026-11-28T13:30:00.5Z") == _time_ms("1795872600500")
     True

@@ -47,21 +47,21 @@ VERBS: Final = {
     "demo": Verb("demo", "Run the whole stream with generated students, and verify the result."),
     "check": Verb("roles", "Print the effective settings, secrets masked."),
     "doctor": Verb("doctor", "Check everything that the roles need, one line per check."),
-    "topics": Verb("topics", "The Kafka topics."),
+    "topics": Verb("topics", "Create the Kafka topics."),
     "acls": Verb("acls", "Print the rights on Kafka that a role needs, and no more."),
-    "schemas": Verb("schemas", "The Avro schemas: ours, and whether the platform's fit."),
+    "schemas": Verb("schemas", "Show our Avro schemas, and check whether the platform's fit."),
     "events": Verb("events", "Check events offline, as the stream would."),
     "train": Verb(
         "models", "Train a model and add it to the store; without --data, train on generated students."
     ),
-    "models": Verb("models", "The model store."),
+    "models": Verb("models", "Manage the versions in the model store."),
     "score-file": Verb("score_file", "Score the students of a CSV file, exactly as the stream would."),
     "produce": Verb(
         "produce", "Send engagement events of students to the events topic, as the platform would."
     ),
     "dlq": Verb("dlq", "Inspect dead letters, and replay their events."),
     "why": Verb("why", "Explain what happened to an event: its prediction or its rejection."),
-    "audit": Verb("audit", "The audit log and the guarantees that it documents."),
+    "audit": Verb("audit", "Verify the guarantees, and rebuild the audit log."),
     "erase": Verb("erase", "Erase a student from the audit log, the monitor's state and compacted topics."),
     "report": Verb(
         "report", "Write a drift report of a span of the audit log, or of the topic, as one HTML file."
@@ -71,7 +71,7 @@ VERBS: Final = {
 
 
 class LazyGroup(TyperGroup):
-    """A group that imports a verb's module when the verb is called; help and completion need none."""
+    """A group that imports the module of a verb when the verb is called. Help and completion import none."""
 
     def __init__(self, **attributes: Any) -> None:
         placeholders = {name: TyperCommand(name, short_help=verb.summary) for name, verb in VERBS.items()}
@@ -80,7 +80,7 @@ class LazyGroup(TyperGroup):
     def resolve_command(
         self, ctx: Any, args: list[str]
     ) -> tuple[str | None, TyperCommand | TyperGroup | None, list[str]]:
-        """Replace the placeholder of the verb that is called by the verb itself."""
+        """Replace the placeholder of the called verb by the verb itself."""
         name, _, rest = super().resolve_command(ctx, args)
         return name, None if name is None else load_verb(name), rest
 

@@ -1,4 +1,4 @@
-"""``acls``: the rights on Kafka that each role needs."""
+"""``acls``: print the rights on Kafka that each role needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from consumer.printable import printable
 
 
 class Format(StrEnum):
-    """How the rights are printed."""
+    """The form in which the rights are printed."""
 
     KAFKA_ACLS = "kafka-acls"
     STRIMZI = "strimzi"
@@ -28,7 +28,8 @@ def add_to(app: typer.Typer) -> None:
 def acls(
     context: typer.Context,
     principal: Annotated[
-        str, typer.Option(help="Who gets the rights, such as User:scorer.", metavar="User:NAME")
+        str,
+        typer.Option(help="The principal that gets the rights, such as User:scorer.", metavar="User:NAME"),
     ],
     role: Annotated[
         list[User] | None, typer.Option(help="A role or verb. Repeatable; by default the three roles.")

@@ -14,7 +14,7 @@ from consumer.ops.audit_rebuild import rebuild_audit_log
 from consumer.ops.verify import verifier
 
 audit = typer.Typer(
-    help="The audit log and the guarantees that it documents.",
+    help="Verify the guarantees, and rebuild the audit log.",
     epilog="Example: purchase-stream audit verify --until-idle",
     no_args_is_help=True,
 )
@@ -52,7 +52,7 @@ def verify(
         else:
             report = verifier.verify(settings, with_log=log, examples=examples)
     except KeyboardInterrupt:
-        raise typer.Abort from None  # an interrupted verification is no success
+        raise typer.Abort from None  # an interrupted verification is not a success
     for line in report.lines():
         typer.echo(line)
     if not report.holds:
@@ -61,7 +61,7 @@ def verify(
 
 @audit.command(epilog="Example: purchase-stream audit rebuild")
 def rebuild(context: typer.Context) -> None:
-    """Write the audit log anew from the predictions topic, for example after it was damaged.
+    """Rebuild the audit log from the predictions topic, for example after it was damaged.
 
     Stop the monitor and move the old log away first, but leave the .removals file: it names those who
     were erased. Predictions whose retention is over cannot be

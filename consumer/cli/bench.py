@@ -1,4 +1,4 @@
-"""``bench``: how fast the pipeline is on this machine."""
+"""``bench``: measure how fast the pipeline is on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from consumer.cli.context import Context
+from consumer.cli.context import Context, Json
 from consumer.ops.bench import pipeline_of, time_core
 from consumer.runtime.memory import tune_gc_and_malloc
 from model_store.store import ModelStore
@@ -34,7 +34,7 @@ def bench(
     broken: Annotated[
         float, typer.Option(help="Broken events per good one.", min=0, max=10, metavar="RATIO")
     ] = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure the scorer's and the monitor's own work per event, without a broker.
 

@@ -1,16 +1,19 @@
-"""The options before the verb."""
+"""Hold the options before the verb, and define the option that most verbs share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
+import typer
 
 from consumer.errors import UsageError
 from consumer.runtime import logging as logs
 from consumer.settings import Settings, load
+
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class Context:
     debug: bool
 
     def settings(self, flags: dict[str, dict[str, Any]] | None = None) -> Settings:
-        """Load the settings and configure logging as they say.
+        """Load the settings, and configure logging accordingly.
 
         Args:
             flags: The verb's own options by section. ``None`` values are left out.

@@ -1,4 +1,4 @@
-"""``demo``: the whole stream on one machine, with generated students."""
+"""``demo``: run the whole stream on one machine, with generated students."""
 
 from __future__ import annotations
 
@@ -35,21 +35,23 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(
     context: typer.Context,
-    events: Annotated[int, typer.Option(help="Good events of the burst.", min=1, metavar="N")] = 50_000,
+    events: Annotated[
+        int, typer.Option(help="Number of good events in the burst.", min=1, metavar="N")
+    ] = 50_000,
     rate: Annotated[
         float | None,
         typer.Option(
-            help="Events per second of the burst; without it, as fast as possible.",
+            help="Events per second in the burst; without it, as fast as possible.",
             min=1,
             metavar="EVENTS/S",
         ),
     ] = None,
     broken: Annotated[
         float,
-        typer.Option(help="Broken events per good one, sent in addition.", min=0, max=10, metavar="RATIO"),
+        typer.Option(help="Additional broken events per good event.", min=0, max=10, metavar="RATIO"),
     ] = 0.02,
     workers: Annotated[int, typer.Option(help="Number of scorers.", min=1, metavar="N")] = 1,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the roles running until ctrl-C.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the roles running until Ctrl-C.")] = False,
 ) -> None:
     """Run the whole stream with generated students, and verify the result.
 
@@ -59,7 +61,7 @@ def demo(
     try:
         _run(context.obj, DemoPlan(events, rate, broken), workers, keep=keep)
     except KeyboardInterrupt:
-        raise typer.Abort from None  # nothing was verified, so this is no success
+        raise typer.Abort from None  # nothing was verified, so this is not a success
 
 
 def _run(given: Context, plan: DemoPlan, workers: int, *, keep: bool) -> None:
@@ -93,11 +95,11 @@ def _run(given: Context, plan: DemoPlan, workers: int, *, keep: bool) -> None:
 
 
 def _wait(console: Console, environment: DemoEnvironment) -> None:
-    """Print the addresses, and wait until ctrl-C."""
+    """Print the addresses, and wait until Ctrl-C."""
     for what, url in environment.urls().items():
         console.print(f"{what}: {url}")
     console.print(f"audit log: {environment.settings.audit.path}")
-    console.print("stop with ctrl-C")
+    console.print("stop with Ctrl-C")
     try:
         while environment.supervisor.first_exit() is None:
             time.sleep(0.5)

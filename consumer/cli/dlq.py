@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import typer
 
-from consumer.cli.context import Context
+from consumer.cli.context import Context, Json
 from consumer.cli.formatting import parse_partition_offset, parse_time, shortened
 from consumer.errors import BadInputError, UsageError
 from consumer.kafka import client_config
@@ -61,7 +61,14 @@ Position = Annotated[
         help="Only the dead letter at this position.", metavar="PARTITION:OFFSET", show_default=False
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+Limit = Annotated[int | None, typer.Option(help="The largest number of events to send.", min=1, metavar="N")]
+Rate = Annotated[
+    float | None,
+    typer.Option(help="The largest number of events per second.", min=0.1, metavar="EVENTS/S"),
+]
+SkipStale = Annotated[
+    bool, typer.Option("--skip-stale", help="Skip events whose student has sent a newer one since.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -75,7 +82,9 @@ def list_newest(
     code: Codes = None,
     since: Since = None,
     partition: Partition = None,
-    limit: Annotated[int, typer.Option(help="How many of the newest to print.", min=0, metavar="N")] = 20,
+    limit: Annotated[
+        int, typer.Option(help="The number of dead letters to print, newest first.", min=0, metavar="N")
+    ] = 20,
     as_json: Json = False,
 ) -> None:
     """Count the dead letters by code, and print the newest."""
@@ -148,16 +157,9 @@ def replay(
     code: Codes = None,
     since: Since = None,
     partition: Partition = None,
-    limit: Annotated[
-        int | None, typer.Option(help="The largest number of events to send.", min=1, metavar="N")
-    ] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(help="The largest number of events per second.", min=0.1, metavar="EVENTS/S"),
-    ] = None,
-    skip_stale: Annotated[
-        bool, typer.Option("--skip-stale", help="Skip events whose student has sent a newer one since.")
-    ] = False,
+    limit: Limit = None,
+    rate: Rate = None,
+    skip_stale: SkipStale = False,
     include_rejected: Annotated[
         bool, typer.Option("--include-rejected", help="Also send events that would be rejected again.")
     ] = False,
@@ -205,16 +207,9 @@ def repair(
     drop: Annotated[
         list[str] | None, typer.Option(help="Remove a field. Repeatable.", metavar="FIELD")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="The largest number of events to send.", min=1, metavar="N")
-    ] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(help="The largest number of events per second.", min=0.1, metavar="EVENTS/S"),
-    ] = None,
-    skip_stale: Annotated[
-        bool, typer.Option("--skip-stale", help="Skip events whose student has sent a newer one since.")
-    ] = False,
+    limit: Limit = None,
+    rate: Rate = None,
+    skip_stale: SkipStale = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; print each change.")] = False,
 ) -> None:
     """Change the fields of rejected events, and send those that would be accepted then, exactly once.
@@ -250,7 +245,7 @@ def repair(
 
 
 def _execute(work: Replay, on_dry_run: Callable[[ReplayItem], None] | None) -> None:
-    """Run a replay; in a dry run, call a function with each event that would be sent."""
+    """Run a replay. In a dry run, call a function with each event that would be sent."""
     try:
         if on_dry_run is None:
             work.run()

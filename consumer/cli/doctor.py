@@ -1,13 +1,12 @@
-"""``doctor``: is everything there that the roles need?"""
+"""``doctor``: check everything that the roles need."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
 
-from consumer.cli.context import Context
+from consumer.cli.context import Context, Json
 from consumer.errors import StartupError, Unavailable
 from consumer.ops.doctor import examine
 from consumer.ops.doctor.check import CONFIGURATION, Check, CheckStatus
@@ -19,9 +18,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: purchase-stream --config prod.toml doctor")(doctor)
 
 
-def doctor(
-    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False
-) -> None:
+def doctor(context: typer.Context, as_json: Json = False) -> None:
     """Check everything that the roles need, one line per check.
 
     Checks settings, broker, topics, group, model, registry, audit log, clock and ports. Commits one offset

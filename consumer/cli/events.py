@@ -18,7 +18,7 @@ from schemas.avro import AvroSchema, SchemaError
 from schemas.repository import BundledSchemas, read_schemas
 
 events = typer.Typer(
-    help="The platform's events.",
+    help="Check the platform's events.",
     epilog="Example: purchase-stream events check events.avro",
     no_args_is_help=True,
 )
@@ -45,7 +45,7 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")] = False,
 ) -> None:
-    """Check events offline: each gets the answer that the stream would give it.
+    """Check events offline: print those that the stream would reject, with the reason.
 
     Exits with 0 if every event is accepted, 1 if some would be rejected, and 65 if a file cannot be read.
     """

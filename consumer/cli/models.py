@@ -1,4 +1,4 @@
-"""``train`` and ``models …``."""
+"""``train`` and ``models …``: train a model, and manage the versions in the store."""
 
 from __future__ import annotations
 
@@ -153,10 +153,13 @@ def add(
     time_column: TimeColumn = None,
     promote: Promote = False,
     unseen: Annotated[
-        bool, typer.Option("--unseen", help="The rows are new to the model: measure it as it is.")
+        bool, typer.Option("--unseen", help="The model was not fitted on these rows: measure it as it is.")
     ] = False,
     inputs: Annotated[
-        str, typer.Option(help="How it receives the inputs, as container-country; auto tries all formats.")
+        str,
+        typer.Option(
+            help="How the classifier receives the inputs, as container-country; auto tries all formats."
+        ),
     ] = "auto",
     criterion: CriterionName = "max_f1",
     false_positive_cost: FalsePositiveCost = 1.0,
@@ -189,7 +192,7 @@ def add(
 
 @models.command("ls", epilog="Example: purchase-stream models ls")
 def list_versions(context: typer.Context) -> None:
-    """List versions, oldest first, with their quality and aliases; name what is damaged."""
+    """List versions, oldest first, with their quality and aliases; name damaged versions."""
     store = _store(_settings(context))
     names: dict[str, list[str]] = {}
     problems = []
@@ -222,7 +225,7 @@ def list_versions(context: typer.Context) -> None:
 
 @models.command(epilog="Example: purchase-stream models show champion")
 def show(context: typer.Context, version: Version = "champion") -> None:
-    """Print a version's manifest: among others its quality, its threshold and its cost in µs per event."""
+    """Print a version's manifest, including its quality, its threshold and its cost in µs per event."""
     typer.echo(_store(_settings(context)).manifest(version).model_dump_json(indent=2))
 
 
@@ -291,9 +294,9 @@ def rm(context: typer.Context, version: Version) -> None:
 @models.command(epilog="Example: purchase-stream models gc --keep 5")
 def gc(
     context: typer.Context,
-    keep: Annotated[int, typer.Option(min=0, help="How many of the newest versions to keep.")] = 5,
+    keep: Annotated[int, typer.Option(min=0, help="The number of newest versions to keep.")] = 5,
 ) -> None:
-    """Delete the oldest versions, but none that an alias names."""
+    """Delete the oldest versions, except those that an alias names."""
     store = _store(_settings(context))
     named = {target.version for target in store.aliases().values()}
     versions = store.versions()
@@ -437,7 +440,7 @@ def rollback(context: typer.Context, reason: Reason = "") -> None:
 
 
 def _store_version(store: ModelStore, trained: TrainedModel, *, promote: bool, reason: str) -> None:
-    """Add a version to the store, say how good it is, and promote it if asked to."""
+    """Add a version to the store, print its quality, and promote it if asked to."""
     version = store.add(trained, provenance=_provenance())
     for line in _quality_lines(trained.metrics):
         typer.echo(line)

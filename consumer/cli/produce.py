@@ -1,4 +1,4 @@
-"""``produce``: the simulated platform."""
+"""``produce``: send events as the platform would."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ def produce(
     broken: Annotated[
         float,
         typer.Option(
-            help="Broken events per good one, sent in addition, all kinds in turn.",
+            help="Additional broken events per good event, all kinds in turn.",
             min=0,
             max=10,
             metavar="RATIO",
         ),
     ] = 0.0,
     count: Annotated[
-        int | None, typer.Option(help="Good events; without it, one per student.", min=1, metavar="N")
+        int | None,
+        typer.Option(help="Number of good events; without it, one per student.", min=1, metavar="N"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the generated students.", metavar="N")] = 0,
 ) -> None:

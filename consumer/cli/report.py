@@ -74,7 +74,7 @@ def report(
     store = ModelStore(settings.model_store.path, settings.model_store.model)
     start = parse_time(since, now, "--since")
     if topic and log:
-        raise UsageError("--topic and --log name two sources; give one of them")
+        raise UsageError("--topic and --log exclude each other; give only one")
     path = log or settings.audit.path
     removals = read_removals(path)
     found = span.read_span(

@@ -1,4 +1,4 @@
-"""The roles: ``score``, ``monitor``, ``serve``, ``run``; and ``check``."""
+"""``score``, ``monitor``, ``serve``, ``run``: run the roles; and ``check``: print the settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from consumer.settings import ResumeFrom, Settings, masked
 ResumeFromOption: TypeAlias = Annotated[
     ResumeFrom | None,
     typer.Option(
-        help="Where to resume if neither the group's offsets nor the outputs tell: behind the last outputs,"
+        help="Where to resume if neither the group's offsets nor the outputs show it: after the last outputs,"
         " at the beginning or the end of the events, or at the committed offset."
     ),
 ]
@@ -35,9 +35,7 @@ def add_to(app: typer.Typer) -> None:
 
 def score(
     context: typer.Context,
-    worker: Annotated[
-        int, typer.Option(help="Number of this scorer among several on one machine.", min=0)
-    ] = 0,
+    worker: Annotated[int, typer.Option(help="Number of this scorer on this machine, from 0.", min=0)] = 0,
     resume_from: ResumeFromOption = None,
 ) -> None:
     """Consume events, publish predictions and dead letters."""
@@ -81,7 +79,7 @@ def run(
     """Run scorers and the monitor as child processes, until one exits or Ctrl-C."""
     given: Context = context.obj
     settings = given.settings()  # report wrong settings once, not once per child
-    if serve and find_spec("fastapi") is None:  # say so before anything starts
+    if serve and find_spec("fastapi") is None:  # report it before anything starts
         raise StartupError("--serve needs: pip install 'purchase-stream[api]'")
     options = options_before_verb(given)
     if settings.log.format == "auto" and sys.stderr.isatty():  # a child's standard error is a pipe

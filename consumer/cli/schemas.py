@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from consumer.cli.context import Context
+from consumer.cli.context import Context, Json
 from consumer.errors import BadInputError, StartupError, UsageError
 from consumer.kafka.schema_registry import writer_schemas
 from consumer.ops.asyncapi import asyncapi
@@ -20,7 +20,7 @@ from schemas.avro import AvroSchema, SchemaError, type_name
 from schemas.repository import FOLDER, BundledSchemas, known_schemas, read_schemas, single_object_header
 
 schemas = typer.Typer(
-    help="The Avro schemas: ours, and whether the platform's fit.",
+    help="Show our Avro schemas, and check whether the platform's fit.",
     epilog="Example: purchase-stream schemas check platform.avsc",
     no_args_is_help=True,
 )
@@ -34,9 +34,9 @@ _TOPICS: Final = {
     _PREDICTION: "predictions",
     "PurchaseOutcome": "outcomes",
 }
-"""The setting under `topics` that names the topic of a record."""
+"""The setting under `topics` that names the topic of each record."""
 
-Name = Annotated[str, typer.Argument(help="A record's name or its file's, such as EngagementEvent.")]
+Name = Annotated[str, typer.Argument(help="The name of a record or of its file, such as EngagementEvent.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,7 +46,7 @@ def add_to(app: typer.Typer) -> None:
 
 @schemas.command("list", epilog="Example: purchase-stream schemas list")
 def list_schemas(
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the schemas that are known without a registry, with their CRC-64-AVRO fingerprints."""
     found = dict(sorted(_ours().items()))
@@ -76,7 +76,7 @@ def fingerprint(
 ) -> None:
     """Print a schema's CRC-64-AVRO fingerprints, and the ten bytes before its records.
 
-    The first is the specification's; the others are those that libraries compute which keep logical types.
+    The first is the specification's. The others are computed by libraries that keep logical types.
     """
     parsed = _read([Path(schema)])[Path(schema)] if Path(schema).is_file() else _named(schema)[1]
     typer.echo(f"{_hex(parsed)}  {parsed.name}")
@@ -91,12 +91,14 @@ def check(
         list[Path],
         typer.Argument(help="The platform's schema, and files that it needs.", metavar="FILE.avsc|FOLDER..."),
     ],
-    against: Annotated[str, typer.Option(help="Our schema to read its records as.")] = "EngagementEvent",
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
+    against: Annotated[
+        str, typer.Option(help="The schema of ours to read the records with.")
+    ] = "EngagementEvent",
+    as_json: Json = False,
 ) -> None:
     """Check whether records of another schema can be read as ours, by the stream's own rules.
 
-    Several files or a folder may define the named types of each other. Then the schemas with a record of our
+    Files may use the named types of each other. If there are several, the schemas with a record of our
     name are checked, or all records if none has it. Exits with 0 if all records can be read, 1 if some events
     will end as dead letters, and 65 if a schema is invalid or its records cannot be read.
     """
@@ -177,7 +179,7 @@ def register(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Our schemas to register; by default the one that we write.",
+            help="Our schemas to register; by default the schema that we write.",
             metavar="[NAME]...",
             show_default=False,
         ),
@@ -185,7 +187,7 @@ def register(
 ) -> None:
     """Register schemas with the schema registry, each for the values of its topic, and print their ids.
 
-    The subjects of topics that others write are not registered unless you name the schema.
+    By default, schemas of topics that others write are not registered.
     """
     given: Context = context.obj
     settings = given.settings()

@@ -1,4 +1,4 @@
-"""``score-file``: the stream's own decision on a file."""
+"""``score-file``: score a file with the stream's own pipeline."""
 
 from __future__ import annotations
 

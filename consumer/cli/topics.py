@@ -11,7 +11,7 @@ from consumer.kafka import client_config
 from consumer.kafka.admin import ClusterAdmin, TopicSpec
 
 topics = typer.Typer(
-    help="The Kafka topics.",
+    help="Create the Kafka topics.",
     epilog="Example: purchase-stream topics create --partitions 6",
     no_args_is_help=True,
 )

@@ -1,4 +1,4 @@
-"""``why``: what happened to an event, one fact per line for people, as JSON for programs."""
+"""``why``: explain what happened to an event, as lines for people or as JSON for programs."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def schema_names(raw: RawBatch) -> list[str]:
 def tallies(schemas: Sequence[str], rejections: Rejections) -> dict[str, Tally]:
     """Count the events of each schema, and the rejected ones.
 
-    A rejection with status 500 (``model_failed``, ``publish_refused``) is no fault of the schema.
+    A rejection with status 500 (``model_failed``, ``publish_refused``) is not the fault of the schema.
 
     Args:
         schemas: The schema of each row of the batch.

@@ -36,7 +36,7 @@ class StoredPredictions:
         partitions: int64 (n,), the partition of each record.
         offsets: int64 (n,), the offset of each record.
         erased: The number of predictions of erased students, which were left out.
-        undecodable: The number of records that are no predictions.
+        undecodable: The number of records that are not predictions.
         next_offsets: The offset after the last record, by partition.
     """
 

@@ -208,7 +208,7 @@ def judge_rights(
     if missing:
         what = f"the user of these settings cannot run {role.value}: it lacks {', '.join(missing)}"
         return warn("rights", what, f"if it is to, see: purchase-stream acls --role {role.value}")
-    return ok("rights", f"{role.value}: no right is missing, as far as the broker tells")
+    return ok("rights", f"{role.value}: no right is missing, as far as the broker reports")
 
 
 # Transactions and clock

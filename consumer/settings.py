@@ -31,6 +31,8 @@ from consumer.errors import StartupError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+    from model_store.store import ModelStore
+
 ENV_PREFIX: Final = "PURCHASE_STREAM_"
 DEFAULT_FILE: Final = Path("purchase-stream.toml")
 SECRETS_DIR_VARIABLE: Final = "PURCHASE_STREAM_SECRETS_DIR"
@@ -147,6 +149,14 @@ class ModelStoreSettings(_Section):
     model: str = "purchase"
     poll_s: float = Field(default=5.0, gt=0)
     """Seconds between checks for a new champion."""
+    public_key_file: LocalPath | None = None
+    """A file with an Ed25519 public key (PEM). Versions that its owner has not signed are refused."""
+
+    def open(self) -> ModelStore:
+        """Return the store."""
+        from model_store.store import ModelStore  # noqa: PLC0415 - help and version do without NumPy
+
+        return ModelStore(self.path, self.model, self.public_key_file)
 
 
 class AuditSettings(_Section):

@@ -29,6 +29,7 @@ from model_store.manifest import (
     Manifest,
     digest,
 )
+from model_store.signing import SIGNATURE_FILE, is_signed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from model_store.linear import ProbabilityModel
 
 _MAX_MANIFEST_BYTES = 1024 * 1024
+_MAX_SIGNATURE_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,11 +68,19 @@ class LoadedModel:
         return self.probability_model.predict_probability(inputs)
 
 
-def read_manifest(folder: Path, expected_sha256: str | None = None) -> tuple[Manifest, str]:
+def read_manifest(
+    folder: Path, expected_sha256: str | None = None, public_key: Path | None = None
+) -> tuple[Manifest, str]:
     """Return the manifest in a version's folder, and the manifest's digest.
 
+    Args:
+        folder: The folder ``<store>/<model>/versions/<version>``.
+        expected_sha256: The digest that the manifest must have, if an alias holds one.
+        public_key: The file with the key whose signature the manifest must have, if it must be signed.
+
     Raises:
-        ModelStoreError: The manifest is missing, invalid, another version's, or not the expected one.
+        ModelStoreError: The manifest is missing, invalid, another version's, not the expected one, or
+            not signed as it must be.
     """
     version, path = folder.name, folder / MANIFEST_FILE
     if folder.is_symlink():
@@ -82,6 +92,8 @@ def read_manifest(folder: Path, expected_sha256: str | None = None) -> tuple[Man
     sha256 = digest(content)
     if expected_sha256 not in {None, sha256}:
         raise _refused(version, f"{MANIFEST_FILE} has another digest than the alias")
+    if public_key is not None:
+        _check_signature(folder, content, public_key)
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
@@ -94,7 +106,13 @@ def read_manifest(folder: Path, expected_sha256: str | None = None) -> tuple[Man
     return manifest, sha256
 
 
-def load_version(folder: Path, expected_sha256: str | None = None, *, unpickle: bool = False) -> LoadedModel:
+def load_version(
+    folder: Path,
+    expected_sha256: str | None = None,
+    public_key: Path | None = None,
+    *,
+    unpickle: bool = False,
+) -> LoadedModel:
     """Verify a version's folder and load its model.
 
     A linear model is loaded from its numbers: no code of the version runs, and other library
@@ -103,12 +121,13 @@ def load_version(folder: Path, expected_sha256: str | None = None, *, unpickle: 
     Args:
         folder: The folder ``<store>/<model>/versions/<version>``.
         expected_sha256: The digest that the manifest must have, if an alias holds one.
+        public_key: The file with the key whose signature the manifest must have, if it must be signed.
         unpickle: Whether to load the pickle of a linear model too, and run the self-test on both.
 
     Raises:
         ModelStoreError: The version fails a check; the message names the version, the file and why.
     """
-    manifest, sha256 = read_manifest(folder, expected_sha256)
+    manifest, sha256 = read_manifest(folder, expected_sha256, public_key)
     version = manifest.version
     contents = {name: read_verified(folder, manifest, name) for name in sorted(manifest.files)}
     if manifest.input_features != INPUT_NAMES:
@@ -144,6 +163,26 @@ def read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
     if len(content) != expected.size or digest(content) != expected.sha256:
         raise _refused(folder.name, f"{name} does not match the digest in the manifest")
     return content
+
+
+def _check_signature(folder: Path, content: bytes, public_key: Path) -> None:
+    """Refuse a manifest without the signature of a key."""
+    version = folder.name
+    try:
+        signature = read_regular(folder / SIGNATURE_FILE, _MAX_SIGNATURE_BYTES)
+    except FileNotFoundError:
+        advice = f"sign it: purchase-stream models sign {version} --key FILE"
+        raise _refused(
+            version, f"it is not signed, and model_store.public_key_file is set; {advice}"
+        ) from None
+    except OSError as error:
+        raise _refused(version, f"{SIGNATURE_FILE} cannot be read: {error.strerror or error}") from error
+    try:
+        signed = is_signed(content, signature, public_key)
+    except ModelStoreError as error:
+        raise _refused(version, str(error)) from error
+    if not signed:
+        raise _refused(version, f"{SIGNATURE_FILE} is not the signature of the key {public_key}")
 
 
 def _check_libraries(manifest: Manifest) -> None:

@@ -8,7 +8,8 @@
 
 A version appears whole, because its folder is renamed into place. An alias changes atomically.
 Writers hold a lock; readers need none. Every version is verified when it is promoted and again when
-it is loaded. A digest beside its file detects damage, not forgery: give scorers read-only access.
+it is loaded. A digest beside its file detects damage, not forgery: give scorers read-only access, or
+sign versions (:mod:`model_store.signing`).
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ from model_store.manifest import (
     canonical_json,
     digest,
 )
+from model_store.signing import SIGNATURE_FILE, sign
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from model_store.evaluation import Evaluation, ThresholdCriterion
     from model_store.promotion import Promotion
@@ -75,16 +77,18 @@ class ModelStore:
     Args:
         path: The store's folder; the first :meth:`add` creates it.
         model: The model's name, a folder in the store's folder.
+        public_key: The file with a public key; versions without its signature are refused.
 
     Raises:
         ModelStoreError: The model's name has other characters than letters, digits, ., _ and -.
     """
 
-    def __init__(self, path: Path, model: str) -> None:
+    def __init__(self, path: Path, model: str, public_key: Path | None = None) -> None:
         if not PLAIN_NAME.fullmatch(model):
             raise ModelStoreError(f"model name {model!r} must be letters, digits, '.', '_' and '-'")
         self.model = model
         self.folder = Path(path) / model
+        self._public_key = public_key
         self._aliases = Aliases(self.folder)
 
     def add(self, trained: TrainedModel, *, provenance: Provenance | None = None) -> str:
@@ -194,7 +198,7 @@ class ModelStore:
         Raises:
             ModelStoreError: There is no such version or alias, or its manifest is refused.
         """
-        return read_manifest(*self._locate(version_or_alias))[0]
+        return read_manifest(*self._locate(version_or_alias), self._public_key)[0]
 
     def load(self, version_or_alias: str = "champion") -> LoadedModel:
         """Verify a version and load it.
@@ -202,7 +206,7 @@ class ModelStore:
         Raises:
             ModelStoreError: There is no such version or alias, or the version fails a check.
         """
-        return load_version(*self._locate(version_or_alias))
+        return load_version(*self._locate(version_or_alias), self._public_key)
 
     def verify(self, version_or_alias: str) -> Manifest:
         """Run every check of :meth:`load`, unpickle linear models too, and return the manifest.
@@ -210,7 +214,7 @@ class ModelStore:
         Raises:
             ModelStoreError: As for :meth:`load`.
         """
-        return load_version(*self._locate(version_or_alias), unpickle=True).manifest
+        return load_version(*self._locate(version_or_alias), self._public_key, unpickle=True).manifest
 
     def promote(
         self,
@@ -292,7 +296,7 @@ class ModelStore:
             if previous in {None, champion}:
                 raise ModelStoreError(f"{self.folder} has no earlier champion; promote a version instead")
             target = self.resolve("previous")
-            load_version(self._versions / target.version, target.manifest_sha256)
+            load_version(self._versions / target.version, target.manifest_sha256, self._public_key)
             self._aliases.switch("champion", target, reason=reason, actor=actor, evidence=evidence)
             self._aliases.switch("previous", champion, reason=reason, actor=actor)
         return target
@@ -306,7 +310,7 @@ class ModelStore:
         from model_store.evaluation import Evaluation  # noqa: PLC0415 - a scorer does without
 
         folder, expected_sha256 = self._locate(version_or_alias)
-        manifest, _ = read_manifest(folder, expected_sha256)
+        manifest, _ = read_manifest(folder, expected_sha256, self._public_key)
         if EVALUATION_FILE not in manifest.files:
             return None
         return Evaluation.model_validate_json(read_verified(folder, manifest, EVALUATION_FILE))
@@ -413,16 +417,42 @@ class ModelStore:
             ModelStoreError: There is no such version, it is damaged, or the folder is not writable.
         """
         manifest, contents = self._read(version_or_alias)
+        source = self._versions / manifest.version
         with _os_errors(f"export to {folder}"):
+            contents[MANIFEST_FILE] = (source / MANIFEST_FILE).read_bytes()
+            if (source / SIGNATURE_FILE).exists():
+                contents[SIGNATURE_FILE] = (source / SIGNATURE_FILE).read_bytes()
             folder.mkdir(parents=True)
-            for name, content in (contents | {MANIFEST_FILE: manifest.to_bytes()}).items():
+            for name, content in contents.items():
                 files.write_new(folder / name, content, _READ_ONLY)
         return manifest.version
+
+    def sign(self, version_or_alias: str, key_file: Path, ask_passphrase: Callable[[], str]) -> str:
+        """Verify a version's files and sign its manifest; return the version's id.
+
+        Args:
+            version_or_alias: The version.
+            key_file: The private Ed25519 key, PEM.
+            ask_passphrase: Returns the passphrase of the key; called if the key is encrypted.
+
+        Raises:
+            ModelStoreError: There is no such version, it is damaged, the key cannot be used, or the
+                store is not writable.
+        """
+        folder, expected_sha256 = self._locate(version_or_alias)
+        loaded = load_version(folder, expected_sha256)
+        content = (folder / MANIFEST_FILE).read_bytes()
+        if digest(content) != loaded.manifest_sha256:
+            raise ModelStoreError(f"{MANIFEST_FILE} of version {loaded.version} has just changed")
+        signature = sign(content, key_file, ask_passphrase)
+        with self._writing("sign a version in"):
+            files.replace_file(folder / SIGNATURE_FILE, signature, _READ_ONLY)
+        return loaded.version
 
     def _read(self, version_or_alias: str) -> tuple[Manifest, dict[str, bytes]]:
         """Return a version's manifest and its other files, verified."""
         folder, expected_sha256 = self._locate(version_or_alias)
-        manifest, _ = read_manifest(folder, expected_sha256)
+        manifest, _ = read_manifest(folder, expected_sha256, self._public_key)
         return manifest, {name: read_verified(folder, manifest, name) for name in manifest.files}
 
     def _derive(

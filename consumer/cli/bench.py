@@ -10,7 +10,6 @@ import typer
 from consumer.cli.context import Context, Json
 from consumer.ops.bench import pipeline_of, time_core
 from consumer.runtime.memory import tune_gc_and_malloc
-from model_store.store import ModelStore
 
 
 def add_to(app: typer.Typer) -> None:
@@ -43,7 +42,7 @@ def bench(
     """
     given: Context = context.obj
     settings = given.settings()
-    model = ModelStore(settings.model_store.path, settings.model_store.model).load("champion")
+    model = settings.model_store.open().load("champion")
     pipeline = pipeline_of(model)
     tune_gc_and_malloc()  # as a scorer does
     timing = time_core(

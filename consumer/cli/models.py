@@ -315,6 +315,19 @@ def export(
     typer.echo(f"exported {exported} to {folder}")
 
 
+@models.command(epilog="Example: purchase-stream models sign champion --key private.pem")
+def sign(
+    context: typer.Context,
+    version: Version,
+    key: Annotated[Path, typer.Option(help="A private Ed25519 key, PEM.")],
+) -> None:
+    """Verify a version and sign its manifest, for scorers with model_store.public_key_file."""
+    settings = _settings(context).model_store
+    store = ModelStore(settings.path, settings.model)  # the version need not be signed yet
+    signed = store.sign(version, key, lambda: getpass.getpass(f"Passphrase of {key}: "))
+    typer.echo(f"signed {signed}")
+
+
 @models.command(
     epilog="Example: purchase-stream models threshold champion --criterion precision --min-precision 0.9"
 )
@@ -583,4 +596,4 @@ def _settings(context: typer.Context) -> Settings:
 
 def _store(settings: Settings) -> ModelStore:
 
-    return ModelStore(settings.model_store.path, settings.model_store.model)
+    return settings.model_store.open()

@@ -24,7 +24,6 @@ from consumer.monitor.drift.tracker import Baselines
 from consumer.monitor.drift.verdict import DriftStatus
 from consumer.monitor.view import report_view
 from model_store.countries import country_code
-from model_store.store import ModelStore
 
 EXIT_DRIFT: Final = 1
 """The exit code of ``--fail-on-drift`` if there is drift."""
@@ -71,7 +70,7 @@ def report(
     given: Context = context.obj
     settings = given.settings()
     now = datetime.now(UTC)
-    store = ModelStore(settings.model_store.path, settings.model_store.model)
+    store = settings.model_store.open()
     start = parse_time(since, now, "--since")
     if topic and log:
         raise UsageError("--topic and --log exclude each other; give only one")

@@ -13,7 +13,6 @@ from consumer.cli.context import Context
 from consumer.errors import BadInputError
 from consumer.ops.score_file import score_file
 from consumer.printable import printable
-from model_store.store import ModelStore
 
 _SHOWN: Final = 10
 """The number of bad rows to print."""
@@ -46,7 +45,7 @@ def score_a_file(
     """
     given: Context = context.obj
     settings = given.settings()
-    model = ModelStore(settings.model_store.path, settings.model_store.model).load(version)
+    model = settings.model_store.open().load(version)
     console = Console(stderr=True)
     total_bytes = source.stat().st_size if source.is_file() else None
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -21,7 +21,6 @@ from consumer.kafka.admin import ClusterAdmin, TopicSpec
 from consumer.kafka.client_config import SESSION_TIMEOUT_MS
 from consumer.runtime.supervisor import Supervisor, roles
 from consumer.settings import Settings
-from model_store.store import ModelStore
 from model_store.synthetic import generate_students
 from model_store.training import train
 
@@ -114,7 +113,7 @@ def empty_folder(folder: Path) -> None:
 
 def train_model(settings: Settings) -> str:
     """Train on generated students, promote, and return the version."""
-    store = ModelStore(settings.model_store.path, settings.model_store.model)
+    store = settings.model_store.open()
     version = store.add(train(generate_students(TRAINING_STUDENTS)))
     store.promote(version, reason="demo", actor="demo")
     return version

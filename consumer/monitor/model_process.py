@@ -125,10 +125,12 @@ class ModelProcess:
     Args:
         store: The folder of the model store.
         model: The model's name.
+        public_key: The file with the key that must have signed its versions, if they must be signed.
     """
 
-    def __init__(self, store: Path, model: str) -> None:
-        self._command = (sys.executable, "-P", "-c", _PROGRAM, str(store), model)
+    def __init__(self, store: Path, model: str, public_key: Path | None = None) -> None:
+        key = [] if public_key is None else [str(public_key)]
+        self._command = (sys.executable, "-P", "-c", _PROGRAM, str(store), model, *key)
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()  # of _process and _closed
         self._closed = False
@@ -250,7 +252,7 @@ def main() -> None:
         os.nice(_LOWEST_PRIORITY)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # some libraries print while they predict
-    models = StoreModels(ModelStore(Path(sys.argv[1]), sys.argv[2]))
+    models = StoreModels(ModelStore(Path(sys.argv[1]), sys.argv[2], *map(Path, sys.argv[3:])))
     while True:
         try:
             request = _receive(sys.stdin.buffer)

@@ -141,7 +141,7 @@ def build_monitor(
     """
     topics, kafka = settings.topics, client_config.common(settings.kafka)
     telemetry = MonitorTelemetry(registry, settings.drift)
-    store = ModelStore(settings.model_store.path, settings.model_store.model)
+    store = settings.model_store.open()
     hasher = id_hasher(settings.audit)
     audit_log, tail = open_log_and_topic(settings, readiness)
     control = ControlProducer(client_config.producer(settings.kafka), topics.control)
@@ -225,7 +225,10 @@ def open_model_monitor(
             challengers=Challengers(
                 store,
                 Scoring(
-                    ModelProcess(settings.model_store.path, store.model), settings.challenger.budget_ratio
+                    ModelProcess(
+                        settings.model_store.path, store.model, settings.model_store.public_key_file
+                    ),
+                    settings.challenger.budget_ratio,
                 ),
                 settings.challenger,
             ),

@@ -27,7 +27,6 @@ from consumer.scorer.model_reloader import ModelReloader
 from consumer.settings import SECRETS_DIR_VARIABLE, Settings
 from model_store.countries import country_code
 from model_store.loading import LoadedModel
-from model_store.store import ModelStore
 from schemas.repository import (
     BundledSchemas,
     confluent_header,
@@ -73,7 +72,7 @@ def watch_model(
         )
 
     models = ModelReloader(
-        ModelStore(settings.model_store.path, settings.model_store.model),
+        settings.model_store.open(),
         settings.model_store.poll_s,
         readiness,
         on_loaded=on_loaded,

@@ -23,7 +23,6 @@ from consumer.kafka.schema_registry import writer_schemas
 from consumer.monitor.audit.log import Checkpoint, audit_log_lines, read_checkpoint
 from consumer.ops.doctor.check import OUTAGE, Check, fail, guarded, ok, warn
 from consumer.settings import Settings, masked
-from model_store.store import ModelStore
 
 _HTTP_TIMEOUT_S: Final = 2.0
 _UNSAFE_CLIENT_SETTINGS: Final = {
@@ -54,7 +53,7 @@ def examine_settings(settings: Settings) -> Iterator[Check]:
 def examine_model(settings: Settings) -> Iterator[Check]:
     """Load the champion as a scorer would, including its self-test."""
     where = settings.model_store
-    model = ModelStore(where.path, where.model).load("champion")
+    model = where.open().load("champion")
     created = model.manifest.created_at
     yield ok("model", f"champion {model.version} of {created:%Y-%m-%d} loads, and its self-test passes")
 

@@ -152,7 +152,7 @@ class EventTracer:
         self._topics = settings.topics
         self._client = client_config.common(settings.kafka)
         self._admin = ClusterAdmin(self._client)
-        self._store = ModelStore(settings.model_store.path, settings.model_store.model)
+        self._store = settings.model_store.open()
         self._event_decoder = Decoder(engagement_event(), writers, keep_nulls=True)
         self._prediction_decoder = Decoder(purchase_prediction(), writers)
         self._removals = read_removals(settings.audit.path)

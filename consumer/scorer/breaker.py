@@ -138,18 +138,20 @@ class Breaker:
 
 def schema_names(raw: RawBatch) -> list[str]:
     """Return the schema that each row names (see :func:`schemas.repository.name_schema`)."""
-    frames = [
-        value[:SINGLE_OBJECT_HEADER_BYTES]
-        if value is not None and value.startswith(SINGLE_OBJECT_MARKER)
-        else b""
-        for value in raw.values
-    ]
-    by_frame = {frame: name_schema(frame, None) for frame in set(frames)}
-    names = [by_frame[frame] for frame in frames]
-    others = [row for row, frame in enumerate(frames) if not frame]
-    for row, headers in zip(others, raw.headers(others), strict=True):
-        schema_id = next((value for name, value in headers if name == SCHEMA_ID_HEADER), None)
-        names[row] = name_schema((raw.values[row] or b"")[:SINGLE_OBJECT_HEADER_BYTES], schema_id)
+    starts = [(value or b"")[:SINGLE_OBJECT_HEADER_BYTES] for value in raw.values]
+    distinct = set(starts)
+    # The start of a single object is its frame, and nearly all rows share one. Other starts hold data, too.
+    by_frame = {
+        start: name_schema(start, None)
+        for start in distinct
+        if start.startswith(SINGLE_OBJECT_MARKER) and len(start) == SINGLE_OBJECT_HEADER_BYTES
+    }
+    names = [by_frame.get(start, "") for start in starts]
+    if len(by_frame) < len(distinct):
+        others = [row for row, name in enumerate(names) if not name]
+        for row, headers in zip(others, raw.headers(others), strict=True):
+            schema_id = next((value for name, value in headers if name == SCHEMA_ID_HEADER), None)
+            names[row] = name_schema(starts[row], schema_id)
     return names
 
 

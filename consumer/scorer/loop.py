@@ -36,6 +36,10 @@ not committed by then."""
 
 LAG_INTERVAL_S: Final = 1.0
 
+SCORING_LIMIT_S: Final = 0.5
+"""How long the model may take for one batch. Revoked partitions, a stop and the watchdog wait for the batch
+in hand, so a slow model gets smaller batches."""
+
 
 class Stopped(Exception):  # noqa: N818 - not an error
     """The time to finish after :meth:`Heartbeat.stop` has run out."""
@@ -77,6 +81,29 @@ class Heartbeat:
             raise Stopped
 
 
+class BatchLimit:
+    """The largest number of events per batch, for a model that takes as long per event as it did last.
+
+    Args:
+        max_events: The limit for a fast model.
+    """
+
+    def __init__(self, max_events: int) -> None:
+        self._max_events = max_events
+        self.events = max_events
+
+    def observe(self, n_events: int, scoring_s: float) -> None:
+        """Set the limit after a batch.
+
+        >>> limit = BatchLimit(10_000)
+        >>> limit.observe(10_000, 1.0)  # 100 µs per event
+        >>> limit.events
+        5000
+        """
+        if scoring_s > 0:
+            self.events = max(1, min(self._max_events, int(n_events * SCORING_LIMIT_S / scoring_s)))
+
+
 class Scorer:
     """Turns events into predictions and dead letters.
 
@@ -101,6 +128,7 @@ class Scorer:
         self._committer = committer
         self._telemetry = telemetry
         self._limits = limits
+        self._batch_limit = BatchLimit(limits.max_events)
         self._heartbeat = heartbeat
         self._in_flight = InFlight[StartedCommit, float]("commit")
         self._next_lag_s = 0.0
@@ -126,7 +154,7 @@ class Scorer:
         """Poll once, process the batch, and start its commit."""
         self._heartbeat()
         raw = self._session.poll(
-            self._limits.max_events,
+            self._batch_limit.events,
             self._limits.max_wait_ms / 1000,
             IDLE_S,
             commit=self._in_flight.future,
@@ -147,6 +175,7 @@ class Scorer:
             self._finish_commit()
             self._committer.commit_with_retry(raw, outage)
             return
+        self._batch_limit.observe(len(raw), outputs.processed.durations_s["score"])
         if not self._finish_commit():
             # Retries take time, and partitions may have been revoked meanwhile: start over with this batch.
             self._committer.commit_with_retry(raw)

@@ -259,11 +259,28 @@ class Bench:
 
         return environment, lines
 
-    def latency_ms(self, rate: int, seconds: float) -> dict[str, float]:
-        """Return percentiles of the time from producing an event to reading its prediction."""
+    def latency_ms(
+        self,
+        rate: int,
+        seconds: float,
+        *,
+        beside: Callable[[str], contextlib.AbstractContextManager[None]] = lambda _: contextlib.nullcontext(),
+        **settings: str,
+    ) -> dict[str, float]:
+        """Return percentiles of the time from producing an event to reading its prediction.
+
+        Args:
+            rate: events a second.
+            seconds: how long.
+            beside: entered with the predictions topic, for what runs beside the scorer.
+            settings: as variables.
+        """
         events = self.topic("events")
-        group, predictions, environment = self._scoring(events, PARTITIONS)
-        with process([*ROLE, "score"], environment, self.folder / f"{group}.log") as running:
+        group, predictions, environment = self._scoring(events, PARTITIONS, **settings)
+        with (
+            beside(predictions),
+            process([*ROLE, "score"], environment, self.folder / f"{group}.log") as running,
+        ):
             warm_up = Reader(self.servers, predictions)
             self.fill(events, 100)
             deadline_s, seen = time.monotonic() + 60, 0

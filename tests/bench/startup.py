@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench import Bench
 from latency import Reader
-from measure import process
+from measure import memory_mb, process
 
 TIMEOUT_S = 60.0
 EVENTS = 100
@@ -22,7 +22,8 @@ def start_s(bench: Bench) -> dict[str, float]:
     """Start one scorer of a new group, on a topic in which events wait.
 
     Returns:
-        Seconds from ``exec`` to each milestone and, as ``first_prediction``, to the first prediction.
+        Seconds from ``exec`` to each milestone and, as ``first_prediction``, to the first prediction;
+        and, as ``resident_mb``, the memory of the scorer then.
     """
     events, predictions = bench.topic("events"), bench.topic("predictions")
     bench.fill(events, EVENTS)
@@ -57,9 +58,10 @@ def first_prediction_s(bench: Bench, environment: dict[str, str], predictions: s
                 if time.monotonic() - began_s > TIMEOUT_S:
                     raise TimeoutError(f"no prediction after {TIMEOUT_S:.0f} s: {log.read_text()[-2000:]}")
             first_s = time.monotonic() - began_s
+            resident_mb = memory_mb(running.pid)
     finally:
         reader.close()
-    return {**_milestones_s(log, began_at_s), "first_prediction": first_s}
+    return {**_milestones_s(log, began_at_s), "first_prediction": first_s, "resident_mb": resident_mb}
 
 
 def _milestones_s(log: Path, began_at_s: float) -> dict[str, float]:

@@ -161,6 +161,10 @@ def _single_tables(result: dict[str, Any]) -> list[Table]:
     starts = {
         name: [start[name] for start in result["starts_s"] if name in start] for name in result["starts_s"][0]
     }
+    idle_mb = starts.pop("resident_mb", [])
+    idle = (
+        [["a scorer after its first prediction", f"{statistics.median(idle_mb):.0f} MB"]] if idle_mb else []
+    )
     return [
         Table(
             "The core alone, µs per event",
@@ -180,7 +184,11 @@ def _single_tables(result: dict[str, Any]) -> list[Table]:
                 for name, at in starts.items()
             ],
         ),
-        Table("And", ["what", "result"], [["scorer and monitor side by side", together], [long, drained]]),
+        Table(
+            "And",
+            ["what", "result"],
+            [*idle, ["scorer and monitor side by side", together], [long, drained]],
+        ),
     ]
 
 

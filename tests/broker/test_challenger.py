@@ -13,6 +13,7 @@ from model_store.store import ModelStore
 from model_store.synthetic import generate_students
 from model_store.training import train
 from tests.broker.test_drift import Served, free_port
+from tests.support.monitor import until
 from tests.support.topics import Published
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def test_a_better_challenger_is_promoted_and_a_worse_champion_rolled_back(
     monitor.until(path, lambda a: a["comparisons"], deployment.logs)
     outcomes_of(0)
     monitor.until(path, lambda a: a["champion"] == good, deployment.logs)
-    assert store.target("challenger") is None
+    until(lambda: store.target("challenger") is None, 60)
     switch = [line for line in store.history() if line["alias"] == "champion"][-1]
     assert (switch["from"], switch["to"]) == (useless, good)
     assert switch["evidence"]["sequential_test"]["outcomes"] <= STUDENTS

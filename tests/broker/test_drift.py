@@ -39,7 +39,7 @@ class Served:
 
     def until(self, path: str, condition: Callable[[Any], Any], logs: Callable[[], str]) -> Any:
         """Wait for an answer."""
-        deadline_s = time.monotonic() + 30
+        deadline_s = time.monotonic() + 120
         while True:
             answer = self.get(path)
             if answer and condition(answer):

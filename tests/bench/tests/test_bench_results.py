@@ -35,7 +35,7 @@ RESULT: dict[str, Any] = {
     },
     "ratios_to_wire": {"scorer, exactly once": [0.8, 0.9], "monitor": [1.0, 1.0]},
     "stages_us": {"decode": 0.5, "encode": 1.0},
-    "starts_s": [{"model_loaded": 1.0, "first_prediction": 1.2}],
+    "starts_s": [{"model_loaded": 1.0, "first_prediction": 1.2, "resident_mb": 95.0}],
     "both": [{"scorer_events_per_second": 100_000.0, "log_behind_s": 0.5}],
     "latency_ms": {
         "1000": [

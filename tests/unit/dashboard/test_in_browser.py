@@ -22,14 +22,24 @@ from consumer.dashboard.routes import page_routes
 from consumer.monitor.outcomes.join import OutcomesSnapshot
 from consumer.monitor.outcomes.quality import Comparison, OutcomeSums, QualityVerdict
 from consumer.monitor.recent import RecentRejection, RejectionLog
+from consumer.monitor.view import challenger_answer
 from consumer.runtime.http import HttpServer
-from consumer.settings import LinkSettings, Settings, TopicSettings
+from consumer.settings import ChallengerSettings, LinkSettings, Settings, TopicSettings
 from model_store.inputs import INPUT_NAMES
 from model_store.store import ModelStore
 from tests.support.axe import axe_script, violations
 from tests.support.browser import EXECUTABLE, Chromium
 from tests.support.events import prediction
-from tests.unit.dashboard.test_page import EVIL, NOW_S, View, data_of, letter, view_of
+from tests.unit.dashboard.test_page import (
+    EVIL,
+    NOW_S,
+    View,
+    comparison,
+    data_of,
+    letter,
+    model_snapshot,
+    view_of,
+)
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium: apt-get install chromium")
 
@@ -140,6 +150,11 @@ def states(trained: Any, predict: Any, tmp_path_factory: pytest.TempPathFactory)
     for answer in states.values():
         answer["stream"] |= {"lag_events": 12, "incoming_per_s": 51.3, "decided_per_s": 50.9}
     states["broker-gone"]["stream"] |= dict.fromkeys(("lag_events", "incoming_per_s", "decided_per_s"))
+    for state, problem in (("decay", ""), ("hostile", HOSTILE)):
+        compared = dataclasses.replace(
+            model_snapshot(store), comparisons=(comparison(trained.version, problem),)
+        )
+        states[state]["challenger"] = challenger_answer(compared, ChallengerSettings())
     predictions = states["hostile"]["predictions"]
     predictions["latest"] = [predictions["latest"][0] | foreign]
     return states

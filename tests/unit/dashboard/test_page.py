@@ -123,6 +123,22 @@ def data_of(
     return dataclasses.replace(data, **changes)
 
 
+def comparison(champion: str, problem: str = "") -> ComparisonSnapshot:
+    """Return a comparison on four students, of whom one could not be scored, and three outcomes."""
+    p, q = np.full(4, 0.1), np.array([0.2, 0.2, 0.9, np.nan])
+    purchased = np.array([0, 0, 1])
+    return ComparisonSnapshot(
+        contender="challenger",
+        champion=champion,
+        version="v-next",
+        live=LiveCounts().add(p, np.zeros(4, np.int64), q, 0.5),
+        test=SequentialTest().add(p[:3], q[:3], purchased),
+        champion_sums=sums_of(p[:3], np.zeros(3, np.int64), purchased),
+        sums=sums_of(q[:3], purchased, purchased),
+        problem=problem,
+    )
+
+
 def letter(**changes: Any) -> bytes:
     """Return a dead letter."""
     source = {"topic": "events", "partition": 1, "offset": 7, "timestamp": 0, "key": "s-1"}
@@ -285,19 +301,7 @@ def test_the_challenger_stands_beside_the_champion(trained: Any) -> None:
     """Without a challenger the page says how to name one; with one it shows disagreement and quality."""
     answer = view_of(trained.store)
     assert "models challenge VERSION" in shown(answer)
-    live = LiveCounts().add(np.full(4, 0.1), np.zeros(4, np.int64), np.array([0.2, 0.2, 0.9, np.nan]), 0.5)
-    purchased = np.array([0, 0, 1])
-    test = SequentialTest().add(np.full(3, 0.1), np.array([0.2, 0.2, 0.9]), purchased)
-    comparison = ComparisonSnapshot(
-        contender="challenger",
-        champion=trained.version,
-        version="v-next",
-        live=live,
-        test=test,
-        champion_sums=sums_of(np.full(3, 0.1), np.zeros(3, np.int64), purchased),
-        sums=sums_of(np.array([0.2, 0.2, 0.9]), np.array([0, 0, 1]), purchased),
-    )
-    model = dataclasses.replace(model_snapshot(trained.store), comparisons=(comparison,))
+    model = dataclasses.replace(model_snapshot(trained.store), comparisons=(comparison(trained.version),))
     answer["challenger"] = challenger_answer(model, ChallengerSettings())
     (compared,) = answer["challenger"]["comparisons"]
     assert (compared["scored"], compared["failed"], compared["outcomes"]) == (3, 1, 3)

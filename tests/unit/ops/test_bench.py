@@ -43,7 +43,7 @@ def test_every_stage_is_timed_over_the_same_batch() -> None:
 
 
 def test_the_command_uses_the_champion(tmp_path: Path) -> None:
-    """Without one it says how to get one."""
+    """Without one it says how to get one; `--model` names another version."""
     where = ["--set", f"model_store.path={tmp_path}", "bench", "--batch", "50", "--repeats", "1"]
     assert isinstance(CliRunner().invoke(app, where).exception, ModelStoreError)
     store = ModelStore(tmp_path, "purchase")
@@ -51,4 +51,7 @@ def test_the_command_uses_the_champion(tmp_path: Path) -> None:
     store.promote(version)
     answer = json.loads(CliRunner().invoke(app, [*where, "--json"]).stdout)
     assert (answer["model_version"], answer["batch_events"]) == (version, 50)
+    other = store.add(train(generate_students(600)))
+    answer = json.loads(CliRunner().invoke(app, [*where, "--json", "--model", other]).stdout)
+    assert answer["model_version"] == other
     assert "events/s on one core" in CliRunner().invoke(app, where).stdout

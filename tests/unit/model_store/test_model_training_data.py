@@ -143,7 +143,9 @@ def test_times_are_read_from_a_named_column(tmp_path: Path) -> None:
     assert table.times_ms.tolist() == [1795872600000, 1795872600000, 1795824000000, 1795872600000]
     assert read_training_csv(path).times_ms is None
     path.write_bytes(_file(f"{_GOOD},1795872600", f"{_GOOD},yesterday", header=f"{_HEADER},seen"))
-    with pytest.raises(TrainingDataError, match=r"2 faults .*line 2, column seen: '1795872600' is not a time"):
+    with pytest.raises(
+        TrainingDataError, match=r"2 faults .*line 2, column seen: '1795872600' is not a time"
+    ):
         read_training_csv(path, time_column="seen")
     with pytest.raises(TrainingDataError, match="column occurred_at is missing"):
         read_training_csv(path, time_column="occurred_at")

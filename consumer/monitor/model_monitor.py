@@ -111,6 +111,7 @@ class ModelMonitor:
         if self._feed is not None and state.outcomes is not None:
             self._feed.join.restore(state.outcomes, arrays)
         self._challengers.restore(state.comparisons)
+        self._challengers.refresh_aliases()  # so that what is read until the end of the log keeps its inputs
         self._notifier.announced = state.announced
         self._recommendation = state.recommendation
         self._next_offsets = dict(state.next_offsets)

@@ -250,11 +250,14 @@ class DriftSettings(_Section):
     """A window closed with fewer students than this is not judged."""
     windows_per_false_alarm: float = Field(default=1000.0, gt=1)
     """On stable traffic, at most one window in this many raises an alarm in any feature."""
-    tolerated_psi: float = Field(default=0.02, ge=0)
-    """A population stability index up to this is not drift. 0.02 corresponds to a shift of the mean by
-    about 0.14 standard deviations."""
+    tolerated_psi: float = Field(default=0.01, ge=0)
+    """A population stability index up to this is not drift. 0.01 corresponds to a shift of the mean by
+    about 0.1 standard deviations. It also applies to the numeric inputs taken together."""
     tolerated_rate_shift_ratio: float = Field(default=0.01, ge=0, lt=1)
-    """A shift of the predicted-positive rate up to this is not drift. 0.01 is one percentage point."""
+    """A shift of the predicted-positive rate, or of the share of zeros of an input, up to this is not
+    drift. 0.01 is one percentage point."""
+    tolerated_tail_ratio: float = Field(default=0.003, gt=0, lt=1)
+    """A share of students above the training data's 99.9 % quantile up to this is not drift."""
     windows_to_confirm: int = Field(default=2, ge=1, le=10)
     """The number of windows in a row that must agree before the retraining recommendation changes."""
     cooldown_h: float = Field(default=24.0, ge=0)

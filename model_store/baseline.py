@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model_store.countries import ALPHA2, COUNTRY_CODES, UNKNOWN_COUNTRY, alpha2_number, country_alpha2
+from model_store.input_profile import InputProfile, input_profile
 from model_store.inputs import INPUT_NAMES
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ class Baseline(BaseModel):
         predicted_positive_ratio: The share of rows with an out-of-fold probability at or above the
             threshold.
         actual_positive_ratio: The share of students who bought.
+        profile: Zeros, tails and correlations of the numeric inputs; None in a baseline of a release that
+            did not compute it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -136,6 +139,7 @@ class Baseline(BaseModel):
     score: NumericBins
     predicted_positive_ratio: float
     actual_positive_ratio: float
+    profile: InputProfile | None = None
 
     @model_validator(mode="after")
     def _names_the_inputs(self) -> Self:
@@ -186,6 +190,7 @@ def freeze_baseline(
         score=_numeric_bins(probabilities),
         predicted_positive_ratio=float(np.mean(probabilities >= threshold)),
         actual_positive_ratio=float(np.mean(purchased)),
+        profile=input_profile(inputs),
     )
 
 

@@ -19,6 +19,7 @@ _SCORE: Final = "score"
 _BACKLOG_CAUSES: Final = frozenset(
     {"catching_up", "falling_behind", "stalled", "no_scorer", "audit_log_behind"}
 )
+_JOINT_CHECKS: Final = frozenset({"means", "correlation"})
 _UNITS: Final = {"minutes_watched": " min", "minutes_spent_on_exams": " min", "days_on_platform": " days"}
 
 
@@ -105,6 +106,12 @@ def _card(name: str, series: Mapping[str, Any]) -> dict[str, Any]:
         show, unit = (percent if name == _SCORE else number), _UNITS.get(name, "")
         mean = f"Mean {show(series['live_mean'])}{unit}, in training {show(series['training_mean'])}{unit}"
         mean += f" (z {series['z']:+.2f})"
+    for share, what in (("zeros", "Zeros"), ("tail", "Above the training's 99.9 %")):
+        if share in series["found_by"]:
+            found = series[share]
+            mean += f". {what}: {percent(found['ratio'])}, in training {percent(found['training_ratio'])}"
+    if joint := [check for check in series["found_by"] if check in _JOINT_CHECKS]:
+        mean += f". Found together with the other inputs: {' and '.join(joint)}"
     return {
         "name": name,
         "status": series["status"],

@@ -7,7 +7,7 @@ is smaller than we tolerate".
 from __future__ import annotations
 
 from functools import lru_cache
-from math import isfinite, sqrt
+from math import exp, isfinite, log, log1p, sqrt
 from statistics import NormalDist
 from typing import Any, Final
 
@@ -100,14 +100,54 @@ def ratio_threshold(
     return tolerated_shift_ratio + z * sqrt(variance)
 
 
+@lru_cache(maxsize=256)
+def tail_threshold(
+    n_observed: int, n_expected: int, n_in_tail: int, tolerated_ratio: float, z: float
+) -> float:
+    """Return the share of live students in a tail above which there are too many.
+
+    The counts are binomial. The tolerated share is at least what the training data allow: if c of N training
+    rows are in the tail, its true share is hardly above (c + 1 + 3 √(c + 1)) / N.
+
+    Args:
+        n_observed: Live students.
+        n_expected: Training rows.
+        n_in_tail: Training rows in the tail.
+        tolerated_ratio: True share that is not drift.
+        z: Standard normal quantile of 1 - alpha.
+    """
+    c = n_in_tail + 1
+    ratio = min(max(tolerated_ratio, (c + 3 * sqrt(c)) / n_expected), 1.0)
+    return binomial_quantile(n_observed, ratio, NormalDist().cdf(-z)) / n_observed
+
+
+def binomial_quantile(n: int, ratio: float, alpha: float) -> int:
+    """Return the smallest count that a binomial variable exceeds with a probability of at most alpha.
+
+    >>> binomial_quantile(10, 0.5, 0.01), binomial_quantile(10, 0.0, 0.01), binomial_quantile(10, 1.0, 0.01)
+    (9, 0, 10)
+    """
+    if not 0 < ratio < 1:
+        return round(n * ratio)
+    log_odds = log(ratio) - log1p(-ratio)
+    log_probability = n * log1p(-ratio)
+    below = exp(log_probability)
+    count = 0
+    while 1 - below > alpha and count < n:
+        log_probability += log(n - count) - log(count + 1) + log_odds
+        count += 1
+        below += exp(log_probability)
+    return count
+
+
 @lru_cache(maxsize=64)
-def alarm_z(windows_per_false_alarm: float, n_series: int, sides: int = 1) -> float:
+def alarm_z(windows_per_false_alarm: float, n_tests: int, sides: int = 1) -> float:
     """Return the standard normal quantile that keeps a false-alarm budget.
 
-    Each series is tested once per window with alpha = 1 / (windows · series) (Bonferroni). On stable
+    Each test is made once per window with alpha = 1 / (windows · tests) (Bonferroni). On stable
     data, fewer than one window in ``windows_per_false_alarm`` then raises any alarm.
     """
-    return NormalDist().inv_cdf(1 - 1 / (windows_per_false_alarm * n_series * sides))
+    return NormalDist().inv_cdf(1 - 1 / (windows_per_false_alarm * n_tests * sides))
 
 
 def mean_shift_sd(total: float, n_observed: int, mean: float, sd: float) -> float | None:

@@ -7,9 +7,10 @@ about eight times as frequent. A running window is shown without a verdict.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 
@@ -21,10 +22,12 @@ from consumer.monitor.drift.statistics import (
     psi_threshold,
     ratio_threshold,
     smoothed_ratios,
+    tail_threshold,
 )
 from consumer.monitor.drift.window import PREDICTED_PURCHASE, SCORE, SERIES, WindowCounts
 from consumer.settings import DriftSettings
 from model_store.baseline import Baseline, Bins, NumericBins
+from model_store.input_profile import NUMERIC_INPUTS, InputProfile, Sums
 from model_store.inputs import INPUT_NAMES
 
 UNKNOWN_COUNTRY_LABEL = "unknown"
@@ -39,6 +42,40 @@ class DriftStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShareVerdict:
+    """A share of the students in one window.
+
+    Attributes:
+        ratio: The live share.
+        training_ratio: The share in training.
+        threshold: For zeros, the absolute difference above which there is drift; for a tail, the live share.
+        drifted: Whether it is exceeded.
+    """
+
+    ratio: float
+    training_ratio: float
+    threshold: float
+    drifted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointVerdict:
+    """All numeric inputs together, in one window.
+
+    Attributes:
+        index: The squared Mahalanobis distance from training.
+        threshold: The index above which there is drift.
+        input_name: The input that adds most, among those that have drifted by themselves if there are any.
+        drifted: Whether the threshold is exceeded.
+    """
+
+    index: float
+    threshold: float
+    input_name: str
+    drifted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesVerdict:
     """One input, or the score, in one window.
 
@@ -50,6 +87,10 @@ class SeriesVerdict:
         mean_shift_sd: Live mean minus training mean, in standard deviations of training; ``None`` for
             countries.
         counts: Students in each bin.
+        zeros: The share of students with a zero; ``None`` if it is not checked.
+        tail: The share of students above the 99.9 % quantile of training; ``None`` if it is not checked.
+        found_by: The checks that found drift: ``distribution``, ``zeros``, ``tail``, ``means`` and
+            ``correlation``. The last two are about all numeric inputs and name the one that adds most.
     """
 
     status: DriftStatus
@@ -58,6 +99,9 @@ class SeriesVerdict:
     observations: int
     mean_shift_sd: float | None
     counts: list[int]
+    zeros: ShareVerdict | None = None
+    tail: ShareVerdict | None = None
+    found_by: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +138,8 @@ class WindowVerdict:
         score: The predicted probability.
         rate: The share of students predicted to buy.
         unknown_country_ratio: Share of students with an unrecognised country.
+        joint: The verdicts on all numeric inputs together, ``means`` and ``correlation``. Empty if the
+            baseline has no profile of them.
     """
 
     number: int
@@ -106,6 +152,7 @@ class WindowVerdict:
     score: SeriesVerdict
     rate: RateVerdict
     unknown_country_ratio: float | None
+    joint: dict[str, JointVerdict] = field(default_factory=dict)
 
     @property
     def judged(self) -> bool:
@@ -136,9 +183,13 @@ class WindowVerdict:
         return max(map(abs, shifts), default=None)
 
 
+N_TESTS: Final = len(SERIES) + 2 * len(NUMERIC_INPUTS) + 2
+"""Tests per window: one of each series, zeros and tail of each numeric input, their means and correlation."""
+
+
 def thresholds_z(settings: DriftSettings, sides: int = 1) -> float:
     """Return the standard normal quantile used for every threshold."""
-    return alarm_z(settings.windows_per_false_alarm, len(SERIES), sides)
+    return alarm_z(settings.windows_per_false_alarm, N_TESTS, sides)
 
 
 def judge(
@@ -165,6 +216,17 @@ def judge(
         name: _series(counts, name, series[name], baseline.rows, settings, z, index, judged=judged)
         for name, index in zip(names, indexes, strict=True)
     }
+    joint: dict[str, JointVerdict] = {}
+    if baseline.profile is not None and len(counts.profile_sums):
+        sums = baseline.profile.split(counts.profile_sums)
+        for i, name in enumerate(NUMERIC_INPUTS):
+            shares = _shares(baseline.profile, sums, i, counts.students, baseline.rows, settings)
+            verdicts[name] = _with_shares(verdicts[name], *shares, judged=judged)
+        suspects = [name for name in NUMERIC_INPUTS if verdicts[name].status == DriftStatus.DRIFT]
+        joint = _joint(baseline.profile, sums, counts.students, baseline.rows, settings, suspects)
+        for check, found in joint.items():
+            if found.drifted and judged:
+                verdicts[found.input_name] = _with_finding(verdicts[found.input_name], check)
     country = baseline.features[INPUT_NAMES[0]]
     unknown = int(counts.bins[INPUT_NAMES[0]][country.labels.index(UNKNOWN_COUNTRY_LABEL)])
     return WindowVerdict(
@@ -178,7 +240,76 @@ def judge(
         score=verdicts[SCORE],
         rate=_rate(counts, baseline, settings, judged=judged),
         unknown_country_ratio=unknown / counts.students if counts.students else None,
+        joint=joint,
     )
+
+
+def _joint(
+    profile: InputProfile, sums: Sums, n: int, rows: int, settings: DriftSettings, suspects: Sequence[str]
+) -> dict[str, JointVerdict]:
+    """Compare the means and the correlations of the numeric inputs with training.
+
+    Like the stability index, the squared distance of two means is about h·χ² distributed with h = 1/n + 1/N,
+    noncentral if the true distance is not 0. So threshold and tolerance are the same.
+
+    Args:
+        profile: The profile of training.
+        sums: The sums of the window.
+        n: Live students.
+        rows: Training rows.
+        settings: The tolerances.
+        suspects: The inputs that have drifted by themselves. If there are any, one of them is named.
+    """
+    z = thresholds_z(settings)
+    candidates = [i for i, name in enumerate(NUMERIC_INPUTS) if not suspects or name in suspects]
+    verdicts = {}
+    for check, distance in (
+        ("means", profile.mean_distance(sums, n)),
+        ("correlation", profile.correlation_distance(sums, n)),
+    ):
+        k = distance.dimensions  # 0 if all inputs were constant in training
+        threshold = psi_threshold(n, rows, k + 1, settings.tolerated_psi, z) if k else 0.0
+        largest = candidates[int(np.argmax(distance.contributions[candidates]))]
+        verdicts[check] = JointVerdict(
+            index=distance.squared,
+            threshold=threshold,
+            input_name=NUMERIC_INPUTS[largest],
+            drifted=k > 0 and distance.squared > threshold,
+        )
+    return verdicts
+
+
+def _shares(
+    profile: InputProfile, sums: Sums, i: int, n: int, rows: int, settings: DriftSettings
+) -> tuple[ShareVerdict, ShareVerdict]:
+    """Judge the share of zeros and the share in the tail of the i-th numeric input."""
+    training, ratio = profile.zeros[i] / rows, float(sums.zeros[i]) / n
+    limit = ratio_threshold(
+        n, rows, training, settings.tolerated_rate_shift_ratio, thresholds_z(settings, sides=2)
+    )
+    zeros = ShareVerdict(
+        ratio=ratio, training_ratio=training, threshold=limit, drifted=abs(ratio - training) > limit
+    )
+    training, ratio = profile.tails[i] / rows, float(sums.tails[i]) / n
+    limit = tail_threshold(n, rows, profile.tails[i], settings.tolerated_tail_ratio, thresholds_z(settings))
+    tail = ShareVerdict(ratio=ratio, training_ratio=training, threshold=limit, drifted=ratio > limit)
+    return zeros, tail
+
+
+def _with_shares(
+    verdict: SeriesVerdict, zeros: ShareVerdict, tail: ShareVerdict, *, judged: bool
+) -> SeriesVerdict:
+    """Add the checks of zeros and tail to the verdict on an input."""
+    verdict = replace(verdict, zeros=zeros, tail=tail)
+    for check, share in (("zeros", zeros), ("tail", tail)):
+        if share.drifted and judged:
+            verdict = _with_finding(verdict, check)
+    return verdict
+
+
+def _with_finding(verdict: SeriesVerdict, check: str) -> SeriesVerdict:
+    """Add a check that found drift to the verdict on an input."""
+    return replace(verdict, status=DriftStatus.DRIFT, found_by=[*verdict.found_by, check])
 
 
 def _series(
@@ -207,6 +338,7 @@ def _series(
         observations=n,
         mean_shift_sd=shift,
         counts=counts.bins[name].tolist(),
+        found_by=["distribution"] if drifted and judged else [],
     )
 
 

@@ -22,6 +22,7 @@ from consumer.monitor.audit.hashed_ids import IdHasher
 from consumer.monitor.drift.statistics import digitize, not_in_sorted, previous_occurrence
 from consumer.pipeline.batch import RecordBatch
 from model_store.baseline import Baseline, NumericBins
+from model_store.input_profile import NUMERIC_INPUTS, InputProfile
 from model_store.inputs import INPUT_NAMES
 
 SCORE: Final = "score"
@@ -37,6 +38,9 @@ DECISION_BINS: Final = ("0", "1")
 Counts = Annotated[NDArray[np.int64], PlainValidator(lambda counts: np.array(counts, np.int64))]
 """The count of each bin, int64 (B,); read from a list in the saved state."""
 
+Totals = Annotated[NDArray[np.float64], PlainValidator(lambda totals: np.array(totals, np.float64))]
+"""Sums, float64 (k,); read from a list in the saved state."""
+
 _MIN_CHUNK_ROWS: Final = 512
 """Minimum number of rows to examine together, even if the window needs fewer students."""
 
@@ -51,12 +55,14 @@ class Sample:
             are numbered consecutively.
         values: The values of each of :data:`NUMERIC`, float64 (7, m).
         scored_at_ms: Milliseconds since the epoch, int64 (m,).
+        profile: Sums up zeros, tails and correlations; ``None`` for an older baseline.
     """
 
     students: NDArray[np.uint64]
     bins: NDArray[np.int64] = field(repr=False)
     values: FloatArray = field(repr=False)
     scored_at_ms: NDArray[np.int64] = field(repr=False)
+    profile: InputProfile | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.students)
@@ -96,7 +102,8 @@ def sample_of(
             bins[i] = frozen.bin_indices(columns[name])
         bins[i] += first_bin
         first_bin += len(labels[name])
-    return Sample(students, bins, np.stack([columns[name] for name in NUMERIC]), scored_at_ms)
+    values = np.stack([columns[name] for name in NUMERIC])
+    return Sample(students, bins, values, scored_at_ms, baseline.profile)
 
 
 @dataclass(slots=True)
@@ -111,6 +118,9 @@ class WindowCounts:
         last_ms: Time of the window's latest prediction.
         bins: Students in each bin, for each of :data:`SERIES`, int64 (B,).
         totals: Sum of each of :data:`NUMERIC`.
+        profile_sums: Sums of the profile of the numeric inputs, see
+            :class:`~model_store.input_profile.InputProfile`. Empty if the baseline has no profile, or if a
+            release without profiles opened the window.
     """
 
     number: int
@@ -120,6 +130,7 @@ class WindowCounts:
     predictions: int = 0
     opened_ms: int | None = None
     last_ms: int | None = None
+    profile_sums: Totals = field(default_factory=lambda: np.empty(0))
 
     @classmethod
     def empty(cls, number: int, baseline: Baseline) -> WindowCounts:
@@ -142,6 +153,7 @@ class WindowCounts:
             self.predictions,
             self.opened_ms,
             self.last_ms,
+            self.profile_sums.copy(),
         )
 
 
@@ -242,6 +254,9 @@ class Window:
 
     def _count(self, sample: Sample, rows: IntArray | slice) -> None:
         counts, students = self.counts, sample.students[rows]
+        if sample.profile is not None and (not counts.students or len(counts.profile_sums)):
+            sums = sample.profile.sums(sample.values[: len(NUMERIC_INPUTS), rows])
+            counts.profile_sums = sums + counts.profile_sums if len(counts.profile_sums) else sums
         counts.students += len(students)
         self._just_seen.append(students)
         bins = sample.bins[:, rows]

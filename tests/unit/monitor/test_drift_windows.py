@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +12,9 @@ from consumer.monitor.drift.statistics import psi, smoothed_ratios
 from consumer.monitor.drift.verdict import DriftStatus, WindowVerdict, judge
 from consumer.monitor.drift.window import SERIES, Sample, Window, WindowCounts, sample_of
 from consumer.settings import DriftSettings
+from model_store.baseline import Baseline
 from model_store.estimator import probability_model
 from model_store.inputs import INPUT_NAMES
-
-if TYPE_CHECKING:
-    from model_store.baseline import Baseline
 
 FOR_EVER_MS = 1e18
 Inputs = np.ndarray
@@ -203,3 +201,58 @@ def test_a_running_window_has_figures_but_no_verdict(trained: Any) -> None:
     verdict = judge(window.counts, traffic.baseline, DriftSettings(), closed=False)
     assert not verdict.judged
     assert all(s.psi is not None and s.threshold is not None for s in verdict.features.values())
+
+
+MINUTES = INPUT_NAMES.index("minutes_watched")
+
+
+def _found_by(trained: Any, change: Callable[[Inputs, np.random.Generator], None]) -> list[list[str]]:
+    """Return the checks that found each of ten changed windows, for the minutes watched."""
+    traffic = Traffic(trained, DriftSettings(), seed=11)
+    windows = traffic.unaligned_view(10, change=change)
+    for window in windows:
+        assert set(window.drifted_features) <= {"minutes_watched"}
+    return [window.features["minutes_watched"].found_by for window in windows]
+
+
+def test_zeros_of_a_tenth_are_found_by_their_share(trained: Any) -> None:
+    """The histogram alone misses most of these windows."""
+
+    def zero(inputs: Inputs, random: np.random.Generator) -> None:
+        inputs[random.random(len(inputs)) < 0.1, MINUTES] = 0.0
+
+    assert all("zeros" in checks for checks in _found_by(trained, zero))
+
+
+def test_a_few_huge_values_are_found_in_the_tail(trained: Any) -> None:
+    """A twentieth of the students a thousand times as high moves no bin's share by much."""
+
+    def enlarge(inputs: Inputs, random: np.random.Generator) -> None:
+        inputs[random.random(len(inputs)) < 0.05, MINUTES] *= 1000.0
+
+    assert all("tail" in checks for checks in _found_by(trained, enlarge))
+
+
+def test_inputs_that_no_longer_go_together_are_found_by_their_correlation(trained: Any) -> None:
+    """Every input is distributed as before; only the students are mixed up."""
+
+    def mix(inputs: Inputs, random: np.random.Generator) -> None:
+        inputs[:, MINUTES] = random.permutation(inputs[:, MINUTES])
+
+    traffic = Traffic(trained, DriftSettings(), seed=12)
+    for window in traffic.unaligned_view(5, change=mix):
+        assert window.status == DriftStatus.DRIFT
+        assert window.joint["correlation"].drifted
+        assert not any("distribution" in series.found_by for series in window.features.values())
+
+
+def test_a_baseline_without_a_profile_lacks_these_checks_only(trained: Any) -> None:
+    """A version of an earlier release is judged by its histograms, and says what was not checked."""
+    traffic = Traffic(trained, DriftSettings(), seed=13)
+    traffic.baseline = Baseline.model_validate(trained.model.baseline.model_dump() | {"profile": None})
+    (window,) = traffic.unaligned_view(1)
+    assert window.joint == {}
+    assert all(s.zeros is None and s.tail is None and s.psi is not None for s in window.features.values())
+    old = trained.model.baseline.model_dump(mode="json")
+    del old["profile"]
+    assert Baseline.model_validate(old).profile is None

@@ -246,6 +246,8 @@ class TransactionalProducer:
                 acquire_producer_id(producer, _OPEN_TIMEOUT_S)
             except KafkaException as exception:
                 error = kafka_error(exception)
+                with contextlib.suppress(KafkaException):  # deliver the log line that holds the cause
+                    unwrap_callback_errors(producer.poll, 0)
                 if missing := CommitRights().missing(error, self._config):
                     # Wait for a right that was taken away; one that was never there needs a person.
                     raise (RightMissing if self._was_open else StartupError)(missing) from exception

@@ -5,14 +5,25 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from consumer.embedded_kafka.broker import EmbeddedKafka
 from consumer.errors import ServiceError
 from consumer.kafka.admin import ClusterAdmin
+from tests.faults.service import Service
 
 pytestmark = pytest.mark.faults
+
+_EXPIRING = {
+    "transactional.id.expiration.ms": "2000",
+    "transaction.remove.expired.transaction.cleanup.interval.ms": "500",
+    "producer.id.expiration.ms": "2000",
+    "producer.id.expiration.check.interval.ms": "500",
+}
+_EXPIRED_AFTER_S = 6.0
 
 
 def test_offsets_deleted_under_two_scorers(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
@@ -46,3 +57,29 @@ def test_offsets_deleted_under_two_scorers(deploy: Callable[..., Any], holds: Ca
     resumed = sum(process.output().count("resuming behind the last outputs") for process in service.processes)
     assert resumed >= rounds, service.logs()
     holds("the group's offsets deleted", f"{rounds} times, under 2 scorers", service.verdict(), recoveries_s)
+
+
+def test_a_transactional_id_that_has_expired(
+    tmp_path_factory: pytest.TempPathFactory, store: Path, tmp_path: Path, holds: Callable[..., None]
+) -> None:
+    """The broker forgets the id of a scorer that was idle; the scorer goes on with the next event."""
+    kafka = EmbeddedKafka(tmp_path_factory.mktemp("expiring"), properties=_EXPIRING, remove_data=True)
+    with kafka, Service(kafka.bootstrap_servers, tmp_path, store) as service:
+        scorer = service.start("score")
+        rounds, recoveries_s = 3, []
+        for _ in range(rounds):
+            service.stream(500).result()
+            sent_s = time.monotonic()
+            service.await_decided()
+            recoveries_s.append(time.monotonic() - sent_s)
+            time.sleep(_EXPIRED_AFTER_S)
+        scorer.send(signal.SIGTERM)
+        assert scorer.wait(30) == 0, service.logs()
+        # The first round made the id, and the others found it expired.
+        assert scorer.output().count("batch not committed, trying again") >= rounds - 1
+        time.sleep(_EXPIRED_AFTER_S)
+        scorer = service.start("score")
+        service.stream(500).result()
+        service.await_decided()
+        assert scorer.exit_code is None, service.logs()
+        holds("the transactional id expired", f"{rounds} times", service.verdict(), recoveries_s)

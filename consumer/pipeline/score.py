@@ -111,7 +111,7 @@ def predict_rows(model: Model, features: FloatArray) -> tuple[FloatArray, dict[i
 
 
 class ModelFails(Exception):  # noqa: N818 - named after what happens
-    """The model fails on so many events that the model must be at fault, not the events."""
+    """The model fails on too many events for the events to be at fault."""
 
 
 class _Bisection:

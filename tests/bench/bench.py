@@ -212,7 +212,7 @@ class Bench:
         }
 
     def monitor(self, predictions: str, total: int, **settings: str) -> Logged:
-        """Have a monitor with a new log work off a topic of so many predictions."""
+        """Have a monitor with a new log work off a topic of this many predictions."""
         environment, lines = self._log(predictions, **settings)
         ends = last_offsets(self.servers, predictions, PARTITIONS)
         with process([*ROLE, "monitor"], environment, self.folder / f"{predictions}-log.log") as running:

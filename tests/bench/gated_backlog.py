@@ -24,7 +24,7 @@ _CHUNK = 10_000
 def gated_backlog(servers: str, source: str, target: str, total: int) -> Iterator[Callable[[], None]]:
     """Copy ``total`` records to another topic, by their keys; yield what makes them readable.
 
-    Both topics are there; the source holds at least so many records.
+    Both topics are there; the source holds at least this many records.
     """
     producer = Producer(
         {

@@ -19,7 +19,7 @@ PAGE: Final = DOCS / "performance.md"
 
 
 def record(result: dict[str, Any]) -> None:
-    """Append a whole run to the history, draw that anew, and put the run's tables on the page."""
+    """Append a whole run to the history, redraw the plot, and put the run's tables on the page."""
     HISTORY.parent.mkdir(exist_ok=True)
     with HISTORY.open("a") as history:
         history.write(json.dumps(_line(result), ensure_ascii=False) + "\n")

@@ -67,7 +67,7 @@ class Deployment:
         return "\n".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
 
     def read(self, topic: str, count: int, timeout_s: float = 30) -> list[Any]:
-        """Read the committed records of a topic until there are so many; fail if they do not come."""
+        """Read the committed records of a topic until there are this many; fail if they do not arrive."""
         from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition  # noqa: PLC0415
 
         consumer = Consumer(

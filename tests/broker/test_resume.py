@@ -45,7 +45,7 @@ class Stream:
         self.service.stream(n).result()
 
     def process(self, *options: str, outputs: int | None = None, group: str = "") -> str:
-        """Run a scorer until there are so many outputs, by default one per event; return its log."""
+        """Run a scorer until there are this many outputs, by default one per event; return its log."""
         expected = sum(self.service.ends().values()) if outputs is None else outputs
         group = group or self.service.group
         scorer = self.service.start("score", options=options, KAFKA__GROUP_ID=group)

@@ -26,7 +26,7 @@ def settings_of(kafka: str, topic: str, **client: object) -> Settings:
 
 
 def read(kafka: str, topic: str, partitions: int, count: int) -> list[tuple[int, bytes | None, bytes | None]]:
-    """Return partition, key and value of so many records."""
+    """Return partition, key and value of this many records."""
     consumer = Consumer(
         {"bootstrap.servers": kafka, "group.id": "test-upstream", "auto.offset.reset": "earliest"}
     )

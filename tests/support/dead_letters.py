@@ -99,7 +99,7 @@ def events_of(count: int) -> list[tuple[Event, Code]]:
 
 
 def replayed(service: Any, count: int) -> list[Event]:
-    """Return what committed readers find in the events topic, which must be so many."""
+    """Return what committed readers find in the events topic, which must be this many."""
     found = service.read(service.topics["EVENTS"], count)
     return [(record.partition(), record.key(), record.value(), record.headers() or []) for record in found]
 

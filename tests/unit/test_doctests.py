@@ -19,7 +19,7 @@ MODULES = sorted(
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_show_what_the_code_does(name: str) -> None:
-    """Every example in a docstring gives the result that stands below it."""
+    """Every example in a docstring gives the documented result."""
     failed, attempted = doctest.testmod(importlib.import_module(name))
     assert attempted > 0
     assert failed == 0

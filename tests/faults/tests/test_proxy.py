@@ -83,7 +83,7 @@ class Client:
             return b""
 
     def _exactly(self, n_bytes: int) -> bytes:
-        """Return so many bytes, or fewer at the end; a socket with a timeout knows no MSG_WAITALL."""
+        """Return this many bytes, or fewer at the end; a socket with a timeout knows no MSG_WAITALL."""
         received = b""
         while len(received) < n_bytes and (more := self._socket.recv(n_bytes - len(received))):
             received += more

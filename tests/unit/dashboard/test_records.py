@@ -87,7 +87,7 @@ def test_a_rejection_shows_its_event() -> None:
 
 
 def test_a_large_value_is_shown_in_part() -> None:
-    """A page shows the start of a large value, and says how much of it."""
+    """A page shows the start of a large value, and how long the value is."""
     raw = bytes(range(256)) * 4000
     long = "x" * 1_000_000
     html = (

@@ -47,7 +47,7 @@ def rendered(template: str, **view: object) -> str:
 
 @given(FOREIGN, FOREIGN)
 def test_text_stays_text(text: str, value: str) -> None:
-    """A text makes no tag, attribute or reference, whether it stands in an element or an attribute."""
+    """A text never becomes a tag, attribute or reference, neither in an element nor in an attribute."""
     parsed = Parsed(rendered('<p title="{{ value }}">{{ text }}</p>', text=text, value=value))
     assert parsed.tags == ["p"]
     assert parsed.attributes == [("title", printable(value))]
@@ -74,7 +74,7 @@ def test_hidden_characters_become_printable(text: str) -> None:
     ],
 )
 def test_control_and_bidi_characters_are_escaped(text: str, shown: str) -> None:
-    """An id can't hide a part of itself or turn the text around it."""
+    """An id can neither hide a part of itself nor reorder the text around it."""
     assert printable(text) == shown
     assert rendered("{{ text }}", text=text) == shown
 

@@ -174,7 +174,7 @@ def test_times_are_dates_or_ages() -> None:
 
 
 def test_the_command_writes_the_file(trained: Any, predict: Any, tmp_path: Path) -> None:
-    """``report`` writes one HTML file and says what is in it."""
+    """``report`` writes one HTML file and summarizes it."""
     log, out = written(tmp_path, predict(range(600)), predict(range(600, 601))), tmp_path / "report.html"
     app = typer.Typer()
     add_to(app)
@@ -203,7 +203,7 @@ def test_the_report_as_json_has_the_same_numbers(trained: Any, predict: Any, tmp
 def test_fail_on_drift_says_what_the_monitor_said_by_its_exit_code(
     trained: Any, predict: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One drifted window in a span that looks fine as a whole is a 1; standard output has the numbers."""
+    """One drifted window gives exit code 1, even if the whole span has not drifted; stdout has the figures."""
     batches = [
         predict(range(start, start + 500), scored_at_ms=NOON_MS + start) for start in range(0, 5000, 500)
     ]

@@ -57,7 +57,7 @@ def test_a_missing_or_empty_log_has_nothing(tmp_path: Path) -> None:
 
 
 def test_the_search_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the end of the log is searched, and only so many lines are returned."""
+    """Only the end of the log is searched, and only this many lines are returned."""
     log = tmp_path / "log.jsonl"
     log.write_bytes(lines(*[(f"e-{i}", "s-1") for i in range(100)]))
     assert found(log, "s-1") == [f"e-{i}" for i in range(99, 49, -1)]

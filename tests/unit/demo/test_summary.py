@@ -36,7 +36,7 @@ GOOD = Summary(
 
 
 def test_a_summary_that_agrees_holds() -> None:
-    """It says the counts, the rate and the quantiles."""
+    """The summary has the counts, the rate and the quantiles."""
     assert GOOD.holds
     text = GOOD.lines()
     assert text[0] == "events sent: 100, 2 of them broken on purpose"
@@ -80,7 +80,7 @@ def test_progress_is_a_plain_line_a_second_where_there_is_no_terminal() -> None:
 
 
 def test_progress_is_redrawn_on_a_terminal() -> None:
-    """Every look is shown, in place."""
+    """Every state is shown, in the same place."""
     out = io.StringIO()
     with Display(Console(file=out, force_terminal=True, width=120)) as display:
         display.show(Progress("burst", 10, 6, 1, 5, 123.4))

@@ -65,7 +65,7 @@ def test_our_own_transaction_is_never_aborted(world: World) -> None:
 
 
 def test_an_answer_without_ourselves_is_ignored(world: World) -> None:
-    """The coordinator did not answer: it tells neither who has left nor who is there."""
+    """The coordinator did not answer, so the answer shows neither who has left nor who is there."""
     assert world.rebalance("g-b") == []
     assert world.rebalance("g-a", "g-c") == []
     assert world.rebalance() == []

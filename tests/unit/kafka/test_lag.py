@@ -77,7 +77,7 @@ def test_only_events_are_counted(
 
 
 def test_a_range_is_read_once_and_not_while_it_moves(measure: Measure) -> None:
-    """A busy stream costs nothing, and an idle one a single look."""
+    """A busy stream is not read, and an idle one is read once."""
     brokers = Brokers([0], 2)
     brokers.committed = 1
     reader = measure(brokers)

@@ -87,7 +87,7 @@ def test_the_topic_that_a_transaction_may_not_write_to_is_known() -> None:
 
 @pytest.mark.parametrize("line", OUTAGES)
 def test_an_outage_is_not_a_refusal(line: str) -> None:
-    """A broker that is down, and one that goes down, refuse nobody; they end an older refusal."""
+    """A broker that is down, or goes down, does not refuse the client; it replaces an older refusal."""
     log = ClientLog()
     log.log(40, "%s", PLAIN + next(iter(REFUSALS)))
     assert log.refusal is not None

@@ -215,7 +215,7 @@ def test_a_url_that_is_no_registrys_is_an_outage(registry: Registry) -> None:
 
 
 def test_an_outage_of_the_registry_is_no_ones_fault(registry: Registry) -> None:
-    """It fails the batch as a whole; what was looked up before goes on working."""
+    """It fails the batch as a whole; schemas that were looked up before still work."""
     writers = RegistrySchemas(registry.url, {"max.retries": 0})
     decoder = Decoder(engagement_event(), writers)
     decoder.decode([framed(7)])

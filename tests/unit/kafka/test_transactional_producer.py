@@ -138,7 +138,7 @@ def test_a_retriable_error_repeats_the_very_same_call(call: str) -> None:
 
 @pytest.mark.parametrize("call", ["produce", "send_offsets_to_transaction", "commit_transaction"])
 def test_an_abortable_error_undoes_the_batch_and_keeps_the_producer(call: str) -> None:
-    """No reader sees any of it, that is certain, and the same batch can be published next."""
+    """It is certain that no reader sees any record, and the same batch can be published next."""
     broker = Broker(**{call: [ABORTABLE]})
     publisher = on(broker)
     with pytest.raises(BatchAborted):
@@ -277,7 +277,7 @@ def test_a_right_that_is_taken_away_is_waited_for() -> None:
 def test_a_refused_abort_does_not_hide_the_missing_right(
     code: int, outcome: type[Exception], right: str
 ) -> None:
-    """The broker refuses to abort a transaction that it has not let begin; that is no sign of a rival."""
+    """The broker refuses to abort a transaction that it refused to begin; this is not the sign of a rival."""
     abortable = failure(code, txn_requires_abort=True)
     invalid = failure(KafkaError.INVALID_TXN_STATE, fatal=True)
     times = 10

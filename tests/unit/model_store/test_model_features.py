@@ -119,7 +119,7 @@ def test_row_has_the_same_bits_in_any_batch(rows: NDArray[np.float64], data: st.
 
 @given(_rows)
 def test_probability_is_between_0_and_1(rows: NDArray[np.float64]) -> None:
-    """Whatever valid input comes, the largest numbers included, the score is a probability."""
+    """For every valid input, even the largest numbers, the score is a probability."""
     probabilities = probability_model(_SCALED).predict_probability(rows)
     assert np.all((probabilities >= 0) & (probabilities <= 1))
 

@@ -34,7 +34,7 @@ def test_version_is_loaded_as_it_was_trained(
 
 
 def test_version_folder_is_complete_and_read_only(store: ModelStore, champion: str) -> None:
-    """A version is a set of files that nobody may write, and its id ends with its model's digest."""
+    """A version is a set of read-only files, and its id ends with its model's digest."""
     folder = store.folder / "versions" / champion
     assert sorted(path.name for path in folder.iterdir()) == [
         "baseline.json",
@@ -49,7 +49,7 @@ def test_version_folder_is_complete_and_read_only(store: ModelStore, champion: s
 
 
 def test_promotion_keeps_the_last_champion_as_previous(store: ModelStore, trained: TrainedModel) -> None:
-    """A new champion makes the old one `previous`, and history tells who did what and why."""
+    """A new champion makes the old one `previous`, and the history records who did what and why."""
     first, second = store.add(trained), store.add(trained)
     assert store.versions() == [first, second]
     store.promote(first, reason="start", actor="ann")

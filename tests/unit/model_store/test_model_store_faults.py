@@ -40,7 +40,7 @@ def test_unwritable_store_is_one_line(store: ModelStore, trained: TrainedModel) 
 def test_failed_switch_leaves_the_alias_whole(
     store: ModelStore, champion: str, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the rename is refused, the error says so and the champion is what it was."""
+    """If the rename is refused, the error says so, and the champion stays the same."""
     second = store.add(trained)
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -112,7 +112,7 @@ def test_torn_history_line_does_not_swallow_the_next(
 
 
 def test_readers_never_see_a_broken_alias(store: ModelStore, champion: str, trained: TrainedModel) -> None:
-    """While two threads switch the champion back and forth, every look finds a whole one."""
+    """While two threads switch the champion back and forth, every read finds a complete alias."""
     second = store.add(trained)
     done = threading.Event()
 

@@ -53,7 +53,7 @@ def test_columns_are_found_by_name(tmp_path: Path) -> None:
 
 
 def test_unknown_country_is_accepted(tmp_path: Path) -> None:
-    """A country that nobody knows is data, scored as unknown."""
+    """An unknown country is valid data and is scored as unknown."""
     assert _read(tmp_path, _HEADER, _GOOD.replace("IN", "Atlantis")).inputs[0, 0] == UNKNOWN_COUNTRY
 
 

@@ -65,7 +65,7 @@ def matured(version: str, n: int) -> MaturedOutcomes:
 
 
 def outcomes_are(challengers: Challengers, n: int) -> bool:
-    """Whether so many outcomes were compared."""
+    """Whether this many outcomes were compared."""
     challengers.collect()
     return challengers.snapshot()[0].test.outcomes == n
 

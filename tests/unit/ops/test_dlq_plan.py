@@ -95,7 +95,7 @@ def test_any_runs_and_a_last_one_send_each_exactly_once(codes: list[Code], runs:
 
 @given(st.dictionaries(st.sampled_from(CODES), st.integers(0, 50)), st.integers(0, 50))
 def test_a_position_is_read_back_as_it_was_committed(ahead: dict[str, int], offset: int) -> None:
-    """All of it is in what Kafka keeps: an offset and a text."""
+    """Kafka's offset and metadata text hold the whole position."""
     position = ReplayPosition.at(offset)
     for code, at in ahead.items():
         position = position.add([code], 0, at)
@@ -198,7 +198,7 @@ def test_an_offset_set_holds_what_was_added(ranges: list[tuple[int, int]]) -> No
 
 
 def test_thousands_of_gaps_fit_the_metadata() -> None:
-    """Two schemas of one code, one of which is still missing, in random turns."""
+    """The dead letters of two schemas alternate at random, and one schema is still missing."""
     random = Random(3)
     position, at = ReplayPosition.at(0), 0
     for _ in range(2000):

@@ -130,7 +130,7 @@ def test_the_difference_names_each_changed_field() -> None:
 
 
 def test_a_signature_names_code_field_schema_and_producer() -> None:
-    """As far as the dead letter tells."""
+    """Each part is "-" if the dead letter does not show it."""
     headers: Headers = [("ce_source", b"/app/ios"), ("ce_source", b"second")]
     values = [
         good(minutes_watched=-1.0, days_on_platform=-1),

@@ -110,7 +110,7 @@ def test_each_trouble_with_a_topic_is_named(
     ],
 )
 def test_clocks(ahead_s: float | None, status: CheckStatus) -> None:
-    """Only a clock of ours that runs an hour ahead makes the broker refuse records."""
+    """The broker refuses records only if our clock is an hour ahead."""
     assert judge_clock(Trial(0.01, ahead_s)).status is status
 
 
@@ -145,7 +145,7 @@ def test_a_new_group_is_no_trouble() -> None:
     ("free_mib", "status"), [(10_000, CheckStatus.OK), (900, CheckStatus.WARN), (10, CheckStatus.FAIL)]
 )
 def test_disks(free_mib: int, status: CheckStatus) -> None:
-    """Two segments' worth of room at least."""
+    """The disk needs room for at least two segments."""
     assert judge_disk(Path(), free_mib * 2**20, 256 * 2**20).status is status
 
 

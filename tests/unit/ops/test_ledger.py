@@ -100,7 +100,7 @@ def test_a_repeated_row_is_doubled_wherever_it_comes_again(
 def test_two_swapped_rows_of_a_partition_are_out_of_order(
     topic: dict[int, list[Row]], data: st.DataObject
 ) -> None:
-    """The one that comes late is found, in one batch and in two; none is missing or doubled."""
+    """The late row is found, in one batch and in two; no record is missing or doubled."""
     partition = data.draw(st.sampled_from([0, 1]))
     at = data.draw(st.integers(0, len(topic[partition]) - 2))
     swapped = {p: list(rows) for p, rows in topic.items()}
@@ -143,7 +143,7 @@ def test_rows_outside_the_range_are_left_out(topic: dict[int, list[Row]]) -> Non
 
 
 def test_order_is_asked_for_within_a_sequence_only() -> None:
-    """Two output topics interleave as they like."""
+    """The rows of two output topics may interleave in any way."""
     topic = {0: [(0, 0, 0), (0, 1, 1)]}
     ledger = ledger_of(topic)
     assert record_seen(ledger, [(0, 1, 1)], "predictions").out_of_order == []

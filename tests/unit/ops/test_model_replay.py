@@ -60,7 +60,7 @@ def hashes_of(*students: str) -> np.ndarray:
 
 
 def test_the_champion_replayed_decides_as_it_did(trained: Trained, predict: Predict, tmp_path: Path) -> None:
-    """Every probability is equal to the last bit, so nobody flips."""
+    """Every probability is equal to the last bit, so no decision changes."""
     log = write_log(tmp_path / "log.jsonl", predict(range(500)), predict(range(500, 700)))
     replay = replay_model(past_of(log), trained.store.load("champion"), NO_OUTCOMES)
     assert (replay.predictions, replay.all.students, replay.all.flipped) == (700, 700, 0)

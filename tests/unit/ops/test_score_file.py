@@ -64,7 +64,7 @@ def test_a_row_gets_the_probability_of_the_stream(store: ModelStore, tmp_path: P
 def test_bad_rows_are_named_and_stay_in_the_output(
     store: ModelStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the reason, in the input's order; the exit code says that there are some."""
+    """They have the reason, in the input's order, and the exit code is that of bad data."""
     source, target = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_text(
         f"{HEADER}\n"

@@ -62,7 +62,7 @@ def test_our_headers_stand_after_the_original_ones() -> None:
 
 @pytest.mark.parametrize("code", Code)
 def test_a_status_shows_whose_fault_it_was(code: Code) -> None:
-    """500 for ours, 422 for every other."""
+    """500 if we are at fault, 422 if the event is."""
     body = orjson.loads(letter_of(Rejection(1, code, "why")).value)
     ours = {"model_failed", "publish_refused"}
     assert (body["code"], body["status"], body["detail"]) == (code.value, 500 if code in ours else 422, "why")

@@ -66,7 +66,7 @@ def test_splitting_a_batch_anywhere_changes_no_answer(
 
 
 def test_a_large_batch_gives_each_event_the_answer_it_gets_alone(pipeline: Pipeline) -> None:
-    """At every length, so also where vector instructions end and single steps begin."""
+    """At every length, even where vector instructions end and single steps begin."""
     rng = random.Random(5)
     values = [
         good(

@@ -355,7 +355,7 @@ def test_bytes_left_over_are_counted() -> None:
 
 @pytest.mark.parametrize("moment", [2**62, -(2**62), 2**63 - 1, -(2**63)])
 def test_a_time_that_no_calendar_holds_is_read(moment: int) -> None:
-    """A timestamp stays the number that it is; nobody turns it into a date on the way."""
+    """A timestamp stays a number and is never converted to a date."""
     schema = definition()
     schema["fields"][2]["type"] = {"type": "long", "logicalType": "timestamp-millis"}
     schema["fields"].reverse()
@@ -375,7 +375,7 @@ def test_a_time_that_no_calendar_holds_is_read(moment: int) -> None:
     ],
 )
 def test_logical_types_of_unknown_fields_are_not_interpreted(logical: str, kind: str) -> None:
-    """A date or decimal that cannot be one is none of our business."""
+    """An invalid date or decimal in a field that is not read is ignored."""
     writer = _with({"type": kind, "logicalType": logical, "precision": 2})
     plain = _with(kind)
     value: Any = {"int": 2**30, "long": 2**62, "string": "no uuid", "bytes": b"\x7f" * 400}[kind]

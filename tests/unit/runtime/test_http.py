@@ -255,7 +255,7 @@ def test_a_client_that_reads_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_failure_of_ours_is_answered_in_json() -> None:
-    """500, and the traceback goes to the log."""
+    """The answer is 500, and the traceback is logged."""
 
     async def fail(_: Request) -> Response:
         raise ValueError("ours")

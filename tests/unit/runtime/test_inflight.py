@@ -11,7 +11,7 @@ from consumer.runtime.inflight import InFlight
 
 
 def test_work_runs_beside_its_owner_and_comes_back_with_its_item() -> None:
-    """The owner goes on while the work runs; wait() returns the item and its result, once."""
+    """The owner continues while the work runs; wait() returns the item and its result, once."""
     in_flight = InFlight[int, int]("test")
     released = threading.Event()
 

@@ -30,7 +30,7 @@ def enum(*symbols: Any, **more: Any) -> dict[str, Any]:
 
 
 def nested(levels: int) -> Any:
-    """Return an int inside so many arrays."""
+    """Return an int inside this many arrays."""
     kind: Any = "int"
     for _ in range(levels):
         kind = {"type": "array", "items": kind}
@@ -91,7 +91,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("definition", "reason"), BROKEN, ids=range(len(BROKEN)))
 def test_what_breaks_the_specification_is_refused(definition: Any, reason: str) -> None:
-    """Whatever a registry or a file may hold, the error is ours and says what is wrong."""
+    """For every fault in a registry or a file, the error is our own and says what is wrong."""
     with pytest.raises(SchemaError) as caught:
         AvroSchema.parse(definition)
     assert reason in str(caught.value)

@@ -461,7 +461,7 @@ def test_the_health_of_the_api_is_always_answered(client: TestClient) -> None:
 
 
 def test_the_openapi_document_is_true(client: TestClient, limits: ServeSettings) -> None:
-    """Its examples are answered, and it says version and limits."""
+    """Its examples get an answer, and it states version and limits."""
     document = client.get("/openapi.json").json()
     assert document["info"]["version"] == version("purchase-stream")
     for path in ("/predict", "/batch_predict"):

@@ -92,7 +92,7 @@ class InputProfile(BaseModel):
         """Return the sums over students as one array, float64 (33,), which :meth:`split` takes apart.
 
         Args:
-            columns: float64 (6, m), the numeric inputs.
+            columns: The numeric inputs, float64 (6, m).
         """
         u = _transformed(columns, self._means, self._sds)
         gram = u @ u.T

@@ -151,9 +151,9 @@ class GroupState(NamedTuple):
     """A consumer group.
 
     Attributes:
-        state: its state, as Kafka names it (``STABLE``, ``EMPTY``, …).
-        members: its members.
-        operations: what the client may do with it, in Kafka's words, such as ``READ``; empty if unknown.
+        state: Its state, as Kafka names it (``STABLE``, ``EMPTY``, …).
+        members: Its members.
+        operations: What the client may do with it, in Kafka's words, such as ``READ``; empty if unknown.
     """
 
     state: str

@@ -1,4 +1,4 @@
-"""The champion compared with another version on the same students: the challenger, or its predecessor.
+"""Compare the champion with another version on the same students: the challenger, or its predecessor.
 
 The monitor reads every committed prediction with its features, so it can score another version on the
 same batches without a scorer noticing. A background thread passes the batches to a
@@ -47,7 +47,7 @@ _STOP_CHECK_S: Final = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveCounts:
-    """What both versions said about the same students. Counts start with this process.
+    """The predictions of both versions for the same students. Counts start with this process.
 
     Attributes:
         scored: Students that both versions scored.
@@ -58,8 +58,8 @@ class LiveCounts:
         difference: Σ(q - p), the contender's probability minus the champion's.
         absolute_difference: Σ|q - p|.
         probability_sum: Σq.
-        probability_bins: Students by q; one more than :data:`PROBABILITY_BOUNDS`.
-        difference_bins: Students by q - p; one more than :data:`DIFFERENCE_BOUNDS`.
+        probability_bins: Students by q; one more than ``PROBABILITY_BOUNDS``.
+        difference_bins: Students by q - p; one more than ``DIFFERENCE_BOUNDS``.
     """
 
     scored: int = 0
@@ -84,9 +84,9 @@ class LiveCounts:
         """Return the counts with further students.
 
         Args:
-            champion: float64 (m,), the champion's probabilities.
-            decisions: int64 (m,), its decisions, 0 or 1.
-            contender: float64 (m,), the contender's probabilities; NaN where it failed.
+            champion: The champion's probabilities, float64 (m,).
+            decisions: The champion's decisions, 0 or 1, int64 (m,).
+            contender: The contender's probabilities, float64 (m,); NaN where it failed.
             threshold: The contender's threshold.
         """
         known = ~np.isnan(contender)
@@ -114,9 +114,9 @@ class ComparisonSnapshot:
         contender: The alias of the other version.
         champion: The champion's version.
         version: The other version.
-        live: What both said about the same students.
+        live: The predictions of both for the same students.
         test: The evidence of the outcomes.
-        preference: What the evidence says.
+        preference: The preference that the evidence shows.
         champion_sums: The champion's matured outcomes in this comparison.
         sums: The other version's outcomes of the same students.
         problem: Why the other version is not scored, or the champion not switched; empty if all is well.
@@ -135,7 +135,7 @@ class ComparisonSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedComparison:
-    """What survives a restart: the evidence of the outcomes.
+    """The part of a comparison that survives a restart: the evidence of the outcomes.
 
     Attributes:
         contender: The alias of the other version.
@@ -156,7 +156,7 @@ class SavedComparison:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Which versions are compared.
+    """The versions that are compared.
 
     Attributes:
         contender: The alias of the other version.
@@ -175,10 +175,10 @@ class Job:
 
     Attributes:
         compared: The comparison.
-        request: What the models are asked.
-        champion: float64 (m,), the champion's probabilities.
-        decisions: int64 (m,), its decisions, 0 or 1.
-        purchased: int64 (m,), the outcomes; ``None`` if they are not known.
+        request: The request to the models.
+        champion: The champion's probabilities, float64 (m,).
+        decisions: The champion's decisions, 0 or 1, int64 (m,).
+        purchased: The outcomes, int64 (m,); ``None`` if they are not known.
     """
 
     compared: Compared
@@ -194,7 +194,7 @@ class Job:
 
 
 class Scoring:
-    """A thread that asks the models, one request after the other.
+    """A thread that sends requests to the models, one after the other.
 
     After a live batch it takes no other live batch for a while, so that they take at most a share of the
     time. Requests about outcomes are not limited: few students have one.
@@ -315,10 +315,10 @@ class Challengers:
         """Compare on predictions of one version, unless it is not the champion's.
 
         Args:
-            features: float64 (m, 7), the inputs, Fortran-ordered.
-            probabilities: float64 (m,).
-            decisions: int64 (m,), 0 or 1.
-            champion: The version that predicted.
+            features: The inputs, Fortran-ordered, float64 (m, 7).
+            probabilities: The champion's probabilities, float64 (m,).
+            decisions: The champion's decisions, 0 or 1, int64 (m,).
+            champion: The version that made the predictions.
         """
         comparison = self._comparisons.get("challenger")
         if comparison is None or comparison.champion != champion or not len(features):
@@ -343,7 +343,7 @@ class Challengers:
                 self._count_dropped(comparison, len(matured.features))
 
     def collect(self) -> bool:
-        """Take in the answers that have arrived; return whether there were any."""
+        """Process the answers that have arrived; return whether there were any."""
         answers = self._scoring.answers()
         for job, answer in answers:
             comparison = self._comparisons.get(job.compared.contender)
@@ -353,11 +353,11 @@ class Challengers:
         return bool(answers)
 
     def snapshot(self) -> tuple[ComparisonSnapshot, ...]:
-        """Return what is known now."""
+        """Return the present state."""
         return tuple(self._comparisons.values())
 
     def saved(self) -> list[SavedComparison]:
-        """Return what survives a restart."""
+        """Return the state that survives a restart."""
         return [
             SavedComparison(
                 contender=comparison.contender,
@@ -389,7 +389,7 @@ class Challengers:
         self._scoring.stop()
 
     def _compared(self) -> list[Compared]:
-        """Return what the aliases say should be compared.
+        """Return the comparisons that the aliases ask for.
 
         Raises:
             ModelStoreError: An alias or the history cannot be read.

@@ -1,7 +1,7 @@
-"""A child process that scores with any version of the model store, for the monitor.
+"""Score with any version of the model store in a child process of the monitor.
 
 A challenger is a model that nobody relies on yet: it may be slow, leak memory or crash in a native library.
-In a process of its own, at the lowest priority, it can harm neither the audit log nor the scorers, and the
+In its own process, at the lowest priority, it can harm neither the audit log nor the scorers, and the
 monitor itself never unpickles a model. The process ends with its parent, when its standard input ends.
 
 Both directions carry pickled tuples, which only the two processes can write.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from model_store.loading import LoadedModel
 
 ANSWER_LIMIT_S: Final = 60.0
-"""A process that takes longer for one request is killed: the model hangs."""
+"""A process that takes longer for one request is killed, because the model hangs."""
 
 _RETRY_REFUSED_S: Final = 30.0
 """A refused version is tried again after this time, since a missing library may be installed meanwhile."""
@@ -53,7 +53,7 @@ class Score:
 
     Attributes:
         version: The version to score with.
-        features: float64 (m, 7), the inputs, Fortran-ordered.
+        features: The inputs, Fortran-ordered, float64 (m, 7).
     """
 
     version: str
@@ -65,7 +65,7 @@ class Scores:
     """The answer to :class:`Score`.
 
     Attributes:
-        probabilities: float64 (m,); NaN where the model failed.
+        probabilities: The probabilities, float64 (m,); NaN where the model failed.
         threshold: The version's threshold.
     """
 
@@ -80,7 +80,7 @@ class Switch:
     Attributes:
         action: ``promote`` the version, or ``rollback`` to it.
         version: The new champion.
-        champion: The champion that the decision is about; if it is another one by now, nothing happens.
+        champion: The champion that the decision is about; if the champion has changed since, nothing happens.
         reason: The reason for the history.
         evidence: The findings for the history, by the check's name.
     """

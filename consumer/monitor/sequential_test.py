@@ -1,4 +1,4 @@
-"""Which of two models predicts better, judged after every outcome with a stated error.
+"""Decide after every outcome which of two models predicts better, with a stated error.
 
 Both models predict the same student. When the outcome is known, the difference of their squared errors,
 ``d = (p - y)² - (q - y)²``, is above 0 if q, the contender's probability, was closer. The mean of d is the
@@ -37,7 +37,7 @@ _LARGEST_LOG: Final = 700.0
 
 
 class Preference(StrEnum):
-    """What the test says of the contender."""
+    """The result of the test for the contender."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -52,8 +52,8 @@ class SequentialTest:
         outcomes: The number of outcomes.
         champion_squared_error: Σ(p - y)².
         contender_squared_error: Σ(q - y)².
-        log_capital_better: log of the capital of each bettor on "the contender is better".
-        log_capital_worse: log of the capital of each bettor on "the contender is worse".
+        log_capital_better: Logarithm of the capital of each bettor on "the contender is better".
+        log_capital_worse: Logarithm of the capital of each bettor on "the contender is worse".
         peak_better: The largest evidence so far that the contender is better.
         peak_worse: The largest evidence so far that it is worse.
     """
@@ -70,9 +70,9 @@ class SequentialTest:
         """Return the test after further outcomes.
 
         Args:
-            champion: float64 (k,), the champion's probabilities, 0 to 1.
-            contender: float64 (k,), the contender's probabilities for the same students, 0 to 1.
-            purchased: int64 (k,), 0 or 1.
+            champion: The champion's probabilities, 0 to 1, float64 (k,).
+            contender: The contender's probabilities for the same students, 0 to 1, float64 (k,).
+            purchased: Whether each student bought, 0 or 1, int64 (k,).
         """
         champion_errors, contender_errors = (champion - purchased) ** 2, (contender - purchased) ** 2
         differences = champion_errors - contender_errors
@@ -89,7 +89,7 @@ class SequentialTest:
         )
 
     def preference(self, error_ratio: float) -> Preference:
-        """Return what the evidence so far says.
+        """Return the preference that the evidence so far shows.
 
         Args:
             error_ratio: The chance of ever calling a contender better that is not, and of ever calling

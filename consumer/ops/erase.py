@@ -69,7 +69,7 @@ class TopicTrace:
         return "compact" in self.setup.cleanup_policy
 
     def outlook(self, *, erasable: bool) -> str:
-        """Say what becomes of the records.
+        """Say what happens to the records.
 
         Args:
             erasable: Whether this service writes the topic, so that it may write tombstones to it.
@@ -77,11 +77,9 @@ class TopicTrace:
         if self.is_compacted and erasable:
             return "deleted by compaction, after the tombstones that are written for it"
         if "delete" not in self.setup.cleanup_policy:
-            return "kept until whoever writes the topic writes a tombstone for the key: it is compacted"
+            return "compacted: kept until the topic's producer writes a tombstone for the key"
         if self.setup.retention_ms < 0:
-            return (
-                "KEPT FOR EVER: retention.ms is -1; set it, or delete the records with kafka-delete-records"
-            )
+            return "KEPT FOREVER: retention.ms is -1; set it, or delete the records with kafka-delete-records"
         days = self.setup.retention_ms / _MS_PER_DAY
         until = timestamps.format_ms(self.newest_ms + self.setup.retention_ms)
         return (

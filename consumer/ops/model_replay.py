@@ -233,7 +233,7 @@ def replay_model(
 
 @dataclass(frozen=True, slots=True)
 class _Rescored:
-    """m predictions with the other version's probabilities; arrays (m,)."""
+    """Past predictions with the other version's probabilities; arrays have shape (m,)."""
 
     students: NDArray[np.uint64]
     scored_at_ms: IntArray

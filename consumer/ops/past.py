@@ -45,10 +45,10 @@ class PastPredictions:
 
     Attributes:
         events: The inputs, with the field names of an event, and ``model_version``.
-        students: uint64 (m,), hashes of the student ids, as the outcomes have them.
-        scored_at_ms: int64 (m,), ms since the epoch.
-        probabilities: float64 (m,).
-        decisions: bool (m,).
+        students: Hashes of the student ids, as the outcomes have them, uint64 (m,).
+        scored_at_ms: Milliseconds since the epoch, int64 (m,).
+        probabilities: The predicted probabilities, float64 (m,).
+        decisions: Whether a purchase is predicted, bool (m,).
     """
 
     events: RecordBatch = field(repr=False)
@@ -76,9 +76,9 @@ class Outcomes:
     """k outcomes.
 
     Attributes:
-        students: uint64 (k,), hashes of the student ids.
-        purchased: int8 (k,), 0 or 1.
-        observed_at_ms: int64 (k,), ms since the epoch.
+        students: Hashes of the student ids, uint64 (k,).
+        purchased: 0 or 1, int8 (k,).
+        observed_at_ms: Milliseconds since the epoch, int64 (k,).
     """
 
     students: NDArray[np.uint64] = field(repr=False)
@@ -307,9 +307,9 @@ def join_outcomes(
         joined                     prediction 1 ─ outcome 0
 
     Args:
-        students: uint64 (m,), the student of each prediction.
-        scored_at_ms: int64 (m,), the time of each prediction.
-        outcomes: k outcomes.
+        students: The student of each prediction, uint64 (m,).
+        scored_at_ms: The time of each prediction, int64 (m,).
+        outcomes: The outcomes.
 
     Returns:
         Row numbers of the joined predictions, and of their outcomes; int64 (j,) each.

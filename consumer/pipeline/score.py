@@ -102,7 +102,7 @@ def predict_rows(model: Model, features: FloatArray) -> tuple[FloatArray, dict[i
 
     Args:
         model: The model.
-        features: float64 (m, 7), the model's inputs, Fortran-ordered.
+        features: The model's inputs, Fortran-ordered, float64 (m, 7).
 
     Raises:
         ModelFails: The model fails on too many rows.

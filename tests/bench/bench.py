@@ -270,10 +270,10 @@ class Bench:
         """Return percentiles of the time from producing an event to reading its prediction.
 
         Args:
-            rate: events a second.
-            seconds: how long.
-            beside: entered with the predictions topic, for what runs beside the scorer.
-            settings: as variables.
+            rate: Events a second.
+            seconds: How long.
+            beside: Entered with the predictions topic, for what runs beside the scorer.
+            settings: As variables.
         """
         events = self.topic("events")
         group, predictions, environment = self._scoring(events, PARTITIONS, **settings)

@@ -1,4 +1,4 @@
-"""axe-core, which checks a page against the rules of WCAG; fetched from npm once and cached."""
+"""Check a page against the rules of WCAG with axe-core, fetched from npm once and cached."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What was removed from the audit log on purpose: erased students, and segments whose retention is over.
+"""Record what was removed from the audit log on purpose: erased students and expired segments.
 
-The file ``<log>.removals`` says it, so that ``audit verify`` knows which lines must be missing, and
+The file ``<log>.removals`` records it, so that ``audit verify`` knows which lines must be missing, and
 ``audit rebuild``, the dashboard and ``why`` never bring an erased student back. It names an erased student
 only by a hash with a random key of its own.
 
@@ -40,7 +40,8 @@ class Erasure(BaseModel):
 
     Attributes:
         student: HMAC-SHA-256 of the student id with the key of this file, in hexadecimal digits.
-        erased_at: When, RFC 3339. Events and dead letters with an earlier timestamp are no longer shown.
+        erased_at: The time of the erasure, RFC 3339. Events and dead letters with an earlier timestamp are no
+            longer shown.
         before: By partition, the end of the predictions topic at that time. The student's predictions
             before it have no line. Later ones are logged: the student has come back.
         lines: The number of lines that were removed; ``None`` until the erasure is finished.
@@ -60,7 +61,7 @@ class Expired(BaseModel):
     """The closed segments that retention has removed: always the oldest ones.
 
     Attributes:
-        segments: Their number.
+        segments: The number of segments.
         lines: The number of their lines.
         before: By partition, the offset after the last of their lines.
         last_at: When the latest of them was removed, RFC 3339.
@@ -131,9 +132,9 @@ class Removals(BaseModel):
         """Return the predictions that have a line, or will get one.
 
         Args:
-            predictions: m decoded predictions.
-            partitions: int64, partition of each record of the batch that ``predictions.rows`` refer to.
-            offsets: int64, offset of each of these records.
+            predictions: The decoded predictions.
+            partitions: Partition of each record of the batch that ``predictions.rows`` refer to, int64.
+            offsets: Offset of each of these records, int64.
         """
         if not self.erasures or not len(predictions):
             return predictions

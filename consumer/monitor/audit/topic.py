@@ -33,8 +33,8 @@ class StoredPredictions:
 
     Attributes:
         predictions: The decoded predictions; ``predictions.rows`` are indexes into the arrays.
-        partitions: int64 (n,), the partition of each record.
-        offsets: int64 (n,), the offset of each record.
+        partitions: The partition of each record, int64 (n,).
+        offsets: The offset of each record, int64 (n,).
         erased: The number of predictions of erased students, which were left out.
         undecodable: The number of records that are not predictions.
         next_offsets: The offset after the last record, by partition.

@@ -45,10 +45,10 @@ class MaturedOutcomes:
 
     Attributes:
         version: The version that predicted.
-        features: float64 (k, 7), its inputs, Fortran-ordered.
-        probabilities: float64 (k,).
-        decisions: int64 (k,), 0 or 1.
-        purchased: int64 (k,), 0 or 1.
+        features: Its inputs, Fortran-ordered, float64 (k, 7).
+        probabilities: The predicted probabilities, float64 (k,).
+        decisions: The predicted classes, 0 or 1, int64 (k,).
+        purchased: Whether each student bought, 0 or 1, int64 (k,).
     """
 
     version: str
@@ -152,7 +152,7 @@ class OutcomeJoin:
             decisions: The predicted classes, 0 or 1, int64 (m,).
             scored_at_ms: Milliseconds since the epoch, int64 (m,).
             versions: The model version of each prediction.
-            features: float64 (m, 7), the inputs, if another version may have to score these students.
+            features: The inputs, if another version may have to score these students, float64 (m, 7).
         """
         numbers = np.array([self._version_number(name) for name in versions.dictionary], np.int32)
         ring, size = self._ring, len(self._ring)

@@ -203,7 +203,7 @@ def test_the_report_as_json_has_the_same_numbers(trained: Any, predict: Any, tmp
 def test_fail_on_drift_says_what_the_monitor_said_by_its_exit_code(
     trained: Any, predict: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One drifted window gives exit code 1, even if the whole span has not drifted; stdout has the figures."""
+    """One drifted window gives exit code 1, even if the whole span has not drifted; stdout has figures."""
     batches = [
         predict(range(start, start + 500), scored_at_ms=NOON_MS + start) for start in range(0, 5000, 500)
     ]

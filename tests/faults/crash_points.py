@@ -66,6 +66,19 @@ class Scorer:
             setattr(scorer_role, name, partial(publisher, producer_factory=self.producer))
 
 
+class UnmarkedConsumer(EventConsumer):
+    """A consumer that commits offsets without a marker, as version 0.1 did."""
+
+    def __init__(self, *arguments: Any, offset_metadata: str, **keywords: Any) -> None:
+        del offset_metadata
+        super().__init__(*arguments, **keywords)
+
+
+def without_markers() -> None:
+    """Replace the scorer's consumer."""
+    scorer_role.EventConsumer = UnmarkedConsumer
+
+
 def dies(point: str, transaction: int) -> Scorer:
     """Return a scorer that dies at a crash point of its n-th transaction (from 1)."""
     return Scorer(partial(DyingProducer, point, transaction))

@@ -13,6 +13,7 @@ import pytest
 from consumer.embedded_kafka.broker import EmbeddedKafka
 from consumer.errors import ServiceError
 from consumer.kafka.admin import ClusterAdmin
+from tests.faults.crash_points import without_markers
 from tests.faults.service import Service
 
 pytestmark = pytest.mark.faults
@@ -57,6 +58,41 @@ def test_offsets_deleted_under_two_scorers(deploy: Callable[..., Any], holds: Ca
     resumed = sum(process.output().count("resuming behind the last outputs") for process in service.processes)
     assert resumed >= rounds, service.logs()
     holds("the group's offsets deleted", f"{rounds} times, under 2 scorers", service.verdict(), recoveries_s)
+
+
+def test_the_outputs_of_the_former_version_are_resumed(
+    deploy: Callable[..., Any], holds: Callable[..., None]
+) -> None:
+    """Version 0.1 committed offsets without a marker; they are deleted before the first start of this one."""
+    service = deploy(partitions=6)
+    admin = ClusterAdmin({"bootstrap.servers": service.servers})
+    flowing = service.flow(100_000, seconds=20)
+    scorers = [service.start("score", instance, wire=without_markers) for instance in "ab"]
+    service.await_progress()
+    time.sleep(5)
+    scorers[0].kill()
+    scorers[1].send(signal.SIGTERM)
+    assert scorers[1].wait(30) == 0, service.logs()
+    committed = admin.committed_offsets(service.group, service.topics["events"], range(6))
+    assert {metadata for _, metadata in committed.values()} <= {"", None}
+
+    def group_deleted() -> bool:
+        try:
+            admin.delete_group(service.group)
+        except ServiceError:  # it has members until their sessions time out
+            return False
+        return True
+
+    service.await_that(group_deleted, 60, "the group still has members")
+    started_s = time.monotonic()
+    for instance in "ab":
+        service.start("score", instance)
+    service.await_progress()
+    recovery_s = time.monotonic() - started_s
+    flowing.result()
+    service.await_decided()
+    assert any("resuming behind the last outputs" in process.output() for process in service.processes)
+    holds("upgrade, the group's offsets deleted", "once, under 2 scorers", service.verdict(), [recovery_s])
 
 
 def test_a_transactional_id_that_has_expired(

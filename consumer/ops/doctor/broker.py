@@ -58,8 +58,9 @@ def examine_broker(settings: Settings) -> Iterator[Check]:
     yield ok("broker", f"cluster {cluster_id}, brokers up: {n_brokers}, librdkafka {version}")
     yield from guarded("topics", _check_topics(settings.topics, admin, n_brokers))
     examinations: dict[str, Callable[[Settings, ClusterAdmin], Iterator[Check]]] = {
-        "rights": _check_rights,
+        # First, because on a new cluster it creates the topics that the coordinators need.
         "transactions": _check_commit,
+        "rights": _check_rights,
         "group": _check_group,
         "start": _check_start,
         "open transactions": _check_open_transactions,
@@ -182,7 +183,7 @@ def _check_rights(settings: Settings, admin: ClusterAdmin) -> Iterator[Check]:
                 ("topic", name): topic.operations for name, topic in admin.describe_topics([name]).items()
             }
     group = settings.kafka.group_id
-    with contextlib.suppress(StartupError):  # reported with the group
+    with contextlib.suppress(StartupError, Unavailable):  # reported with the group
         allowed["group", group] = admin.describe_group(group).operations
     for role in (User.SCORE, User.MONITOR, User.SERVE):
         yield judge_rights(role, grants(settings, role), allowed)

@@ -49,7 +49,7 @@ nitpick_ignore_regex = [
     ),
     (r"py:.*", r"(ArrayLike|BaseRoute|KafkaError|KafkaException|NDArray|OSError|TypeVar|ValueError|lambda)"),
     # Type variables, and aliases of annotated types.
-    (r"py:.*", r"(.*\.)?(Bins|Item|Ratio|Result|Sha256)"),
+    (r"py:.*", r"(.*\.)?(Bins|Item|Ratio|Request|Result|Sha256)"),
 ]
 
 

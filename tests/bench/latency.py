@@ -50,7 +50,7 @@ def paced_latency_ms(
     """
     count = int(rate * seconds)
     inputs = student_inputs(generate_students(1000, seed=3))
-    template = {"student_id": "s", "occurred_at": 0}
+    template = {"student_id": "s", "occurred_at": int(time.time() * 1000)}
     values = [encode_event({"event_id": "e", **template, **row}) for row in inputs]
     sent_s, read_s = np.zeros(count), np.zeros(count)
     reader = Reader(servers, predictions)

@@ -235,7 +235,9 @@ class Monitor:
             offsets=records.offsets,
             hasher=self._hasher,
         )
-        return PendingAppend(CommittedBatch(records, predictions, _without_tombstones(rejections)), lines)
+        # Without an erasure, a tombstone is some other program's record.
+        undecodable = _without_tombstones(rejections) if self._removals.erasures else rejections
+        return PendingAppend(CommittedBatch(records, predictions, undecodable), lines)
 
     def _append(self, pending: PendingAppend) -> None:
         """Append a batch to the log; runs in the background thread."""

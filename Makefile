@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check coverage docs bench faults interop lock news release clean
+.PHONY: help install demo test check coverage docs bench bench-serve faults interop lock news release clean
 
 help: ## Show this list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ coverage: install ## Show the branch coverage of the unit tests; the pure core a
 
 bench: install ## Measure, against programs that somebody would write instead; ARGS="--record" or "--growth".
 	$(BIN)/python tests/bench/run.py $(ARGS)
+
+bench-serve: install ## Measure what small API requests feel of the worst ones; ARGS="--record".
+	$(BIN)/python tests/bench/worst_requests.py $(ARGS)
 
 faults: install ## Inject faults for about a quarter of an hour; see docs/guarantees.md.
 	$(BIN)/python -m pytest -m faults -p no:randomly

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
@@ -25,6 +26,10 @@ from model_store.reasons import explain
 
 _STOP_TIMEOUT_S = 6
 """Longer than any request may take, so that each one in flight is answered."""
+
+_SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep the interpreter's lock while another waits for it. A small request needs the
+lock in three threads, and would wait Python's default of 5 ms in each beside large requests."""
 
 
 def run_serve(settings: Settings) -> None:
@@ -67,6 +72,7 @@ def run_serve(settings: Settings) -> None:
         stop_timeout_s=_STOP_TIMEOUT_S,
     )
     tune_gc_and_malloc()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     stopped = threading.Event()
     secrets = secret_files(settings, stopped.set)
     with stopping_on_signals(stopped.set), running(producer, models, http, secrets):

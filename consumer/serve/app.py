@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -191,7 +192,19 @@ async def _parse(executor: ThreadPoolExecutor, parse: Callable[[bytes], T], body
     """Parse a body; a large one is parsed in a thread."""
     if len(body) <= _INLINE_BYTES:
         return parse(body)
-    return await asyncio.get_running_loop().run_in_executor(executor, parse, body)
+    return await asyncio.get_running_loop().run_in_executor(executor, _parse_and_rest, parse, body)
+
+
+def _parse_and_rest(parse: Callable[[bytes], T], body: bytes) -> T:
+    """Parse a large body, then leave the interpreter's lock to small requests for as long as that took.
+
+    The parser holds the lock, so one large body after the other would stop everything else.
+    """
+    started_s = time.perf_counter()
+    try:
+        return parse(body)
+    finally:
+        time.sleep(time.perf_counter() - started_s)
 
 
 async def _read_json(request: Request, max_bytes: int) -> bytes:

@@ -85,6 +85,19 @@ def gauge(value: float, threshold: float, label: str) -> Chart:
     return Chart("gauge", 100, 6, label, rects)
 
 
+def amount(value: float, largest: float, label: str) -> Chart:
+    """Draw an amount to the left (less) or to the right (more) of zero.
+
+    Args:
+        value: The amount.
+        largest: The largest absolute amount beside which it is drawn; above 0.
+        label: What the chart shows.
+    """
+    length = 50 * min(1.0, abs(value) / largest)
+    bar = Rect("more", 50, 1, length, 4) if value >= 0 else Rect("less", 50 - length, 1, length, 4)
+    return Chart("amount", 100, 6, label, [bar, Rect("zero", 49.75, 0, 0.5, 6)])
+
+
 def history(counts: Sequence[int], label: str, tooltips: Sequence[str] | None = None) -> Chart:
     """Draw one count per second, oldest first."""
     top = max(1, *counts)

@@ -19,6 +19,8 @@ from typing import Any, Final
 import orjson
 
 from consumer import timestamps
+from consumer.dashboard.charts import amount
+from consumer.dashboard.rendering import number, title
 from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.consumer import headers_of
 from consumer.kafka.reader import TopicReader
@@ -30,6 +32,8 @@ from consumer.pipeline.decode import Decoder
 from consumer.pipeline.rejections import Code
 from consumer.printable import hex_lines
 from consumer.settings import TopicSettings
+from model_store.errors import ModelStoreError
+from model_store.reasons import Reasons
 
 RAW_SHOWN_BYTES: Final = 4096
 """The number of bytes of a value that a page shows. ``dlq show`` shows all of them."""
@@ -66,6 +70,9 @@ class StoredRecord:
 
 ReadRecord = Callable[[str, int, int], StoredRecord | None]
 """Returns the committed record of a topic, partition and offset, ``None`` if there is none."""
+
+Explain = Callable[[str, Mapping[str, Any]], Reasons]
+"""Returns the reasons for the probability of a student by a model version, or raises ModelStoreError."""
 
 
 class RecordReader:
@@ -134,13 +141,16 @@ def rejection_view(record: StoredRecord) -> dict[str, Any]:
     }
 
 
-def prediction_view(record: StoredRecord, decoder: Decoder, events_topic: str) -> dict[str, Any] | None:
+def prediction_view(
+    record: StoredRecord, decoder: Decoder, events_topic: str, explain: Explain
+) -> dict[str, Any] | None:
     """Return the content of a prediction's page; ``None`` if the record is not a prediction.
 
     Args:
         record: The record.
         decoder: Decodes predictions.
         events_topic: The topic that the predictions are about.
+        explain: Returns the reasons for a probability.
     """
     predictions, _ = decoder.decode([record.value])
     if not len(predictions):
@@ -157,7 +167,38 @@ def prediction_view(record: StoredRecord, decoder: Decoder, events_topic: str) -
     commands = []
     if _is_position(line["source"]):
         commands.append(f"purchase-stream why {line['source']['partition']}:{line['source']['offset']}")
-    return {**_record_view(record), "line": line, "commands": commands}
+    reasons = reasons_view(line, explain)
+    return {**_record_view(record), "line": line, "commands": commands, "reasons": reasons}
+
+
+def reasons_view(line: Mapping[str, Any], explain: Explain) -> dict[str, Any]:
+    """Return the reasons for the probability of an audit line, or the problem why there are none."""
+    try:
+        reasons = explain(line["model_version"], line["features"])
+    except ModelStoreError as error:
+        return {"problem": str(error)}
+    largest = max((abs(item.amount) for item in reasons.contributions), default=0.0) or 1.0
+    rows = [
+        {
+            "feature": item.feature,
+            "value": item.value if isinstance(item.value, str) else number(item.value),
+            "amount": item.amount,
+            "chart": amount(item.amount, largest, f"{title(item.feature)} adds {item.amount:+.3f}"),
+        }
+        for item in sorted(reasons.contributions, key=lambda item: -abs(item.amount))
+    ]
+    return {
+        "problem": None,
+        "unit": reasons.unit.replace("_", "-"),
+        "base": reasons.base,
+        "rows": rows,
+        "total": reasons.total,
+        "probability": reasons.probability,
+        "reference": {
+            name: value if isinstance(value, str) else number(value)
+            for name, value in reasons.reference.items()
+        },
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +209,14 @@ class RecordPages:
         read: Reads a record.
         topics: The names of the topics.
         predictions: Decodes predictions.
+        explain: Returns the reasons for a probability.
         removals: Says which students were erased; their records have no page.
     """
 
     read: ReadRecord
     topics: TopicSettings
     predictions: Decoder
+    explain: Explain
     removals: Removals = field(default_factory=Removals)
 
     def rejection(self, partition: int, offset: int) -> dict[str, Any] | None:
@@ -188,7 +231,7 @@ class RecordPages:
         record = self.read(self.topics.predictions, partition, offset)
         if record is None or self._is_erased(record, ""):
             return None
-        view = prediction_view(record, self.predictions, self.topics.events)
+        view = prediction_view(record, self.predictions, self.topics.events, self.explain)
         erased = view is not None and self._is_erased(record, view["line"]["student_id"])
         return None if erased else view
 

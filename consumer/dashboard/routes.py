@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from consumer.dashboard.history import HOURS
 from consumer.dashboard.records import RecordPages, find_predictions
 from consumer.dashboard.rendering import render, static_text
 from consumer.dashboard.view import page, series_cards
@@ -45,13 +46,15 @@ class DashboardData:
         window: Returns a recent window of drift by its number, see
             :func:`consumer.monitor.view.window_answer`.
         find_rejections: Returns the latest dead letters with an event id or a student id, newest first.
-        records: Finds single records in Kafka.
+    records: Finds single records in Kafka.
+    history: Returns the counts of the last hours, see :class:`consumer.dashboard.history.TopicHistory`.
     """
 
     page: Callable[[], dict[str, Any]]
     window: Callable[[int], dict[str, Any] | None]
     find_rejections: Callable[[str], Sequence[RecentRejection]]
     records: RecordPages
+    history: Callable[[int], dict[str, Any]]
 
 
 def page_routes(settings: Settings, data: DashboardData) -> list[BaseRoute]:
@@ -99,10 +102,20 @@ def page_routes(settings: Settings, data: DashboardData) -> list[BaseRoute]:
         Route("/", answer_page),
         Route("/windows/{number:int}", answer_window),
         Route("/search", answer_search),
+        Route("/history", lambda request: _history(data.history, request)),
         Route("/rejections/{partition:int}/{offset:int}", answer_rejection),
         Route("/predictions/{partition:int}/{offset:int}", answer_prediction),
         Route("/static/{name}", answer_file),
     ]
+
+
+def _history(count: Callable[[int], dict[str, Any]], request: Request) -> Response:
+    chosen = request.query_params.get("hours", "")
+    hours = int(chosen) if chosen in map(str, HOURS) else HOURS[1]
+    try:
+        return _html("history.html", count(hours))
+    except ServiceError as error:
+        return _html("problem.html", {"headline": "The topics cannot be read", "problem": str(error)}, 503)
 
 
 def _record(

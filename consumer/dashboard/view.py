@@ -37,6 +37,7 @@ def page(answer: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
         "level": _CSS_CLASSES[answer["health"]["level"]],
         "rejected_ratio": rejected / decided if decided else None,
         "history": _history(answer["predictions"]["per_second"]),
+        "history_api": _history(answer["predictions"]["api"]["per_second"]),
         "latency_note": _latency_note(answer),
         "cards": series_cards(trigger) if answer["model"] else [],
         "owners": _owners(answer["stream"]),

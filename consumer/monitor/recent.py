@@ -48,6 +48,26 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApiTraffic:
+    """The predictions for requests to the synchronous API.
+
+    Attributes:
+        total: Predictions since the monitor started.
+        per_second: Predictions in each of the last seconds, oldest first, without the current second.
+        last_s: When the monitor saw the last one, seconds since the epoch; ``None`` before the first.
+    """
+
+    total: int = 0
+    per_second: list[int] = field(default_factory=lambda: [0] * HISTORY_S)
+    last_s: float | None = None
+
+    @property
+    def rate(self) -> float:
+        """Predictions per second over the last ten seconds."""
+        return sum(self.per_second[-RATE_OVER_S:]) / RATE_OVER_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecentSnapshot:
     """The latest predictions.
 
@@ -57,6 +77,7 @@ class RecentSnapshot:
         per_second: Predictions in each of the last seconds, oldest first, without the current second.
         last: The last audit log lines, parsed, newest first.
         latency: The latencies; ``None`` before the first prediction.
+    api: The predictions among them that the API made.
     """
 
     since_s: float
@@ -64,6 +85,7 @@ class RecentSnapshot:
     per_second: list[int]
     last: list[dict[str, Any]] = field(repr=False)
     latency: Latency | None
+    api: ApiTraffic = field(default_factory=ApiTraffic)
 
     @property
     def rate(self) -> float:
@@ -96,6 +118,9 @@ class RecentPredictions:
         self._since_s = now_s()
         self._total = 0
         self._seconds: deque[tuple[int, int]] = deque(maxlen=HISTORY_S + 1)
+        self._api_total = 0
+        self._api_last_s: float | None = None
+        self._api_seconds: deque[tuple[int, int]] = deque(maxlen=HISTORY_S + 1)
         self._batches: tuple[_BatchEnd, ...] = ()
         self._timed: tuple[FloatArray, FloatArray] = (np.empty(0), np.empty(0))
 
@@ -107,6 +132,11 @@ class RecentPredictions:
         now_s = self._now_s()
         self._total += m
         _count_second(self._seconds, int(now_s), m)
+        by_api = int(np.count_nonzero(batch.predictions.numbers["source_offset"] < 0))
+        if by_api:
+            self._api_total += by_api
+            self._api_last_s = now_s
+            _count_second(self._api_seconds, int(now_s), by_api)
         newest = _BatchEnd(
             batch.predictions.select_rows(np.arange(max(0, m - ROWS_SHOWN), m)),
             batch.records.partitions,
@@ -124,6 +154,11 @@ class RecentPredictions:
             per_second=_per_second(self._seconds, int(self._now_s())),
             last=self._last(),
             latency=_latency(*self._timed),
+            api=ApiTraffic(
+                total=self._api_total,
+                per_second=_per_second(self._api_seconds, int(self._now_s())),
+                last_s=self._api_last_s,
+            ),
         )
 
     def _last(self) -> list[dict[str, Any]]:

@@ -292,6 +292,12 @@ def predictions_view(recent: RecentSnapshot) -> dict[str, Any]:
         "to_score_s": _quantiles(latency.to_score_s) if latency else None,
         "to_log_s": _quantiles(latency.to_log_s) if latency else None,
         "latest": recent.last,
+        "api": {
+            "total": recent.api.total,
+            "per_s": recent.api.rate,
+            "per_second": recent.api.per_second,
+            "last_at": timestamp(recent.api.last_s),
+        },
     }
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from consumer.dashboard.history import TopicHistory
 from consumer.dashboard.records import RecordPages, RecordReader
 from consumer.dashboard.routes import DashboardData, page_routes
 from consumer.errors import Condition
 from consumer.kafka import client_config
+from consumer.kafka.admin import ClusterAdmin
 from consumer.kafka.background_producer import ControlProducer
 from consumer.kafka.schema_registry import writer_schemas
 from consumer.monitor.audit.hashed_ids import IdHasher, id_hasher
@@ -53,6 +56,7 @@ from consumer.runtime.memory import tune_gc_and_malloc
 from consumer.runtime.readiness import ActiveCondition, Readiness
 from model_store.countries import country_code
 from model_store.errors import ModelStoreError
+from model_store.reasons import explain
 from model_store.store import ModelStore
 from schemas.repository import purchase_outcome, purchase_prediction
 
@@ -178,7 +182,14 @@ def build_monitor(
     health = HealthTracker(snapshot)
     registry.register(HealthTelemetry(health.current, stream.snapshot, topics.events))
     registry.register(ChallengerTelemetry(lambda: model_monitor.snapshot().comparisons))
-    records = RecordPages(RecordReader(kafka), topics, Decoder(purchase_prediction(), writers), removals)
+    load_version = lru_cache(maxsize=1)(store.load)
+    records = RecordPages(
+        RecordReader(kafka),
+        topics,
+        Decoder(purchase_prediction(), writers),
+        lambda version, student: explain(load_version(version), student),
+        removals,
+    )
 
     def page() -> dict[str, Any]:
         now = snapshot()
@@ -196,6 +207,7 @@ def build_monitor(
                 window=lambda number: window_answer(model_monitor.snapshot(), settings.drift, number),
                 find_rejections=stream.find_rejections,
                 records=records,
+                history=TopicHistory(lambda: ClusterAdmin(kafka), topics),
             ),
         ),
     ]

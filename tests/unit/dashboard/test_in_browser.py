@@ -180,7 +180,15 @@ def test_each_state_is_accessible(
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize(
     "path",
-    ["rejections/0/0", "rejections/0/1", "predictions/0/0", "predictions/0/1", "windows/5", "search?q=s-1"],
+    [
+        "rejections/0/0",
+        "rejections/0/1",
+        "predictions/0/0",
+        "predictions/0/1",
+        "windows/5",
+        "search?q=s-1",
+        "history?hours=6",
+    ],
 )
 def test_each_subpage_is_accessible(
     browser: Chromium,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from consumer.dashboard.history import BARS, HOURS, TopicHistory
 from consumer.dashboard.records import ReadRecord, RecordPages
 from consumer.dashboard.rendering import render
 from consumer.dashboard.routes import DashboardData, page_routes
 from consumer.dashboard.view import page
-from consumer.errors import Condition
-from consumer.kafka.admin import GroupMember
+from consumer.errors import Condition, StartupError
+from consumer.kafka.admin import GroupMember, Topic
 from consumer.kafka.reader import PolledRecords
 from consumer.monitor.challenger import ComparisonSnapshot, LiveCounts
 from consumer.monitor.drift.tracker import Baselines, Drift
@@ -41,6 +42,8 @@ from consumer.roles.monitor import champion_since
 from consumer.runtime.readiness import ActiveCondition
 from consumer.settings import ChallengerSettings, DriftSettings, OutcomeSettings, Settings, TopicSettings
 from model_store.countries import country_code
+from model_store.errors import ModelStoreError
+from model_store.reasons import Contribution, Reasons
 from schemas.repository import BundledSchemas, purchase_prediction
 
 View = dict[str, Any]
@@ -109,6 +112,38 @@ def shown(answer: View) -> str:
     return render("page.html", page(answer, Settings())).decode()
 
 
+def explain(version: str, _student: Any) -> Reasons:
+    """Return reasons as a model gives them; those of a removed version are not known."""
+    if version != "v1":
+        raise ModelStoreError(f"no version {version}")
+    contributions = (
+        Contribution("student_country", "US", 0.5),
+        Contribution("minutes_watched", 412.5, -1.25),
+        Contribution("days_on_platform", 30.0, 0.0),
+    )
+    reference: dict[str, float | str] = {"student_country": "unknown", "minutes_watched": 0.0}
+    return Reasons("v1", 0.25, "log_odds", reference, -0.35, contributions)
+
+
+class Topics:
+    """A Kafka whose topics get one record per minute and partition, and which has no dead-letter topic."""
+
+    def describe_topic(self, name: str) -> Topic:
+        """Return a topic of two partitions."""
+        if name == TopicSettings().dead_letters:
+            raise StartupError(f"topic {name} does not exist")
+        return Topic(partitions=2)
+
+    def end_offsets(self, _topic: str, partitions: Iterable[int]) -> dict[int, int]:
+        """Return the offsets of now."""
+        return dict.fromkeys(partitions, int(NOW_S / 60))
+
+    def offsets_since(self, _topic: str, partitions: Iterable[int], time_ms: int) -> dict[int, int]:
+        """Return the offset of the next minute; the last minute has no record yet."""
+        offset = -(-time_ms // 60_000)
+        return dict.fromkeys(partitions, offset) if offset < int(NOW_S / 60) else {}
+
+
 def data_of(
     page: Callable[[], View], read: ReadRecord = lambda _topic, _partition, _offset: None, **changes: Any
 ) -> DashboardData:
@@ -118,7 +153,8 @@ def data_of(
         page=page,
         window=lambda _number: None,
         find_rejections=lambda _text: [],
-        records=RecordPages(read, TopicSettings(), decoder),
+        records=RecordPages(read, TopicSettings(), decoder, explain),
+        history=TopicHistory(Topics, TopicSettings(), lambda: NOW_S),
     )
     return dataclasses.replace(data, **changes)
 
@@ -325,6 +361,35 @@ def test_the_challenger_stands_beside_the_champion(trained: Any) -> None:
         == 2
     )
     assert b"challenger_probability_difference_bucket" in generate_latest(registry)
+
+
+def test_predictions_of_the_api_are_counted_apart(predict: Any, trained: Any) -> None:
+    """The section of the API shows the predictions that have no event, with their rate."""
+    recent = RecentPredictions("events", "predictions", lambda: NOW_S)
+    batch = predict(range(20), scored_at_ms=int(NOW_S * 1000) - 500)
+    batch.numbers["source_offset"][:5] = -1
+    recent.observe(committed(batch))
+    api = recent.snapshot().api
+    assert (api.total, api.last_s, sum(api.per_second)) == (5, NOW_S, 0)
+    answer = view_of(trained.store, batch)
+    answer["at"] = "2026-01-31T12:00:00.000Z"
+    assert "No prediction came by the API" not in shown(answer)
+    assert "No prediction came by the API" in shown(view_of(trained.store))
+
+
+def test_the_history_counts_offsets_between_times() -> None:
+    """Each bar is the growth of the offsets of all partitions; a missing topic is said."""
+    view = TopicHistory(Topics, TopicSettings(), lambda: NOW_S)(6)
+    events, predictions, dead_letters = view["series"]
+    assert [row["count"] for row in events["rows"][:-1]] == [30] * (BARS - 1)
+    assert events["total"] == sum(row["count"] for row in predictions["rows"])
+    assert "does not exist" in dead_letters["problem"]
+    client = TestClient(Starlette(routes=page_routes(Settings(), data_of(dict))))
+    for hours in (*HOURS, "nonsense"):
+        answer = client.get("/history", params={"hours": str(hours)})
+        assert answer.status_code == 200
+        assert "does not exist" in answer.text
+    assert client.get("/history").text.count("<svg") == 2
 
 
 def test_the_time_of_the_last_promotion(trained: Any, empty_store: Any) -> None:

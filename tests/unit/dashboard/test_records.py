@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ from consumer.settings import AuditSettings, Settings, TopicSettings
 from model_store.inputs import INPUT_NAMES
 from schemas.repository import BundledSchemas, purchase_prediction
 from tests.support.events import prediction
-from tests.unit.dashboard.test_page import DRIFT_SETTINGS, EVIL, data_of, letter, model_snapshot
+from tests.unit.dashboard.test_page import (
+    DRIFT_SETTINGS,
+    EVIL,
+    data_of,
+    explain,
+    letter,
+    model_snapshot,
+)
 from tests.unit.dashboard.test_search import lines
 
 
@@ -154,6 +162,17 @@ def test_a_prediction_shows_its_inputs() -> None:
     assert "Will buy" in answer.text
 
 
+def test_a_prediction_shows_its_reasons() -> None:
+    """Each input with its amount, the largest first; a version that was removed is said."""
+    answer = client_of(prediction()).get("/predictions/0/17").text
+    amounts = re.findall(r"<td>([+-][\d.]+)</td>", answer)
+    assert amounts == ["-0.350", "-1.250", "+0.500", "+0.000", "-1.100"]
+    assert "Days on platform adds +0.000" in answer
+    removed = client_of(prediction(model_version="v0")).get("/predictions/0/17")
+    assert removed.status_code == 200
+    assert "The reasons are not known: no version v0" in removed.text
+
+
 def test_records_that_are_not_there_are_not_found() -> None:
     """An offset without a record, and a record that is no prediction, have no page."""
     client = client_of(b"no prediction")
@@ -244,7 +263,7 @@ def test_records_of_an_erased_student_have_no_page() -> None:
             )
 
         decoder = Decoder(purchase_prediction(), BundledSchemas())
-        return RecordPages(read, TopicSettings(), decoder, removals)
+        return RecordPages(read, TopicSettings(), decoder, explain, removals)
 
     dead_letter = letter(event={"student_id": "s-9"}, rejected_at="2026-01-31T11:00:00.000Z")
     erased_at_ms = removals.erased_at_ms(b"s-9")

@@ -1,19 +1,24 @@
 # noqa: INP001 - a script; deploy is no package
 """Write the Grafana dashboard: ``python deploy/grafana/dashboard.py``.
 
-The JSON beside it is committed, because Grafana provisions files; a test holds the two together.
+The JSON beside it is committed, because Grafana provisions files; a test holds the two together. It can be
+imported into any Grafana: it names no data source, but has a variable for it.
 A query that needs data older than the service shows nothing at first; none of them divides by zero.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 TARGET: Final = Path(__file__).parent / "dashboards" / "purchase-stream.json"
-_DATASOURCE: Final = {"type": "prometheus", "uid": "prometheus"}
+_DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
+_DOCS: Final = "https://github.com/purchase-stream/purchase-stream/blob/main/docs"
+_WITH_JOB: Final = re.compile(r"(?<![\w:])((?:job\w*:)?purchase_stream_\w+(?::\w+)?)(\{)?")
+"""A metric of a role, or a recorded series that keeps the label ``job``."""
 _COLUMNS: Final = 24
 """Width of Grafana's grid."""
 
@@ -63,7 +68,7 @@ class Panel:
                 {
                     "refId": chr(ord("A") + i),
                     "datasource": _DATASOURCE,
-                    "expr": expression,
+                    "expr": of_chosen_jobs(expression),
                     "legendFormat": legend,
                     "format": form,
                     "instant": instant,
@@ -80,6 +85,19 @@ class Panel:
         if self.red_below is not None:
             steps = [{"color": "red", "value": None}, {"color": "green", "value": self.red_below}]
         return {"mode": "absolute", "steps": steps}
+
+
+def of_chosen_jobs(expression: str) -> str:
+    """Return a query of the jobs that the variable ``job`` chooses.
+
+    >>> of_chosen_jobs('sum(purchase_stream_scorers) / up{job="score"}')
+    'sum(purchase_stream_scorers{job=~"$job"}) / up{job="score"}'
+    """
+
+    def select(found: re.Match[str]) -> str:
+        return found[1] + '{job=~"$job"' + ("," if found[2] else "}")
+
+    return _WITH_JOB.sub(select, expression)
 
 
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
@@ -179,6 +197,34 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
                 "mean": f"{_rate('batch_events_sum')} / {_rate('batch_events_count')}",
                 "99%": _quantile(0.99, "batch_events"),
             },
+        ),
+    ),
+    "The synchronous API": (
+        Panel(
+            "Requests by route and status",
+            {"{{route}} {{status}}": _rate("http_requests_total", "route", "status")},
+            "reqps",
+        ),
+        Panel(
+            "Duration of /predict",
+            {
+                f"{q:.0%} are faster than": f"histogram_quantile({q}, sum by (le) (rate("
+                'purchase_stream_http_request_duration_seconds_bucket{route="/predict"}[$__rate_interval])))'
+                for q in (0.5, 0.99)
+            },
+            "s",
+            red_above=0.2,
+            help="Until Kafka has acknowledged the prediction. The objective: 99 % within 0.2 s.",
+        ),
+        Panel(
+            "Requests in flight",
+            {"{{instance}}": "sum by (instance) (purchase_stream_http_requests_in_flight)"},
+        ),
+        Panel(
+            "Failed, one hour",
+            {"of the prediction requests": "job:purchase_stream_http_failed:ratio_rate1h"},
+            "percentunit",
+            help="Answered with 5xx. The objective: less than 0.5 %.",
         ),
     ),
     "Rejections": (
@@ -318,12 +364,67 @@ def dashboard() -> dict[str, Any]:
     return {
         "uid": "purchase-stream",
         "title": "Purchase Stream",
+        "description": "Needs the recording rules of deploy/prometheus.",
+        "tags": ["purchase-stream"],
         "schemaVersion": 39,
         "timezone": "browser",
         "refresh": "15s",
         "time": {"from": "now-1h", "to": "now"},
-        "editable": False,
+        "editable": True,
+        "templating": {"list": _variables()},
+        "annotations": {"list": [_alerts()]},
+        "links": [
+            {"type": "link", "title": title, "url": f"{_DOCS}/{page}", "targetBlank": True, "icon": "doc"}
+            for title, page in (
+                ("Runbooks", "runbooks/index.md"),
+                ("States", "states.md"),
+                ("Metrics", "metrics.md"),
+            )
+        ],
         "panels": panels,
+    }
+
+
+def _variables() -> list[dict[str, Any]]:
+    """Return the variables: the data source, and the jobs whose metrics are shown."""
+    return [
+        {
+            "name": "datasource",
+            "label": "Data source",
+            "type": "datasource",
+            "query": "prometheus",
+            "refresh": 1,
+            "hide": 0,
+        },
+        {
+            "name": "job",
+            "label": "Job",
+            "description": "Series that were added over all jobs are not filtered.",
+            "type": "query",
+            "datasource": _DATASOURCE,
+            "query": {"query": "label_values(purchase_stream_build_info, job)", "refId": "job"},
+            "refresh": 2,
+            "sort": 1,
+            "multi": True,
+            "includeAll": True,
+            "allValue": ".*",
+            "current": {"text": "All", "value": "$__all"},
+            "hide": 0,
+        },
+    ]
+
+
+def _alerts() -> dict[str, Any]:
+    """Return the annotations: a mark wherever an alert fires."""
+    return {
+        "name": "Alerts",
+        "datasource": _DATASOURCE,
+        "enable": True,
+        "iconColor": "red",
+        "expr": 'ALERTS{alertname=~"PurchaseStream.*", alertstate="firing"}',
+        "step": "60s",
+        "titleFormat": "{{alertname}}",
+        "textFormat": "{{severity}} {{job}} {{cause}}{{condition}}",
     }
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from consumer.cli import VERBS, load_verb
 from consumer.monitor.drift.statistics import alarm_z, psi, psi_threshold, smoothed_ratios
@@ -19,7 +18,8 @@ from consumer.monitor.drift.window import SERIES
 from consumer.monitor.health import Health, Level
 from consumer.monitor.metrics import HealthTelemetry, MonitorTelemetry
 from consumer.monitor.stream_status import StreamSnapshot
-from consumer.runtime.readiness import Readiness, ReadinessCollector
+from consumer.roles.shared import role_registry
+from consumer.runtime.readiness import Readiness
 from consumer.scorer.metrics import ScorerTelemetry
 from consumer.serve.metrics import HttpTelemetry
 from consumer.settings import DriftSettings
@@ -97,8 +97,7 @@ def test_runbooks_name_verbs_and_pages_that_exist(page: Path) -> None:
 @pytest.mark.parametrize("name", METRICS_USED)
 def test_every_metric_that_is_asked_for_is_shown(name: str) -> None:
     """Rules, alerts and dashboard query only metrics that a role exports."""
-    registry = CollectorRegistry()
-    registry.register(ReadinessCollector(Readiness(lambda: 0.0)))
+    registry = role_registry(Readiness(lambda: 0.0))
     ScorerTelemetry(registry)
     MonitorTelemetry(registry, DriftSettings())
     HttpTelemetry(registry)
@@ -141,6 +140,29 @@ def test_the_panels_have_numbers_of_their_own_and_do_not_overlap() -> None:
     ]
     assert len(set(cells)) == len(cells)
     assert max(x for x, _ in cells) < 24
+
+
+def test_the_dashboard_fits_anybodys_grafana() -> None:
+    """It names no data source of ours, its variables exist, and alerts and links stand on it."""
+    made = json.loads(DASHBOARD.read_text())
+    variables = {variable["name"]: variable for variable in made["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    assert variables["datasource"]["query"] == "prometheus"
+    text = DASHBOARD.read_text()
+    uids = re.findall(r'"uid": "([^"]+)"', text)
+    assert uids.count("purchase-stream") == 1
+    assert set(uids) == {"purchase-stream", "${datasource}"}
+    used = set(re.findall(r"\$\{?(\w+)", text)) - {"__rate_interval", "__all"}
+    assert used == set(variables)
+    queries = [target["expr"] for panel in made["panels"] for target in panel.get("targets", [])]
+    own = [
+        metric for query in queries for metric in re.findall(r"(?<![\w:])purchase_stream_\w+(.{8})", query)
+    ]
+    assert set(own) == {'{job=~"$'}
+    (alerts,) = made["annotations"]["list"]
+    assert alerts["expr"].startswith('ALERTS{alertname=~"PurchaseStream.*"')
+    for link in made["links"]:
+        assert (ROOT / "docs" / link["url"].split("/docs/", 1)[1]).is_file()
 
 
 def test_compose_publishes_on_loopback_only_and_mounts_what_exists() -> None:

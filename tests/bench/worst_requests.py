@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any, Final
 
@@ -149,10 +150,9 @@ def attacks() -> dict[str, Attack | None]:
     }
 
 
-def attack_until_terminated(name: str, port: int) -> None:
-    """Send one kind of bad request on several connections for ever, when the machine has time."""
-    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    os.nice(19)
+def attack_until_terminated(name: str, port: int, sent: Synchronized[int]) -> None:
+    """Send one kind of bad request on several connections for ever, and count the requests."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # below a server that runs in real time
     attack = attacks()[name]
     assert attack is not None
 
@@ -160,6 +160,7 @@ def attack_until_terminated(name: str, port: int) -> None:
         while True:
             with contextlib.suppress(ConnectionError, TimeoutError):
                 await asyncio.wait_for(attack(port), TIMEOUT_S)
+            sent.value += 1
 
     async def run() -> None:
         await asyncio.gather(*(repeat() for _ in range(ATTACKERS)))
@@ -168,18 +169,20 @@ def attack_until_terminated(name: str, port: int) -> None:
 
 
 @contextlib.contextmanager
-def attacked(name: str, port: int) -> Iterator[None]:
-    """Attack in a process of its own while the block runs."""
+def attacked(name: str, port: int) -> Iterator[Callable[[], int]]:
+    """Attack in a process of its own while the block runs; give the number of requests sent so far."""
     if name == "nothing":
-        yield
+        yield lambda: 0
         return
-    attacker = multiprocessing.get_context("spawn").Process(
-        target=attack_until_terminated, args=(name, port), daemon=True
-    )
+    spawn = multiprocessing.get_context("spawn")
+    sent: Synchronized[int] = spawn.Value("q", 0)
+    attacker = spawn.Process(target=attack_until_terminated, args=(name, port, sent), daemon=True)
     attacker.start()
     try:
-        time.sleep(2)  # its imports
-        yield
+        deadline_s = time.monotonic() + 30  # its imports
+        while not sent.value and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        yield lambda: sent.value
         if not attacker.is_alive():
             raise RuntimeError(f"the attack has failed: {name}")
     finally:
@@ -250,9 +253,11 @@ def measure(seconds: float, rounds: int, only: str) -> Table:
             await_ready(port, serve.check)
             asyncio.run(small_requests(port, 3))  # warm-up
             for name in names * rounds:
-                with attacked(name, port):
+                with attacked(name, port) as n_sent:
+                    before, started_s = n_sent(), time.monotonic()
                     predict, live = asyncio.run(small_requests(port, seconds))
-                figures[name].append([*predict.figures(), *live.figures()])
+                    per_s = (n_sent() - before) / (time.monotonic() - started_s)
+                figures[name].append([per_s, *predict.figures(), *live.figures()])
                 print(name, figures[name][-1], flush=True)
                 await_ready(port, serve.check)
     columns = [
@@ -266,7 +271,7 @@ def measure(seconds: float, rounds: int, only: str) -> Table:
         [name, *(f"{figure:.0f}" for figure in np.median(found, axis=0).tolist())]
         for name, found in figures.items()
     ]
-    return Table(title, ["", *columns], rows)
+    return Table(title, ["", "sent a second", *columns], rows)
 
 
 def await_ready(port: int, check: Callable[[], None]) -> None:

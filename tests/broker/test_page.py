@@ -29,6 +29,15 @@ pytestmark = [
     pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium: apt-get install chromium"),
 ]
 
+STUDENT = {
+    "student_country": "US",
+    "days_on_platform": 30,
+    "minutes_watched": 412.5,
+    "courses_started": 2,
+    "practice_exams_started": 4,
+    "practice_exams_passed": 3,
+    "minutes_spent_on_exams": 55.25,
+}
 TAB = ("Tab", 9)
 ENTER = ("Enter", 13)
 CONTROLS = "[...document.querySelectorAll('a[href], button, summary, [tabindex=\"0\"]')]"
@@ -111,6 +120,7 @@ def test_the_page_follows_the_stream(browser: Chromium, deploy: Callable[..., An
     assert browser.ask("document.querySelectorAll('.badge.ok').length") >= 9
     assert browser.ask("document.querySelector('.headline').textContent").strip().endswith("All is well")
     assert "well" in browser.ask("document.title")
+    assert browser.ask("[...document.querySelectorAll('time')].every(t => t.title)")
     picture(browser, "page-normal")
     picture(browser, "page-dark-phone", width=400, height=1100, scheme="dark")
 
@@ -143,12 +153,15 @@ def test_the_page_is_for_everybody(browser: Chromium, deploy: Callable[..., Any]
     browser.open(url)
     browser.until("document.querySelectorAll('#last-predictions tbody tr').length === 10")
     browser.until("document.querySelectorAll('#last-rejections tbody tr').length > 1")
-    for table, words in (("#last-rejections", "dlq show"), ("#last-predictions", "Minutes watched")):
+    for table, words in (("#last-rejections", "dlq show"), ("#last-predictions", "Reference student")):
         link = browser.ask(f"document.querySelector('{table} tbody a').href")
         answer = httpx.get(link, timeout=30)
         assert answer.status_code == 200
         assert words in answer.text
         assert httpx.get(f"{link}999999999", timeout=30).status_code == 404
+    history = httpx.get(f"{url}history", params={"hours": "1"}, timeout=60)
+    assert history.status_code == 200
+    assert '<h2 id="history-1">Events: 300</h2>' in history.text
     browser.until("document.querySelector('#members')?.textContent.includes('127.0.0.1')")
     student = browser.ask("document.querySelector('#last-predictions tbody bdi').textContent")
     assert student in httpx.get(f"{url}search", params={"q": student}).text
@@ -183,6 +196,38 @@ def test_the_page_is_for_everybody(browser: Chromium, deploy: Callable[..., Any]
     assert browser.ask(f"{VISIBLE}.every(e => (e.textContent || e.ariaLabel).trim())")
     assert browser.ask("[...document.querySelectorAll('main, header, footer, nav, h1')].length") == 5
     assert browser.ask("document.querySelector('#as-of').textContent") == stopped
+    assert browser.complaints == []
+
+
+def test_a_prediction_shows_its_reasons_and_the_api_its_traffic(
+    browser: Chromium, deploy: Callable[..., Any]
+) -> None:
+    """Predictions of the API are a section of the page; the page of a prediction says why."""
+    deployment, port = deploy(), free_port()
+    deployment.start("serve", PURCHASE_STREAM_HTTP__SERVE_PORT=str(port))
+    url, _ = start_monitor(deployment)
+    browser.show()
+    browser.open(url)
+    browser.until("document.querySelector('#api').textContent.includes('No prediction came by the API')")
+    deadline_s, answers = time.monotonic() + 60, 0
+    while answers < 30:
+        assert time.monotonic() < deadline_s, deployment.logs()
+        try:
+            answers += httpx.post(f"http://127.0.0.1:{port}/predict", json=STUDENT).status_code == 200
+        except httpx.TransportError:
+            time.sleep(0.1)
+    browser.until("document.querySelector('#api').textContent.includes('30 since the monitor started')")
+    browser.until("document.querySelector('#last-predictions tbody a')")
+    browser.open(browser.ask("document.querySelector('#last-predictions tbody a').href"))
+    browser.until("document.querySelectorAll('#reasons tbody tr').length >= 8")
+    amounts = browser.ask(
+        "[...document.querySelectorAll('#reasons tbody td:nth-child(3)')].map(e => Number(e.textContent))"
+    )
+    assert abs(sum(amounts[:-1]) - amounts[-1]) < 0.01
+    picture(browser, "page-prediction", height=1400)
+    browser.open(f"{url}history?hours=1")
+    browser.until("document.querySelector('h1').textContent === 'The last hour'")
+    assert browser.ask("document.querySelector('#history-2').textContent").startswith("Predictions: ")
     assert browser.complaints == []
 
 

@@ -296,7 +296,7 @@ class ChallengerSettings(_Section):
     """The probability that a version is ever called better although it is not."""
     budget_ratio: float = Field(default=0.25, gt=0, le=1)
     """The largest share of one core for scoring live students with the challenger. Students beyond it are
-    skipped. Students with an outcome are always scored."""
+    skipped. Students with an outcome do not count against it."""
 
 
 class TrainingSettings(_Section):

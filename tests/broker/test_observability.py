@@ -102,7 +102,7 @@ def test_every_query_returns_data_and_every_rule_evaluates(
 
     dashboard = json.loads(DASHBOARD.read_text())
     queries = {
-        target["expr"].replace("$__rate_interval", "10s")
+        target["expr"].replace("$__rate_interval", "10s").replace("$job", ".*")
         for panel in dashboard["panels"]
         for target in panel.get("targets", ())
     }

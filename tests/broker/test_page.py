@@ -161,7 +161,7 @@ def test_the_page_is_for_everybody(browser: Chromium, deploy: Callable[..., Any]
         assert httpx.get(f"{link}999999999", timeout=30).status_code == 404
     history = httpx.get(f"{url}history", params={"hours": "1"}, timeout=60)
     assert history.status_code == 200
-    assert '<h2 id="history-1">Events: 300</h2>' in history.text
+    assert '<h2 id="history-1">Events: 309</h2>' in history.text
     browser.until("document.querySelector('#members')?.textContent.includes('127.0.0.1')")
     student = browser.ask("document.querySelector('#last-predictions tbody bdi').textContent")
     assert student in httpx.get(f"{url}search", params={"q": student}).text
@@ -194,7 +194,7 @@ def test_the_page_is_for_everybody(browser: Chromium, deploy: Callable[..., Any]
     unreached = f"{VISIBLE}.filter(e => !window.reached.has(e)).map(e => e.outerHTML.slice(0, 80))"
     assert browser.ask(unreached) == []
     assert browser.ask(f"{VISIBLE}.every(e => (e.textContent || e.ariaLabel).trim())")
-    assert browser.ask("[...document.querySelectorAll('main, header, footer, nav, h1')].length") == 5
+    assert browser.ask("[...document.querySelectorAll('main, header, footer, nav, h1')].length") == 6
     assert browser.ask("document.querySelector('#as-of').textContent") == stopped
     assert browser.complaints == []
 

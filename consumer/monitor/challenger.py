@@ -106,54 +106,6 @@ class LiveCounts:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparisonSnapshot:
-    """One comparison at one moment.
-
-    Attributes:
-        contender: The alias of the other version.
-        champion: The champion's version.
-        version: The other version.
-        live: The predictions of both for the same students.
-        test: The evidence of the outcomes.
-        preference: The preference that the evidence shows.
-        champion_sums: The champion's matured outcomes in this comparison.
-        sums: The other version's outcomes of the same students.
-        problem: Why the other version is not scored, or the champion not switched; empty if all is well.
-    """
-
-    contender: Contender
-    champion: str
-    version: str
-    live: LiveCounts = field(default_factory=LiveCounts)
-    test: SequentialTest = field(default_factory=SequentialTest)
-    preference: Preference = Preference.UNDECIDED
-    champion_sums: OutcomeSums = field(default_factory=OutcomeSums)
-    sums: OutcomeSums = field(default_factory=OutcomeSums)
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SavedComparison:
-    """The part of a comparison that survives a restart: the evidence of the outcomes.
-
-    Attributes:
-        contender: The alias of the other version.
-        champion: The champion's version.
-        version: The other version.
-        test: The evidence.
-        champion_sums: The champion's outcomes.
-        sums: The other version's outcomes.
-    """
-
-    contender: Contender
-    champion: str
-    version: str
-    test: SequentialTest
-    champion_sums: OutcomeSums
-    sums: OutcomeSums
-
-
 @dataclass(frozen=True, slots=True)
 class Compared:
     """The versions that are compared.
@@ -167,6 +119,41 @@ class Compared:
     contender: Contender
     champion: str
     version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedComparison(Compared):
+    """The part of a comparison that survives a restart: the evidence of the outcomes.
+
+    Attributes:
+        test: The evidence.
+        champion_sums: The champion's matured outcomes in this comparison.
+        sums: The other version's outcomes of the same students.
+    """
+
+    test: SequentialTest = field(default_factory=SequentialTest)
+    champion_sums: OutcomeSums = field(default_factory=OutcomeSums)
+    sums: OutcomeSums = field(default_factory=OutcomeSums)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonSnapshot(SavedComparison):
+    """One comparison at one moment.
+
+    Attributes:
+        live: The predictions of both for the same students.
+        preference: The preference that the evidence shows.
+        problem: Why the other version is not scored, or the champion not switched; empty if all is well.
+    """
+
+    live: LiveCounts = field(default_factory=LiveCounts)
+    preference: Preference = Preference.UNDECIDED
+    problem: str = ""
+
+    @property
+    def compared(self) -> Compared:
+        """The versions that are compared."""
+        return Compared(self.contender, self.champion, self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +283,7 @@ class Challengers:
         current: dict[Contender, ComparisonSnapshot] = {}
         for pair in compared:
             before = self._comparisons.get(pair.contender)
-            if before is None or compared_by(before) != pair:
+            if before is None or before.compared != pair:
                 before = self._saved.pop(pair, None) or ComparisonSnapshot(
                     contender=pair.contender, champion=pair.champion, version=pair.version
                 )
@@ -323,7 +310,7 @@ class Challengers:
         comparison = self._comparisons.get("challenger")
         if comparison is None or comparison.champion != champion or not len(features):
             return
-        job = Job(compared_by(comparison), Score(comparison.version, features), probabilities, decisions)
+        job = Job(comparison.compared, Score(comparison.version, features), probabilities, decisions)
         if not self._scoring.offer(job):
             self._count_dropped(comparison, len(features))
 
@@ -333,7 +320,7 @@ class Challengers:
             if comparison.champion != matured.version or not len(matured.features):
                 continue
             job = Job(
-                compared_by(comparison),
+                comparison.compared,
                 Score(comparison.version, matured.features),
                 matured.probabilities,
                 matured.decisions,
@@ -347,7 +334,7 @@ class Challengers:
         answers = self._scoring.answers()
         for job, answer in answers:
             comparison = self._comparisons.get(job.compared.contender)
-            if comparison is None or compared_by(comparison) != job.compared:
+            if comparison is None or comparison.compared != job.compared:
                 continue  # the aliases have changed meanwhile
             self._comparisons[job.compared.contender] = self._with_answer(comparison, job, answer)
         return bool(answers)
@@ -382,7 +369,7 @@ class Challengers:
                 sums=item.sums,
                 preference=item.test.preference(self._settings.error_ratio),
             )
-            self._saved[compared_by(comparison)] = comparison
+            self._saved[comparison.compared] = comparison
 
     def close(self) -> None:
         """Stop scoring."""
@@ -431,7 +418,7 @@ class Challengers:
                 alias=comparison.contender,
             )
             return comparison
-        if comparison.problem and compared_by(comparison) not in self._switched:
+        if comparison.problem and comparison.compared not in self._switched:
             comparison = replace(comparison, problem="")
         if job.purchased is None:
             live = comparison.live.add(job.champion, job.decisions, answer.probabilities, answer.threshold)
@@ -479,7 +466,7 @@ class Challengers:
             )
         comparison = replace(comparison, preference=preference)
         allowed = self._settings.promote if comparison.contender == "challenger" else self._settings.rollback
-        compared = compared_by(comparison)
+        compared = comparison.compared
         wanted = allowed and preference == Preference.BETTER and compared not in self._switched
         if wanted and self._scoring.offer(Job(compared, self._switch(comparison))):
             self._switched.add(compared)
@@ -497,11 +484,6 @@ class Challengers:
             else "automatic: the predecessor is better",
             evidence={"sequential_test": finding},
         )
-
-
-def compared_by(comparison: ComparisonSnapshot) -> Compared:
-    """Return which versions a comparison is about."""
-    return Compared(comparison.contender, comparison.champion, comparison.version)
 
 
 def evidence(comparison: ComparisonSnapshot, error_ratio: float) -> dict[str, Any]:

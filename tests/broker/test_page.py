@@ -23,21 +23,13 @@ from consumer.settings import KafkaSettings, Settings, TopicSettings
 from consumer.simulator.producer import EventProducer
 from model_store.synthetic import generate_students
 from tests.support.browser import EXECUTABLE, Chromium
+from tests.support.events import STUDENT
 
 pytestmark = [
     pytest.mark.broker,
     pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium: apt-get install chromium"),
 ]
 
-STUDENT = {
-    "student_country": "US",
-    "days_on_platform": 30,
-    "minutes_watched": 412.5,
-    "courses_started": 2,
-    "practice_exams_started": 4,
-    "practice_exams_passed": 3,
-    "minutes_spent_on_exams": 55.25,
-}
 TAB = ("Tab", 9)
 ENTER = ("Enter", 13)
 CONTROLS = "[...document.querySelectorAll('a[href], button, summary, [tabindex=\"0\"]')]"

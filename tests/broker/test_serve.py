@@ -17,19 +17,10 @@ import pytest
 
 from consumer.embedded_kafka.broker import EmbeddedKafka, free_port
 from consumer.kafka.admin import ClusterAdmin, TopicSpec
-from tests.support.events import decoded_prediction
+from tests.support.events import STUDENT, decoded_prediction
 
 pytestmark = pytest.mark.broker
 
-STUDENT = {
-    "student_country": "US",
-    "days_on_platform": 30,
-    "minutes_watched": 412.5,
-    "courses_started": 2,
-    "practice_exams_started": 4,
-    "practice_exams_passed": 3,
-    "minutes_spent_on_exams": 55.25,
-}
 IN_FLIGHT = 20
 
 

@@ -27,6 +27,19 @@ _EXPIRING = {
 _EXPIRED_AFTER_S = 6.0
 
 
+def delete_group(service: Service, admin: ClusterAdmin) -> None:
+    """Delete the scorers' group, as soon as the sessions of its killed members have timed out."""
+
+    def deleted() -> bool:
+        try:
+            admin.delete_group(service.group)
+        except ServiceError:  # it still has members
+            return False
+        return True
+
+    service.await_that(deleted, 60, "the group still has members")
+
+
 def test_offsets_deleted_under_two_scorers(deploy: Callable[..., Any], holds: Callable[..., None]) -> None:
     """The group is deleted between two runs of both scorers, one of them killed, while events arrive."""
     service = deploy(partitions=6)
@@ -40,15 +53,7 @@ def test_offsets_deleted_under_two_scorers(deploy: Callable[..., Any], holds: Ca
         scorers[i % 2].kill()
         scorers[1 - i % 2].send(signal.SIGTERM)
         assert scorers[1 - i % 2].wait(30) == 0, service.logs()
-
-        def group_deleted() -> bool:
-            try:
-                admin.delete_group(service.group)
-            except ServiceError:  # it has members until their sessions time out
-                return False
-            return True
-
-        service.await_that(group_deleted, 60, "the group still has members")
+        delete_group(service, admin)
         started_s = time.monotonic()
         scorers = [service.start("score", instance) for instance in "ab"]
         service.await_progress()
@@ -75,15 +80,7 @@ def test_the_outputs_of_the_former_version_are_resumed(
     assert scorers[1].wait(30) == 0, service.logs()
     committed = admin.committed_offsets(service.group, service.topics["events"], range(6))
     assert {metadata for _, metadata in committed.values()} <= {"", None}
-
-    def group_deleted() -> bool:
-        try:
-            admin.delete_group(service.group)
-        except ServiceError:  # it has members until their sessions time out
-            return False
-        return True
-
-    service.await_that(group_deleted, 60, "the group still has members")
+    delete_group(service, admin)
     started_s = time.monotonic()
     for instance in "ab":
         service.start("score", instance)

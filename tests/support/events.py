@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 
 TOPIC: Final = "engagement-events"
 
+STUDENT: Final = {
+    "student_country": "US",
+    "days_on_platform": 30,
+    "minutes_watched": 412.5,
+    "courses_started": 2,
+    "practice_exams_started": 4,
+    "practice_exams_passed": 3,
+    "minutes_spent_on_exams": 55.25,
+}
+"""The inputs of a request to ``/predict``."""
+
 INT64: Final = st.integers(-(2**63), 2**63 - 1)
 COUNTS: Final = st.integers(0, 2**63 - 1)
 MINUTES: Final = st.floats(min_value=0, allow_nan=False, allow_infinity=False) | st.just(-0.0)

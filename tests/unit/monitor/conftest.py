@@ -46,6 +46,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(model, store, version, others.inputs, list(others.countries), probabilities)
 
 
+@pytest.fixture
+def store(trained: Trained, tmp_path: Path) -> ModelStore:
+    """A store with three versions; the first is the champion."""
+    store = ModelStore(tmp_path / "models", "purchase")
+    for _ in range(3):
+        store.add(trained.model)
+    store.promote(store.versions()[0])
+    return store
+
+
 Predict = Callable[..., RecordBatch]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,16 +72,6 @@ def outcomes_are(challengers: Challengers, n: int) -> bool:
 def switches_are(models: FakeModels, n: int) -> bool:
     """Whether the models were asked so often to switch the champion."""
     return len(models.switches) == n
-
-
-@pytest.fixture
-def store(trained: Any, tmp_path: Path) -> ModelStore:
-    """A store with three versions; the first is the champion."""
-    store = ModelStore(tmp_path / "models", "purchase")
-    for _ in range(3):
-        store.add(trained.model)
-    store.promote(store.versions()[0])
-    return store
 
 
 @pytest.fixture

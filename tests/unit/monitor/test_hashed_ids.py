@@ -20,7 +20,7 @@ KEY = b"0123456789abcdef"
 
 
 def test_a_hashed_id_is_an_hmac_that_names_its_key() -> None:
-    """Anybody with the key can compute it; an id hashed with another key is told apart."""
+    """The hash depends on the key and the id alone; ids hashed with another key have another prefix."""
     hasher = IdHasher(KEY)
     hashed = hasher.hashed(b"student-1")
     assert hashed.removeprefix(hasher.prefix) == hmac.new(KEY, b"student-1", hashlib.sha256).hexdigest()

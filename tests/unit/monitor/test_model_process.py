@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,6 @@ import pytest
 
 from consumer.monitor.model_process import ModelProblem, ModelProcess, Score, StoreModels, Switch
 from model_store.store import ModelStore
-
-
-@pytest.fixture
-def store(trained: Any, tmp_path: Path) -> ModelStore:
-    """A store with a champion and two other versions."""
-    store = ModelStore(tmp_path / "models", "purchase")
-    for _ in range(3):
-        store.add(trained.model)
-    store.promote(store.versions()[0])
-    return store
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ class InputProfile(BaseModel):
 
     @staticmethod
     def split(sums: NDArray[np.float64]) -> Sums:
-        """Take the result of :meth:`sums`, or a sum of such results, apart."""
+        """Name the parts of an array from :meth:`sums`, or of several such arrays added up."""
         return Sums(*np.split(sums, [_K, 2 * _K, 3 * _K]))
 
     def mean_distance(self, sums: Sums, students: int) -> Distance:

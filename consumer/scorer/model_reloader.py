@@ -62,7 +62,7 @@ class ModelReloader:
         return model
 
     def version(self, version: str) -> LoadedModel:
-        """Return a version: the active model if it is that one, else load it.
+        """Return the active model if it has this version; otherwise load the version.
 
         Raises:
             ModelStoreError: The version was refused or removed.
